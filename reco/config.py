@@ -1,0 +1,441 @@
+"""Experiment configuration: frozen dataclasses, read from YAML files and ``key=value`` overrides.
+
+A file may name another with ``base:`` and then only states what differs. Every mistake is one
+:class:`ConfigError` that names the file (or ``--set``), the key, the value and what was expected.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message names file, key, value and remedy."""
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """Which images, which of them are labelled, and how large they are."""
+
+    name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
+    root: str | None = None
+    labelled_images: int | Literal["all"] = "all"
+    min_classes_per_image: int = 1
+    labelled_ids: str | None = None  # text file, one id a line: a split of the user's own
+    partial_labels: Literal["pixel"] | float | None = None
+    split_seed: int = 0
+    image_size: tuple[int, int] | None = None  # (height, width); null: as it comes
+    crop_size: tuple[int, int] = (321, 321)
+    scale_range: tuple[float, float] = (1.0, 1.0)
+    eval_split: str = "val"
+    skip_unreadable: bool = False  # go on without an unlabelled image that cannot be read
+    class_names: tuple[str, ...] | None = None  # `folder` only, as are the two below
+    label_map: dict[int, int] | None = None  # value in the mask file -> class index
+    ignore_values: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """DeepLabv3+; see :class:`reco.model.DeepLabV3Plus`."""
+
+    backbone: str = "resnet101"
+    weights: str = "imagenet"  # imagenet | none | path of a state dict
+    output_stride: Literal[8, 16] = 16
+    representation_dim: int = 256
+    channels: int = 256  # width of ASPP, decoder and heads
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Mean Teacher and mixing; ``unsupervised: false`` trains on labelled images alone."""
+
+    mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
+    unsupervised: bool = True
+    unsupervised_threshold: float = 0.97  # η counts pixels above it
+    teacher_decay: float = 0.99
+    teacher_mode: Literal["train", "eval"] = "train"  # batch norm while pseudo-labelling
+
+
+@dataclass(frozen=True)
+class ReCoConfig:
+    """The ReCo loss; see :class:`reco.loss.ReCoLoss`."""
+
+    enabled: bool = True
+    weight: float = 1.0
+    num_queries: int = 256
+    num_negatives: int = 512
+    temperature: float = 0.5
+    relation_temperature: float = 1.0
+    weak_threshold: float = 0.7  # an unlabelled pixel takes part only above it
+    strong_threshold: float = 0.97  # a pixel at or below it is a hard query
+    query_sampling: Literal["hard", "easy", "random"] = "hard"
+    key_sampling: Literal["active", "random"] = "active"
+    negatives: Literal["shared", "per_query"] = "shared"
+    gradient_through_means: bool = False
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length, batch, optimiser and housekeeping of one run. Batch sizes are over all ranks."""
+
+    iterations: int = 40_000
+    labelled_batch_size: int = 2
+    unlabelled_batch_size: int = 2
+    learning_rate: float = 2.5e-3
+    weight_decay: float = 5e-4
+    momentum: float = 0.9
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    device: str = "auto"
+    compile: bool = False
+    seed: int = 0
+    workers: int = 2
+    log_every: int = 20
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    panel_images: int = 4
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment, whole."""
+
+    dataset: DatasetConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    reco: ReCoConfig = field(default_factory=ReCoConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    output_dir: str = "runs"
+
+    @property
+    def labelled_batch_size(self) -> int:
+        """Labelled images a step, over all ranks.
+
+        The supervised baseline has no unlabelled images and takes as many labelled ones in their
+        place, so that all methods see batches of one size.
+        """
+        if self.method.unsupervised:
+            return self.train.labelled_batch_size
+        return self.train.labelled_batch_size + self.train.unlabelled_batch_size
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain nested dict of lists, numbers and strings, as YAML and checkpoints hold it."""
+        plain: dict[str, Any] = json.loads(
+            json.dumps(dataclasses.asdict(self)), object_hook=_integer_keys
+        )
+        return plain
+
+    def hash(self) -> str:
+        """Eight hex digits of the experiment: everything but the seed and where runs are kept."""
+        content = self.to_dict()
+        del content["output_dir"], content["train"]["seed"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+    def to_yaml(self) -> str:
+        """Text of a YAML file that loads to this configuration without a base."""
+        text: str = yaml.safe_dump(self.to_dict(), sort_keys=False)
+        return text
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration file, its bases, and ``key=value`` overrides on top.
+
+    Args:
+        path: A path, or the name of a file in the project's ``configs/``.
+        overrides: Strings such as ``"train.seed=1"``; values are read as YAML.
+
+    Raises:
+        ConfigError: unknown key, wrong type, value out of range, or combination that cannot work.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, content in _read_chain(find_config(path)):
+        _merge(values, origins, content, source)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(values, origins, value, "--set")
+    return _build_config(values, origins, default_origin=str(path))
+
+
+def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
+    """Configuration from :meth:`Config.to_dict`; ``source`` names where it came from in errors."""
+    return _build_config(values, {}, default_origin=source)
+
+
+def find_config(path: str | Path) -> Path:
+    """Path of a configuration: as given, or looked up by name in ``configs/``."""
+    for candidate in (Path(path), CONFIG_FOLDER / path):
+        if candidate.is_file():
+            return candidate
+    names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))
+    raise ConfigError(
+        f"--config {str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
+        f"{_suggestion(str(path), names)}. There: {', '.join(names) or 'nothing'}"
+    )
+
+
+def _read_chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """``(file, content)`` of a configuration and its bases, the outermost base first."""
+    chain: list[tuple[str, dict[str, Any]]] = []
+    seen: list[Path] = []
+    while True:
+        if path.resolve() in seen:
+            raise ConfigError(f"{path}: base: the chain of bases comes back to this file")
+        seen.append(path.resolve())
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        content = {} if content is None else content
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")
+        base = content.pop("base", None)
+        chain.insert(0, (str(path), content))
+        if base is None:
+            return chain
+        if not isinstance(base, str):
+            raise ConfigError(f"{path}: base = {base!r}: expected the name of a YAML file")
+        beside = path.parent / base
+        try:
+            path = beside if beside.is_file() else find_config(base)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: base = {base!r}: {error}") from error
+
+
+def _merge(
+    values: dict[str, Any], origins: dict[str, str], new: Any, source: str, prefix: str = ""
+) -> None:
+    """Lay ``new`` over ``values`` section by section, noting which source each key came from."""
+    for key, value in new.items():
+        name = f"{prefix}{key}"
+        origins[name] = source
+        # `label_map` is one value that happens to be a mapping; sections are one level deep.
+        if isinstance(value, dict) and not prefix:
+            section = values.setdefault(key, {})
+            if isinstance(section, dict):
+                _merge(section, origins, value, source, prefix=f"{name}.")
+                continue
+        values[key] = value
+
+
+def _build_config(
+    values: Mapping[str, Any], origins: Mapping[str, str], default_origin: str
+) -> Config:
+    def fail(key: str, message: str) -> typing.NoReturn:
+        raise ConfigError(f"{origins.get(key, default_origin)}: {key}{message}")
+
+    def build(cls: type[Any], values: Any, prefix: str) -> Any:
+        if not isinstance(values, Mapping):
+            fail(prefix.rstrip("."), f" = {values!r}: expected a section of `key: value` lines")
+        hints = typing.get_type_hints(cls)
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        arguments = {}
+        for key, value in values.items():
+            name = f"{prefix}{key}"
+            if key not in fields:
+                fail(name, f": unknown key{_suggestion(str(key), list(fields))}")
+            if dataclasses.is_dataclass(hints[key]):
+                arguments[key] = build(typing.cast(type, hints[key]), value, f"{name}.")
+                continue
+            try:
+                arguments[key] = _coerce(value, hints[key])
+            except ValueError as error:
+                fail(name, f" = {value!r}: expected {error}{_nearest(value, hints[key])}")
+        for key, f in fields.items():
+            required = f.default is f.default_factory is dataclasses.MISSING
+            if required and key not in arguments:
+                fail(f"{prefix}{key}", ": missing, and it has no default")
+        return cls(**arguments)
+
+    config: Config = build(Config, values, "")
+    for key, holds, expected in _rules(config):
+        if not holds:
+            section, _, name = key.partition(".")
+            fail(key, f" = {getattr(getattr(config, section), name)!r}: expected {expected}")
+    return config
+
+
+def _rules(config: Config) -> list[tuple[str, bool, str]]:
+    """Ranges and combinations: ``(key, whether it holds, what was expected)``."""
+    dataset, model, method, reco, train = (
+        config.dataset,
+        config.model,
+        config.method,
+        config.reco,
+        config.train,
+    )
+    labelled = dataset.labelled_images
+    partial = dataset.partial_labels
+    low, high = dataset.scale_range
+    rules = [
+        (
+            "dataset.root",
+            dataset.name == "synthetic" or bool(dataset.root),
+            f"the folder that holds the {dataset.name} data, e.g. --set dataset.root=/data/images",
+        ),
+        ("dataset.labelled_images", labelled == "all" or int(labelled) > 0, "all, or at least 1"),
+        ("dataset.min_classes_per_image", dataset.min_classes_per_image >= 1, "at least 1"),
+        (
+            "dataset.partial_labels",
+            not isinstance(partial, float) or 0 < partial <= 1,
+            "null, pixel, or a share in (0, 1]",
+        ),
+        (
+            "dataset.partial_labels",
+            partial is None or labelled == "all",
+            "null unless dataset.labelled_images is all (partial labels are drawn in every image)",
+        ),
+        (
+            "dataset.image_size",
+            dataset.image_size is None or min(dataset.image_size) >= 1,
+            "a positive height and width",
+        ),
+        ("dataset.crop_size", min(dataset.crop_size) >= 16, "a height and width of at least 16"),
+        ("dataset.scale_range", 0 < low <= high, "0 < smallest <= largest"),
+        (
+            "dataset.class_names",
+            dataset.name != "folder" or len(dataset.class_names or ()) >= 2,
+            "the names of at least two classes, since a `folder` data set brings none",
+        ),
+        (
+            "dataset.class_names",
+            dataset.name == "folder" or dataset.class_names is None,
+            f"null, since {dataset.name} has classes of its own",
+        ),
+        (
+            "dataset.label_map",
+            dataset.label_map is None
+            or set(dataset.label_map.values()) <= set(range(len(dataset.class_names or ()))),
+            "file values mapped to class indices 0 .. number of class_names - 1",
+        ),
+        ("model.representation_dim", model.representation_dim >= 1, "at least 1"),
+        ("model.channels", model.channels >= 1, "at least 1"),
+        ("method.teacher_decay", 0 <= method.teacher_decay < 1, "a number in [0, 1)"),
+        (
+            "method.unsupervised_threshold",
+            0 <= method.unsupervised_threshold <= 1,
+            "a probability in [0, 1]",
+        ),
+        ("reco.weight", reco.weight >= 0, "a number >= 0"),
+        ("reco.num_queries", reco.num_queries >= 1, "at least 1"),
+        ("reco.num_negatives", reco.num_negatives >= 1, "at least 1"),
+        ("reco.temperature", reco.temperature > 0, "a number > 0"),
+        ("reco.relation_temperature", reco.relation_temperature > 0, "a number > 0"),
+        ("reco.weak_threshold", 0 <= reco.weak_threshold <= 1, "a probability in [0, 1]"),
+        ("reco.strong_threshold", 0 <= reco.strong_threshold <= 1, "a probability in [0, 1]"),
+        ("train.iterations", train.iterations >= 1, "at least 1"),
+        ("train.labelled_batch_size", train.labelled_batch_size >= 1, "at least 1"),
+        ("train.unlabelled_batch_size", train.unlabelled_batch_size >= 0, "at least 0"),
+        (
+            "train.unlabelled_batch_size",
+            not method.unsupervised or train.unlabelled_batch_size >= 1,
+            "at least 1, since method.unsupervised is true",
+        ),
+        (
+            "train.unlabelled_batch_size",
+            not method.unsupervised
+            or method.mix not in ("classmix", "cutmix")
+            or train.unlabelled_batch_size >= 2,
+            f"at least 2, since method.mix = {method.mix} mixes an image with the next one",
+        ),
+        ("train.learning_rate", train.learning_rate > 0, "a number > 0"),
+        ("train.weight_decay", train.weight_decay >= 0, "a number >= 0"),
+        ("train.momentum", 0 < train.momentum < 1, "a number in (0, 1)"),
+        ("train.workers", train.workers >= 0, "at least 0"),
+    ]
+    rules += [
+        (f"train.{key}", getattr(train, key) >= 1, "at least 1")
+        for key in ("log_every", "validate_every", "checkpoint_every")
+    ]
+    rules.append(("train.panel_images", train.panel_images >= 0, "at least 0"))
+    return rules
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type; ``ValueError`` with a description of the type if it isn't.
+
+    YAML reads ``1e-3`` as a string and ``1`` as an integer: both are fine where a float is meant.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        if any(value == option and type(value) is type(option) for option in arguments):
+            return value
+        raise ValueError("one of " + ", ".join(map(str, arguments)))
+    if origin in (typing.Union, types.UnionType):
+        expected = []
+        for option in arguments:
+            try:
+                return _coerce(value, option)
+            except ValueError as error:
+                expected.append(str(error))
+        raise ValueError(" or ".join(expected))
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"a list such as {_example(arguments)}")
+        if arguments[-1] is Ellipsis:
+            return tuple(_coerce(item, arguments[0]) for item in value)
+        if len(value) != len(arguments):
+            raise ValueError(f"{len(arguments)} values such as {_example(arguments)}")
+        return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ValueError("a mapping such as {0: 0, 255: 1}")
+        return {_coerce(k, arguments[0]): _coerce(v, arguments[1]) for k, v in value.items()}
+    if hint is types.NoneType:
+        if value is None:
+            return None
+        raise ValueError("null")
+    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("a number") from None
+    if type(value) is hint:
+        return value
+    raise ValueError(
+        {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+    )
+
+
+def _example(arguments: tuple[Any, ...]) -> str:
+    return {int: "[512, 1024]", float: "[0.5, 1.5]", str: "[road, car]"}[arguments[0]]
+
+
+def _nearest(value: Any, hint: Any) -> str:
+    options = [o for o in _flatten(hint) if isinstance(o, str)]
+    return _suggestion(value, options) if isinstance(value, str) else ""
+
+
+def _flatten(hint: Any) -> list[Any]:
+    arguments = typing.get_args(hint)
+    return [x for argument in arguments for x in _flatten(argument)] if arguments else [hint]
+
+
+def _suggestion(word: str, options: Sequence[str]) -> str:
+    matches = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _integer_keys(mapping: dict[str, Any]) -> dict[Any, Any]:
+    """JSON turns the integer keys of ``label_map`` into strings: turn them back."""
+    return {int(k) if k.lstrip("-").isdigit() else k: v for k, v in mapping.items()}

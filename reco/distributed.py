@@ -1,0 +1,105 @@
+"""torch.distributed in a few words, each a no-op on one process. Imports torch only."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_active() -> bool:
+    """Whether more than one process takes part."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """Number of processes, 1 without torch.distributed."""
+    return dist.get_world_size() if is_active() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 without torch.distributed."""
+    return dist.get_rank() if is_active() else 0
+
+
+def set_up(device: str) -> torch.device:
+    """Join the process group if ``torchrun`` started this process; return the device to use.
+
+    Args:
+        device: ``"auto"`` (CUDA where there is one), or a torch device string.
+
+    Raises:
+        ValueError: ``device`` is not one that this machine has.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"train.device = {device!r}: expected auto, cpu, cuda or cuda:N"
+        ) from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"train.device = {device!r}: torch finds no CUDA device here; use cpu")
+    launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
+    if chosen.type == "cuda" and launched:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    if launched and not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return chosen
+
+
+def tear_down() -> None:
+    """Leave the process group, if this process is in one."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """Sum over ranks whose gradient is summed over ranks too."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """Elementwise sum of the ranks' tensors (same shape everywhere); differentiable."""
+    if not is_active():
+        return tensor
+    total: Tensor = _SumOverRanks.apply(tensor)
+    return total
+
+
+def gather_over_ranks(tensor: Tensor) -> Tensor:
+    """``(W, *tensor.shape)``: the ranks' tensors (same shape everywhere), by rank. No gradient."""
+    if not is_active():
+        return tensor.detach()[None]
+    tensors = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(tensors, tensor.detach().contiguous())
+    return torch.stack(tensors)
+
+
+def from_first_rank(tensor: Tensor) -> Tensor:
+    """Rank 0's values of ``tensor`` on every rank."""
+    if is_active():
+        dist.broadcast(tensor, src=0)
+    return tensor
+
+
+def barrier() -> None:
+    """Wait until every process is here."""
+    if is_active():
+        dist.barrier()

@@ -1,0 +1,692 @@
+"""The ReCo loss: regional contrast between hard pixels and confusable classes.
+
+Liu et al., "Bootstrapping Semantic Segmentation with Regional Contrast", ICLR 2022, Eq. 1-4.
+Needs torch and nothing else.
+
+Shapes, everywhere below:
+    B images; C classes; D representation channels; H x W label size; h x w feature map;
+    N = B*h*w pixels (one "row" of D numbers each); Q queries and K negatives per class; W ranks.
+
+How it works, top to bottom:
+    1. every pixel goes into one of 2C + 1 buckets: (class, hard or easy), or ignored;
+    2. one stable sort by bucket puts each class's pixels side by side, hard before easy;
+    3. a query or key is then just ``start + floor(uniform * count)``: no loop over classes,
+       no data-dependent shape, nothing the host has to wait for;
+    4. class means give the positive keys and, through their cosines, the classes of the negatives;
+    5. Eq. 1 is a batched product of queries and keys.
+
+With torch.distributed the buckets of all ranks form one table in the order (bucket, rank), which
+is the order that one process would get from the joined batch. Every rank draws the same
+positions, contributes the rows it owns, and answers for the queries it owns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reco import distributed
+
+IGNORE = 255
+
+QuerySampling = Literal["hard", "easy", "random"]
+KeySampling = Literal["active", "random"]
+Negatives = Literal["shared", "per_query"]
+
+# Numbers (C * q * K * D) gathered at a time when every query has its own keys: 32 MiB of float32.
+_CHUNK_NUMBERS = 2**23
+
+
+class ReCoStatistics(NamedTuple):
+    """What a person needs to judge training; tensors on the device, nothing synchronised.
+
+    Over all ranks, except ``sampled_share``, ``valid_pixels`` and ``labels_out_of_range``, which
+    count this rank's pixels.
+    """
+
+    relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where a class is absent
+    present: Tensor  # (C,) bool: the class has a valid pixel
+    hard_share: Tensor  # (C,) share of the class's valid pixels that are hard; NaN where absent
+    sampled_share: Tensor  # () distinct pixels drawn as query or negative key / valid pixels
+    valid_pixels: Tensor  # () the denominator of sampled_share
+    labels_out_of_range: Tensor  # () labels that are neither a class nor `ignore_index`
+    positive_similarity: Tensor  # () mean cosine of a query and its positive key
+    negative_similarity: Tensor  # () mean cosine of a query and its negative keys
+
+
+class PixelTable(NamedTuple):
+    """Valid pixels of all ranks, by bucket (2 * class + easy) and, within a bucket, by rank."""
+
+    order: Tensor  # (N,) this rank's rows by bucket, ignored ones last
+    counts: Tensor  # (W, 2C) pixels of each rank in each bucket
+
+    def bucket_counts(self) -> Tensor:
+        """``(C, 2)``: hard and easy pixels of each class, over all ranks."""
+        return self.counts.sum(0).view(-1, 2)
+
+    def class_starts(self) -> Tensor:
+        """``(C,)``: position of the first pixel of each class."""
+        per_class = self.bucket_counts().sum(1)
+        return per_class.cumsum(0) - per_class
+
+    def locate(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of this rank at ``positions`` of the joint table, and whether they are this rank's.
+
+        Positions of other ranks' pixels, or past the last one, give some row of this rank's and
+        ``False``: shapes never depend on who owns what.
+        """
+        world = self.counts.shape[0]
+        if world == 1:
+            mine = positions < self.counts.sum()
+            local = positions
+        else:
+            segments = self.counts.t().flatten()  # (2C * W,) in the order (bucket, rank)
+            ends = segments.cumsum(0)
+            segment = torch.searchsorted(ends, positions, right=True)
+            exists = segment < segments.numel()
+            segment = segment.clamp(max=segments.numel() - 1)
+            own = self.counts[distributed.rank()]
+            own_starts = own.cumsum(0) - own
+            mine = exists & (segment % world == distributed.rank())
+            local = positions - (ends - segments)[segment] + own_starts[segment // world]
+        return self.order[local.clamp(0, self.order.numel() - 1)], mine
+
+
+def sort_pixels(
+    labels: Tensor, hard: Tensor, num_classes: int, *, joint: bool = True
+) -> PixelTable:
+    """Order pixels by class, hard before easy, with the one sort of the loss.
+
+    Args:
+        labels: ``(N,)`` int64, class of each pixel; ``num_classes`` where it is ignored.
+        hard: ``(N,)`` bool.
+        num_classes: C.
+        joint: join the table over the ranks of torch.distributed.
+    """
+    bucket = (2 * labels + (~hard).long()).clamp(max=2 * num_classes).int()
+    ordered, order = torch.sort(bucket, stable=True)
+    edges = torch.arange(2 * num_classes + 1, device=labels.device, dtype=torch.int32)
+    counts = torch.searchsorted(ordered, edges).diff()
+    return PixelTable(order, distributed.gather_over_ranks(counts) if joint else counts[None])
+
+
+def class_means(rows: Tensor, labels: Tensor, num_classes: int, *, joint: bool = True) -> Tensor:
+    """Mean representation of each class, ``(C, D)``: the positive keys of Eq. 2.
+
+    Zeros for a class without a pixel. Cosines are taken afterwards.
+
+    Args:
+        rows: ``(N, D)`` representations.
+        labels: ``(N,)`` int64; ``num_classes`` where the pixel is ignored.
+        num_classes: C.
+        joint: average over the pixels of all ranks.
+    """
+    rows = rows.to(_exact(rows))
+    if rows.is_cuda:
+        # A product with the one-hot labels: deterministic, and no atomics fighting over C rows.
+        classes = torch.arange(num_classes, device=labels.device)
+        one_hot = (labels[None] == classes[:, None]).to(rows.dtype)
+        sums, counts = one_hot @ rows, one_hot.sum(1)
+    else:
+        # One pass over the rows, whatever C is.
+        ones = torch.ones_like(labels, dtype=rows.dtype)
+        sums = rows.new_zeros(num_classes + 1, rows.shape[1]).index_add(0, labels, rows)[:-1]
+        counts = rows.new_zeros(num_classes + 1).index_add(0, labels, ones)[:-1]
+    if joint:
+        sums, counts = distributed.sum_over_ranks(sums), distributed.sum_over_ranks(counts)
+    return sums / counts.clamp(min=1)[:, None]
+
+
+def relation_graph(means: Tensor) -> Tensor:
+    """Cosine between every two class means, ``(C, C)``: Eq. 3. ``means`` is ``(C, D)``."""
+    unit = _unit(means)
+    return unit @ unit.t()
+
+
+def negative_class_probabilities(
+    graph: Tensor,
+    counts: Tensor,
+    *,
+    key_sampling: KeySampling = "active",
+    temperature: float = 1.0,
+    negative_classes: Tensor | None = None,
+) -> Tensor:
+    """How likely each class is to give class c, a row, a negative key: ``(C, C)``.
+
+    ``active`` is the softmax below Eq. 3 over the present classes other than c. ``random`` weighs a
+    class by its pixels, which makes a key uniform over all valid pixels that are not of class c.
+    A row sums to one, or is all zeros where no class can give a negative.
+
+    Args:
+        graph: ``(C, C)`` cosines, from :func:`relation_graph`.
+        counts: ``(C,)`` valid pixels of each class.
+        key_sampling: ``active`` or ``random``.
+        temperature: of the softmax over ``graph``; the paper's equation has none, which is 1.
+        negative_classes: ``(C,)`` bool: only these may give negatives.
+    """
+    candidates = counts > 0 if negative_classes is None else (counts > 0) & negative_classes
+    itself = torch.eye(len(counts), dtype=torch.bool, device=graph.device)
+    allowed = candidates[None] & ~itself
+    if key_sampling == "active":
+        weights = (graph / temperature).masked_fill(~allowed, -torch.inf).softmax(1)
+    else:
+        pixels = counts[None] * allowed
+        weights = pixels / pixels.sum(1, keepdim=True)
+    return torch.where(allowed, weights, 0.0)
+
+
+def draw_queries(
+    table: PixelTable,
+    num_queries: int,
+    *,
+    query_sampling: QuerySampling = "hard",
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw Q pixels of every class, uniformly and with replacement.
+
+    Args:
+        table: from :func:`sort_pixels`.
+        num_queries: Q.
+        query_sampling: ``hard`` or ``easy`` pixels (Eq. 4), or ``random``: both.
+        generator: makes the draw repeatable.
+
+    Returns:
+        Positions in the table ``(C, Q)``, and ``(C,)`` bool: the class has such pixels at all.
+    """
+    hard, easy = table.bucket_counts().unbind(1)
+    starts = table.class_starts()
+    if query_sampling == "hard":
+        counts = hard
+    elif query_sampling == "easy":
+        starts, counts = starts + hard, easy
+    else:
+        counts = hard + easy
+    uniform = _uniform((len(counts), num_queries), starts.device, generator)
+    return starts[:, None] + _pick(uniform, counts[:, None]), counts > 0
+
+
+def draw_negatives(
+    table: PixelTable,
+    probabilities: Tensor,
+    shape: tuple[int, ...],
+    *,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw negative keys for every class: first a class by ``probabilities``, then its pixel.
+
+    Args:
+        table: from :func:`sort_pixels`.
+        probabilities: ``(C, C)`` from :func:`negative_class_probabilities`.
+        shape: of the draws of one class, ``(K,)`` or ``(q, K)``.
+        generator: makes the draw repeatable.
+
+    Returns:
+        Positions in the table, ``(C, *shape)``.
+    """
+    uniform = _uniform((2, len(probabilities), *shape), probabilities.device, generator)
+    which_class, which_pixel = uniform.flatten(2)
+    cumulative = probabilities.to(uniform.dtype).cumsum(1)
+    total = cumulative[:, -1:].contiguous()
+    # The first class whose cumulative probability exceeds the draw is never one of probability 0.
+    # Rounding may lift a draw to the total itself, so the last class with a chance is the limit.
+    last = torch.searchsorted(cumulative, total)
+    drawn = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
+    pixels = table.bucket_counts().sum(1)
+    positions = table.class_starts()[drawn] + _pick(which_pixel, pixels[drawn])
+    return positions.view(-1, *shape)
+
+
+def info_nce(positive: Tensor, negative_logsumexp: Tensor) -> Tensor:
+    """Eq. 1 for single queries, -log(e^p / (e^p + sum e^n)), from p and log(sum e^n)."""
+    return torch.logaddexp(positive, negative_logsumexp) - positive
+
+
+def reco_loss(
+    representations: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    valid: Tensor | None = None,
+    num_queries: int = 256,
+    num_negatives: int = 512,
+    temperature: float = 0.5,
+    strong_threshold: float = 0.97,
+    relation_temperature: float = 1.0,
+    query_sampling: QuerySampling = "hard",
+    key_sampling: KeySampling = "active",
+    negatives: Negatives = "shared",
+    gradient_through_means: bool = False,
+    negative_classes: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    ignore_index: int = IGNORE,
+    across_ranks: bool = True,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, ReCoStatistics]:
+    """The ReCo loss (Eq. 1-4) and statistics of it; arguments as for :class:`ReCoLoss`.
+
+    Returns:
+        The loss, a scalar, and its :class:`ReCoStatistics`.
+    """
+    _check_inputs(representations, logits, labels, valid, ignore_index)
+    num_classes = logits.shape[1]
+    joint = across_ranks and distributed.is_active()
+
+    # Autocast would run the products below in half precision.
+    with torch.autocast(representations.device.type, enabled=False):
+        # (N, D): a view where the input is channels_last, one copy otherwise.
+        rows = representations.permute(0, 2, 3, 1).flatten(0, 2)
+
+        with torch.no_grad():  # which pixels take part, and which of them are hard (Eq. 4)
+            labels, valid = _to_feature_size(labels, valid, representations.shape[2:])
+            in_range = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
+            out_of_range = (~in_range & (labels != ignore_index)).sum()
+            classes = torch.where(in_range & valid, labels, num_classes)
+            hard = label_confidence(logits, classes) <= strong_threshold
+            classes = classes.flatten()
+            table = sort_pixels(classes, hard.flatten(), num_classes, joint=joint)
+            counts = table.bucket_counts().sum(1)
+
+        means = class_means(
+            rows if gradient_through_means else rows.detach(), classes, num_classes, joint=joint
+        )
+        with torch.no_grad():  # who is confused with whom (Eq. 3), and the draw of queries
+            graph = relation_graph(means)
+            probabilities = negative_class_probabilities(
+                graph,
+                counts,
+                key_sampling=key_sampling,
+                temperature=relation_temperature,
+                negative_classes=negative_classes,
+            )
+            positions, has_queries = draw_queries(
+                table, num_queries, query_sampling=query_sampling, generator=generator
+            )
+            has_negatives = probabilities.sum(1) > 0
+            query_rows, own = table.locate(positions)
+            counted = own & (has_queries & has_negatives)[:, None]  # (C, Q)
+            drawn = _mark(rows.new_zeros(len(rows) + 1, dtype=torch.bool), query_rows, counted)
+
+        queries = _unit(rows[query_rows].to(_exact(rows)))  # (C, Q, D)
+        positive = (queries @ _unit(means)[:, :, None]).squeeze(2)  # (C, Q) cosines
+
+        def draw_keys(shape: tuple[int, ...]) -> Tensor:
+            """Unit negative keys ``(C, *shape, D)``, put together from the ranks that own them."""
+            with torch.no_grad():
+                key_rows, own = table.locate(
+                    draw_negatives(table, probabilities, shape, generator=generator)
+                )
+                used = own & has_negatives.view(-1, *[1] * len(shape))
+                _mark(drawn, key_rows, used)
+                keys = rows[key_rows].to(_exact(rows))
+                if joint:
+                    keys = distributed.sum_over_ranks(keys * own[..., None])
+                return _unit(keys)
+
+        if negatives == "shared":
+            similarity = queries @ draw_keys((num_negatives,)).transpose(1, 2)  # (C, Q, K)
+            negative = (similarity / temperature).logsumexp(2)
+            negative_similarity = similarity.detach().mean(2)
+        else:
+            negative, negative_similarity = _own_negatives(
+                queries, draw_keys, num_negatives, temperature
+            )
+
+        # Where a class has no query or no negative Eq. 1 adds nothing. The numbers there are
+        # unused but finite, so `where` keeps value and gradient clean, and the graph connected.
+        terms = torch.where(counted, info_nce(positive / temperature, negative), 0.0)
+        weights = (counts > 0).to(terms.dtype)
+        if class_weights is not None:
+            weights = weights * class_weights.to(weights)
+        total = weights.sum()
+        loss = (terms.sum(1) / num_queries * weights).sum() / torch.where(total > 0, total, 1.0)
+        if joint:
+            # A rank answers for its own queries: averaging over ranks, as DDP does, sums them.
+            loss = loss * distributed.world_size()
+
+        with torch.no_grad():
+            valid_pixels = (classes < num_classes).sum()
+            pairs = counted.sum().clamp(min=1)
+            statistics = ReCoStatistics(
+                relation_graph=torch.where((counts[:, None] > 0) & (counts > 0), graph, 0.0),
+                present=counts > 0,
+                hard_share=table.bucket_counts()[:, 0] / counts,
+                sampled_share=drawn[:-1].sum() / valid_pixels.clamp(min=1),
+                valid_pixels=valid_pixels,
+                labels_out_of_range=out_of_range,
+                positive_similarity=torch.where(counted, positive, 0.0).sum() / pairs,
+                negative_similarity=torch.where(counted, negative_similarity, 0.0).sum() / pairs,
+            )
+    return loss, statistics
+
+
+class ReCoLoss(nn.Module):
+    r"""Regional contrast: pull hard pixels to their class mean, push them off confusable classes.
+
+    .. math::
+        L = rac{1}{|C|} \sum_{c \in C} rac{1}{Q} \sum_{r_q \in R_q^c} -\log
+        rac{\exp(\cos(r_q, r_k^{c,+}) / 	au)}
+        {\exp(\cos(r_q, r_k^{c,+}) / 	au) + \sum_{r_k^- \in R_k^c} \exp(\cos(r_q, r_k^-) / 	au)}
+
+    Eq. 1 of the paper, with its sums taken as means: over the Q queries of a class, then over the
+    classes present in the batch (one without a query adds 0 and counts). Queries are drawn from
+    the class's hard pixels (Eq. 4), the positive key is the class mean (Eq. 2), and the class of
+    a negative key is drawn from a softmax over the relation graph (Eq. 3). Only queries carry
+    gradient. Drawing is with replacement.
+
+    Args:
+        num_queries: Q, queries per class.
+        num_negatives: K, negative keys per class, or per query.
+        temperature: τ of Eq. 1, > 0.
+        strong_threshold: δ_s of Eq. 4, in [0, 1]: a pixel whose label the classifier gives a
+            probability at or below it is hard.
+        relation_temperature: of the softmax over the relation graph, > 0. The paper's equation
+            has none, which is 1.
+        query_sampling: ``hard``, ``easy`` or ``random`` (hard and easy alike).
+        key_sampling: ``active`` (by the relation graph) or ``random`` (uniform over all valid
+            pixels of other classes).
+        negatives: ``shared``: one set of K keys per class, as Eq. 1 writes it; ``per_query``:
+            K keys for each query, the same expectation at a higher cost in time.
+        gradient_through_means: let the positive key carry gradient too.
+        negative_classes: indices of the classes that may give negatives; all by default.
+        class_weights: C numbers >= 0 that weigh the classes in the mean, as in
+            :class:`torch.nn.CrossEntropyLoss`.
+        ignore_index: the label of pixels that take no part.
+        across_ranks: with torch.distributed, contrast over the pixels of all ranks: class means,
+            keys and the Q queries of a class are those of the joined batch. Every rank must call
+            the loss. Each returns its share times the number of ranks, so that their average,
+            which is what DDP forms, is the value and gradient of one process.
+
+    Raises:
+        ValueError: an argument out of range, by name.
+
+    Example:
+        >>> loss = ReCoLoss(num_queries=16, num_negatives=32)
+        >>> representations = torch.randn(2, 64, 33, 33, requires_grad=True)
+        >>> logits = torch.randn(2, 5, 33, 33)
+        >>> labels = torch.randint(5, (2, 129, 129))
+        >>> loss(representations, logits, labels).backward()
+    """
+
+    negative_classes: Tensor | None
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        num_queries: int = 256,
+        num_negatives: int = 512,
+        temperature: float = 0.5,
+        strong_threshold: float = 0.97,
+        *,
+        relation_temperature: float = 1.0,
+        query_sampling: QuerySampling = "hard",
+        key_sampling: KeySampling = "active",
+        negatives: Negatives = "shared",
+        gradient_through_means: bool = False,
+        negative_classes: Sequence[int] | None = None,
+        class_weights: Sequence[float] | Tensor | None = None,
+        ignore_index: int = IGNORE,
+        across_ranks: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, holds, expected in (
+            ("num_queries", num_queries, num_queries >= 1, "at least 1"),
+            ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
+            ("temperature", temperature, temperature > 0, "a number > 0"),
+            (
+                "relation_temperature",
+                relation_temperature,
+                relation_temperature > 0,
+                "a number > 0",
+            ),
+            ("strong_threshold", strong_threshold, 0 <= strong_threshold <= 1, "within [0, 1]"),
+            ("query_sampling", query_sampling, *_one_of(query_sampling, QuerySampling)),
+            ("key_sampling", key_sampling, *_one_of(key_sampling, KeySampling)),
+            ("negatives", negatives, *_one_of(negatives, Negatives)),
+        ):
+            if not holds:
+                raise ValueError(f"ReCoLoss: {name} = {value!r}: expected {expected}")
+        self.num_queries = num_queries
+        self.num_negatives = num_negatives
+        self.temperature = temperature
+        self.strong_threshold = strong_threshold
+        self.relation_temperature = relation_temperature
+        self.query_sampling: QuerySampling = query_sampling
+        self.key_sampling: KeySampling = key_sampling
+        self.negatives: Negatives = negatives
+        self.gradient_through_means = gradient_through_means
+        self.ignore_index = ignore_index
+        self.across_ranks = across_ranks
+        # Buffers, to move with the module; not in its state, since they are arguments.
+        for name, given, dtype in (
+            ("negative_classes", negative_classes, torch.int64),
+            ("class_weights", class_weights, torch.float32),
+        ):
+            tensor = None if given is None else torch.as_tensor(given, dtype=dtype)
+            if tensor is not None and (tensor.ndim != 1 or (tensor < 0).any()):
+                raise ValueError(f"ReCoLoss: {name} = {given!r}: expected numbers >= 0 in a list")
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(
+        self,
+        representations: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        valid: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """The loss of one batch.
+
+        Args:
+            representations: ``(B, D, h, w)`` floating; channels_last is read without a copy.
+            logits: ``(B, C, h, w)`` classifier output before softmax; of another size, it is
+                resized bilinearly. It receives no gradient.
+            labels: ``(B, H, W)`` integer, ``0 .. C-1`` or `ignore_index`; of another size than
+                ``(h, w)``, nearest neighbours are taken.
+            valid: ``(B, H, W)`` bool: pixels that take part. All by default.
+            generator: makes an eager call repeatable; compiled, use the global seed.
+
+        Returns:
+            A scalar of at least float32, finite and connected to ``representations`` whatever the
+            batch holds.
+
+        Raises:
+            ValueError: shapes or dtypes that do not fit together. Label values are checked on
+                eager CPU tensors only; elsewhere one out of range is ignored and counted in
+                :class:`ReCoStatistics`.
+        """
+        return self.with_statistics(
+            representations, logits, labels, valid=valid, generator=generator
+        )[0]
+
+    def with_statistics(
+        self,
+        representations: Tensor,
+        logits: Tensor,
+        labels: Tensor,
+        *,
+        valid: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, ReCoStatistics]:
+        """The loss, as :meth:`forward` gives it, and its :class:`ReCoStatistics`."""
+        num_classes = logits.shape[1] if logits.ndim == 4 else 0
+        allowed = None
+        if self.negative_classes is not None:
+            indices = torch.arange(num_classes, device=logits.device)
+            allowed = torch.isin(indices, self.negative_classes)
+        if self.class_weights is not None and len(self.class_weights) != num_classes:
+            raise ValueError(
+                f"ReCoLoss: class_weights has {len(self.class_weights)} numbers: expected one for "
+                f"each of the {num_classes} classes in logits"
+            )
+        return reco_loss(
+            representations,
+            logits,
+            labels,
+            valid=valid,
+            num_queries=self.num_queries,
+            num_negatives=self.num_negatives,
+            temperature=self.temperature,
+            strong_threshold=self.strong_threshold,
+            relation_temperature=self.relation_temperature,
+            query_sampling=self.query_sampling,
+            key_sampling=self.key_sampling,
+            negatives=self.negatives,
+            gradient_through_means=self.gradient_through_means,
+            negative_classes=allowed,
+            class_weights=self.class_weights,
+            ignore_index=self.ignore_index,
+            across_ranks=self.across_ranks,
+            generator=generator,
+        )
+
+    def extra_repr(self) -> str:
+        """Arguments shown by ``print(module)``."""
+        return (
+            f"num_queries={self.num_queries}, num_negatives={self.num_negatives}, "
+            f"temperature={self.temperature}, strong_threshold={self.strong_threshold}"
+        )
+
+
+def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
+    """Probability that the classifier gives each pixel's own label: ŷ of Eq. 4.
+
+    Args:
+        logits: ``(B, C, h', w')``; resized bilinearly to the labels' size if it differs.
+        labels: ``(B, h, w)`` int64; C where the pixel is ignored, which gives 1.
+    """
+    logits = logits.to(_exact(logits))
+    if logits.shape[2:] != labels.shape[1:]:
+        logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
+    return (-F.cross_entropy(logits, labels, reduction="none", ignore_index=logits.shape[1])).exp()
+
+
+def _own_negatives(
+    queries: Tensor,
+    draw_keys: Callable[[tuple[int, ...]], Tensor],
+    num_negatives: int,
+    temperature: float,
+) -> tuple[Tensor, Tensor]:
+    """``log(sum e^n)`` and mean cosine, both ``(C, Q)``, with K keys drawn for every query.
+
+    The keys of all queries would be C * Q * K * D numbers, so they are drawn, used and forgotten
+    some queries at a time. They carry no gradient: all that a query needs of them afterwards is
+    the gradient of its own log-sum-exp, the mean of its keys weighted by their softmax.
+    """
+    step = max(1, _CHUNK_NUMBERS // (len(queries) * num_negatives * queries.shape[2]))
+    values, similarities = [], []
+    for some in torch.split(queries, step, dim=1):
+        with torch.no_grad():
+            keys = draw_keys((some.shape[1], num_negatives))  # (C, q, K, D)
+            similarity = (keys @ some[..., None]).squeeze(3)  # (C, q, K)
+            scores = similarity / temperature
+            value = scores.logsumexp(2)
+            gradient = (scores.softmax(2)[:, :, None] @ keys).squeeze(2) / temperature
+        # Adds exactly 0 to the value, and gives it its gradient.
+        values.append(value + ((some - some.detach()) * gradient).sum(2))
+        similarities.append(similarity.mean(2))
+    return torch.cat(values, 1), torch.cat(similarities, 1)
+
+
+def _to_feature_size(
+    labels: Tensor, valid: Tensor | None, size: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """Labels as int64 and ``valid`` as bool, at ``(h, w)`` by nearest neighbour."""
+    if valid is None:
+        valid = torch.ones_like(labels, dtype=torch.bool)
+    if tuple(labels.shape[1:]) == tuple(size):
+        return labels.long(), valid
+    both = torch.stack([labels.float(), valid.float()], 1)
+    resized_labels, resized_valid = F.interpolate(both, tuple(size), mode="nearest-exact").unbind(1)
+    return resized_labels.long(), resized_valid.bool()
+
+
+def _uniform(
+    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+) -> Tensor:
+    """Numbers in [0, 1), the same on every rank.
+
+    In float64, since float32 has 2^24 of them: too few to be fair among millions of pixels.
+    """
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
+    uniform = torch.rand(shape, device=device, dtype=dtype, generator=generator)
+    return distributed.from_first_rank(uniform)
+
+
+def _pick(uniform: Tensor, count: Tensor) -> Tensor:
+    """A whole number in ``0 .. count - 1`` for every uniform one; 0 where count is 0."""
+    return (uniform * count).long().minimum((count - 1).clamp(min=0))
+
+
+def _mark(marks: Tensor, rows: Tensor, counted: Tensor) -> Tensor:
+    """Set ``marks`` (N + 1,) at ``rows`` where ``counted``; the last one takes all the rest."""
+    return marks.index_fill_(0, torch.where(counted, rows, len(marks) - 1).flatten(), True)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return F.normalize(vectors, dim=-1)
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    """At least float32, whatever autocast made of the input."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _one_of(value: object, options: Any) -> tuple[bool, str]:
+    return value in get_args(options), "one of " + ", ".join(get_args(options))
+
+
+def _check_inputs(
+    representations: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    valid: Tensor | None,
+    ignore_index: int,
+) -> None:
+    """Shapes and dtypes; label values only where looking at them costs no synchronisation."""
+
+    def require(holds: bool, name: str, tensor: Tensor, expected: str) -> None:
+        if not holds:
+            came = f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ValueError(f"ReCoLoss: {name} is {came}: expected {expected}")
+
+    require(
+        representations.ndim == 4 and representations.is_floating_point(),
+        "representations",
+        representations,
+        "a floating tensor (B, D, h, w)",
+    )
+    batch = len(representations)
+    require(
+        logits.ndim == 4 and logits.is_floating_point() and len(logits) == batch,
+        "logits",
+        logits,
+        f"a floating tensor (B, C, h, w) with B = {batch} as in representations",
+    )
+    require(
+        labels.ndim == 3
+        and len(labels) == batch
+        and not labels.is_floating_point()
+        and labels.dtype != torch.bool,
+        "labels",
+        labels,
+        f"an integer tensor (B, H, W) with B = {batch} as in representations",
+    )
+    if valid is not None:
+        require(
+            valid.shape == labels.shape and valid.dtype == torch.bool,
+            "valid",
+            valid,
+            f"a bool tensor of labels' shape {tuple(labels.shape)}",
+        )
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        wrong = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != ignore_index)]
+        if wrong.numel():
+            raise ValueError(
+                f"ReCoLoss: labels holds {sorted(set(wrong.tolist()))[:10]}: expected 0 to "
+                f"{logits.shape[1] - 1}, the classes in logits, or ignore_index = {ignore_index}"
+            )
