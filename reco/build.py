@@ -1,0 +1,62 @@
+"""From a configuration to the network, the objective and the teacher that it describes."""
+
+from __future__ import annotations
+
+from reco.config import Config
+from reco.loss import ReCoLoss
+from reco.model import DeepLabV3Plus
+from reco.objective import Objective
+from reco.teacher import MeanTeacher
+
+
+def build_network(config: Config, num_classes: int, *, pretrained: bool = True) -> DeepLabV3Plus:
+    """The network of ``config``; ``pretrained=False`` when a checkpoint will fill it."""
+    return DeepLabV3Plus(
+        num_classes,
+        backbone=config.model.backbone,
+        weights=config.model.weights if pretrained else "none",
+        representation_dim=config.model.representation_dim if config.reco.enabled else None,
+        output_stride=config.model.output_stride,
+        channels=config.model.channels,
+    )
+
+
+def build_teacher(config: Config, network: DeepLabV3Plus) -> MeanTeacher | None:
+    """The teacher of ``network``, or ``None`` for a supervised run."""
+    if not config.method.unsupervised:
+        return None
+    return MeanTeacher(
+        network,
+        config.method.teacher_decay,
+        batch_statistics=config.method.teacher_mode == "train",
+    )
+
+
+def build_objective(config: Config) -> Objective:
+    """Eq. 5 with the terms that ``config`` switches on."""
+    return Objective(
+        mix=config.method.mix,
+        scale_range=config.dataset.scale_range,
+        unsupervised_threshold=config.method.unsupervised_threshold,
+        weak_threshold=config.reco.weak_threshold,
+        reco=build_reco_loss(config),
+        reco_weight=config.reco.weight,
+    )
+
+
+def build_reco_loss(config: Config) -> ReCoLoss | None:
+    """The ReCo loss, or ``None`` where it is switched off."""
+    reco = config.reco
+    if not reco.enabled:
+        return None
+    return ReCoLoss(
+        num_queries=reco.num_queries,
+        num_negatives=reco.num_negatives,
+        temperature=reco.temperature,
+        strong_threshold=reco.strong_threshold,
+        relation_temperature=reco.relation_temperature,
+        query_sampling=reco.query_sampling,
+        key_sampling=reco.key_sampling,
+        negatives=reco.negatives,
+        gradient_through_means=reco.gradient_through_means,
+    )

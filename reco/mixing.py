@@ -1,0 +1,135 @@
+"""Mixing of unlabelled images with their pseudo-labels: CutOut, CutMix and ClassMix.
+
+Shapes: images (B, 3, H, W) floating; labels (B, H, W) integer, 0..254 or IGNORE; confidence
+(B, H, W) floating in [0, 1]. Everything happens on the tensors' device, for the whole batch at
+once, and nothing waits for the host.
+
+CutMix and ClassMix lay part of image i over image i + 1 of the batch (the last over the first).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reco.loss import IGNORE
+
+
+class Mixed(NamedTuple):
+    """A mixed batch; the three go together pixel by pixel."""
+
+    images: Tensor  # (B, 3, H, W)
+    labels: Tensor  # (B, H, W)
+    confidence: Tensor  # (B, H, W)
+
+
+def classmix(
+    images: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Mixed:
+    """Lay the pixels of a random half of image i's classes over image i + 1.
+
+    Of n classes in the (pseudo-)label, n/2 rounded up are chosen; ignored pixels are never laid
+    over anything. Olsson et al., "ClassMix", WACV 2021.
+
+    Args:
+        images: ``(B, 3, H, W)``.
+        labels: ``(B, H, W)`` integer, 0 .. 254 or IGNORE.
+        confidence: ``(B, H, W)``.
+        generator: makes the choice repeatable.
+
+    Raises:
+        ValueError: shapes that do not fit together, or a batch of one image.
+    """
+    _check(images, labels, confidence, at_least=2)
+    flat = labels.flatten(1).long()
+    present = torch.zeros(len(flat), IGNORE + 1, dtype=torch.bool, device=labels.device)
+    present.scatter_(1, flat, True)
+    present[:, IGNORE] = False
+    draws = torch.rand(present.shape, device=labels.device, generator=generator)
+    # Absent classes are drawn last, so that a rank below n/2 is a present class.
+    ranks = draws.masked_fill(~present, 2.0).argsort(1).argsort(1)
+    chosen = present & (2 * ranks < present.sum(1, keepdim=True))
+    mask = chosen.gather(1, flat).view_as(labels)
+    return _lay_over_next(images, labels, confidence, mask)
+
+
+def cutmix(
+    images: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Mixed:
+    """Lay a box of half of image i's area over image i + 1.
+
+    French et al., "Semi-supervised semantic segmentation needs strong, varied perturbations",
+    BMVC 2020. Arguments and errors as for :func:`classmix`.
+    """
+    _check(images, labels, confidence, at_least=2)
+    mask = _half_box(labels.shape, images.device, generator)
+    return _lay_over_next(images, labels, confidence, mask)
+
+
+def cutout(
+    images: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    generator: torch.Generator | None = None,
+) -> Mixed:
+    """Erase a box of half the area: image to 0, label to IGNORE, confidence to 0.
+
+    Arguments and errors as for :func:`classmix`, but a single image will do.
+    """
+    _check(images, labels, confidence, at_least=1)
+    mask = _half_box(labels.shape, images.device, generator)
+    return Mixed(
+        images.masked_fill(mask[:, None], 0.0),
+        labels.masked_fill(mask, IGNORE),
+        confidence.masked_fill(mask, 0.0),
+    )
+
+
+def _lay_over_next(images: Tensor, labels: Tensor, confidence: Tensor, mask: Tensor) -> Mixed:
+    """Image i where ``mask`` (B, H, W), image i + 1 elsewhere."""
+
+    def mix(values: Tensor, where: Tensor) -> Tensor:
+        return torch.where(where, values, values.roll(-1, 0))
+
+    return Mixed(mix(images, mask[:, None]), mix(labels, mask), mix(confidence, mask))
+
+
+def _half_box(shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """``(B, H, W)`` bool: in each image a box of half the area, of random proportions and place."""
+    batch, height, width = shape
+    proportion, *places = torch.rand(3, batch, 1, device=device, generator=generator)
+    # The two sides are 2^-u and 2^-(1-u) of the image's: their product is one half.
+    sides = (0.5**proportion, 0.5 ** (1 - proportion))
+    inside: list[Tensor] = []
+    for extent, side, place in zip((height, width), sides, places, strict=True):
+        length = (side * extent).round()
+        start = (place * (extent - length + 1)).floor()
+        at = torch.arange(extent, device=device)
+        inside.append((at >= start) & (at < start + length))  # (B, extent)
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
+def _check(images: Tensor, labels: Tensor, confidence: Tensor, *, at_least: int) -> None:
+    expected = (len(images), *images.shape[2:])
+    for name, tensor in (("labels", labels), ("confidence", confidence)):
+        if images.ndim != 4 or tuple(tensor.shape) != expected:
+            raise ValueError(
+                f"mixing: images is {tuple(images.shape)} and {name} is {tuple(tensor.shape)}: "
+                "expected (B, 3, H, W) and (B, H, W)"
+            )
+    if len(images) < at_least:
+        raise ValueError(
+            f"mixing: images holds {len(images)}: expected at least {at_least}, since an image is "
+            "mixed with the next one of the batch"
+        )

@@ -1,0 +1,308 @@
+"""The training objective, Eq. 5: supervised + η · unsupervised + ReCo.
+
+Shapes: B_l labelled and B_u unlabelled images of one crop size H x W, both uint8 (B, 3, H, W);
+labels (B, H, W) uint8 with IGNORE where nothing is known; h x w is the network's output size.
+
+One step reads top to bottom in :meth:`Objective.forward`. Both label modes go through it: with
+partial labels, images that serve as unlabelled bring the labels of a few pixels along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reco import distributed
+from reco.data.transforms import normalise, photometric_flip, rescale_batch
+from reco.loss import IGNORE, ReCoLoss, ReCoStatistics
+from reco.mixing import classmix, cutmix, cutout
+from reco.teacher import MeanTeacher
+
+# A confidence that no softmax gives marks known pixels on their way through rescaling, mixing and
+# flips, which move labels and confidence alike.
+_KNOWN = 2.0
+
+
+class Losses(NamedTuple):
+    """Eq. 5 and its terms, scalars on the device. ``total`` is what is minimised."""
+
+    total: Tensor
+    supervised: Tensor
+    unsupervised: Tensor  # η is in it already, image by image
+    reco: Tensor  # times its weight
+
+
+class StepStatistics(NamedTuple):
+    """What a step did, on the device; the trainer reads it when it logs."""
+
+    eta: Tensor  # () mean over the unlabelled images
+    above_weak: Tensor  # () share of unlabelled pixels whose confidence is above δ_w
+    above_strong: Tensor  # () and above δ_s
+    pseudo_accuracy: Tensor  # () share of right pseudo-labels where the truth is known, else NaN
+    labelled_pixels: Tensor  # () share of the labelled crops that reaches the supervised loss
+    known_pixels: Tensor  # () share of the unlabelled views whose label is known (partial labels)
+    known_in_reco: Tensor  # () share of ReCo's valid pixels whose label is known
+    reco: ReCoStatistics | None = None
+
+
+class UnlabelledView(NamedTuple):
+    """What the student sees of the unlabelled images, and what it should answer."""
+
+    images: Tensor  # (B_u, 3, H, W) in [0, 1]
+    labels: Tensor  # (B_u, H, W) int64
+    confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
+    known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
+    pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
+
+
+class Regions(NamedTuple):
+    """What ReCo works on, at the network's output size."""
+
+    labels: Tensor  # (B, h, w) int64
+    valid: Tensor  # (B, h, w) bool
+    known: Tensor  # (B, h, w) bool: the label is ground truth
+
+
+class Objective(nn.Module):
+    """Computes Eq. 5 on a batch.
+
+    Args:
+        mix: how unlabelled images are mixed.
+        scale_range: random scale of the student's view of an unlabelled crop.
+        unsupervised_threshold: δ_s of η, in [0, 1].
+        weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
+        reco: the ReCo loss, or ``None`` to train without it.
+        reco_weight: factor on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix",
+        scale_range: tuple[float, float] = (1.0, 1.0),
+        unsupervised_threshold: float = 0.97,
+        weak_threshold: float = 0.7,
+        reco: ReCoLoss | None = None,
+        reco_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.mix = mix
+        self.scale_range = scale_range
+        self.unsupervised_threshold = unsupervised_threshold
+        self.weak_threshold = weak_threshold
+        self.reco = reco
+        self.reco_weight = reco_weight
+
+    def forward(
+        self,
+        student: nn.Module,
+        teacher: MeanTeacher | None,
+        labelled: tuple[Tensor, Tensor],
+        unlabelled: tuple[Tensor, Tensor, Tensor] | None = None,
+    ) -> tuple[Losses, StepStatistics]:
+        """Losses of one batch.
+
+        Args:
+            student: in train mode; images to logits and representations (or ``None``).
+            teacher: makes pseudo-labels; ``None`` trains on labelled images alone.
+            labelled: images and labels.
+            unlabelled: images, the labels known of them (IGNORE elsewhere), and, for the
+                statistics alone, their truth (IGNORE where there is none).
+
+        Returns:
+            The losses, connected to the student, and statistics.
+        """
+        images, labels = photometric_flip(_to_unit(labelled[0]), labelled[1].long())
+        view = None
+        if teacher is not None and unlabelled is not None:
+            view = self.unlabelled_view(teacher, *unlabelled)
+            images = torch.cat([images, view.images])
+
+        images = normalise(images).contiguous(memory_format=torch.channels_last)
+        logits, representations = student(images)
+        full_size = F.interpolate(
+            logits.float(), labels.shape[1:], mode="bilinear", align_corners=False
+        )
+        supervised = supervised_loss(full_size[: len(labels)], labels)
+        unsupervised = supervised.new_zeros(())
+        if view is not None:
+            unsupervised = unsupervised_loss(
+                full_size[len(labels) :],
+                view.labels,
+                view.confidence,
+                strong_threshold=self.unsupervised_threshold,
+            )
+
+        reco, reco_statistics = supervised.new_zeros(()), None
+        known_in_reco = supervised.new_full((), torch.nan)
+        if self.reco is not None:
+            regions = self.regions(labels, view, logits.shape[2:])
+            reco, reco_statistics = self.reco.with_statistics(
+                representations, logits, regions.labels, valid=regions.valid
+            )
+            reco = self.reco_weight * reco
+            known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
+
+        losses = Losses(supervised + unsupervised + reco, supervised, unsupervised, reco)
+        statistics = self._statistics(labels, view)._replace(
+            known_in_reco=known_in_reco, reco=reco_statistics
+        )
+        return losses, statistics
+
+    @torch.no_grad()
+    def unlabelled_view(
+        self, teacher: MeanTeacher, images: Tensor, known: Tensor, truth: Tensor
+    ) -> UnlabelledView:
+        """The teacher answers on the plain crop; crop and answer are then changed together.
+
+        They are rescaled, mixed, jittered, blurred and flipped, in this order.
+
+        Args:
+            teacher: in train mode.
+            images: ``(B_u, 3, H, W)`` uint8.
+            known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
+            truth: ``(B_u, H, W)`` uint8, for statistics alone.
+        """
+        images = _to_unit(images)
+        labels, confidence = teacher.pseudo_label(normalise(images))
+        judged = truth != IGNORE
+        pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
+        labels = torch.where(known != IGNORE, known.long(), labels)
+        confidence = confidence.masked_fill(known != IGNORE, _KNOWN)
+
+        images, labels, confidence = rescale_batch(images, labels, confidence, self.scale_range)
+        if self.mix != "none":
+            mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
+            images, labels, confidence = mix(images, labels, confidence)
+        images, labels, confidence = photometric_flip(images, labels, confidence)
+        return UnlabelledView(
+            images=images,
+            labels=labels,
+            confidence=confidence.clamp(max=1.0),
+            known=confidence == _KNOWN,
+            pseudo_accuracy=pseudo_accuracy,
+        )
+
+    @torch.no_grad()
+    def regions(self, labels: Tensor, view: UnlabelledView | None, size: Sequence[int]) -> Regions:
+        """Labels of all images for ReCo at the network's output ``size`` ``(h, w)``.
+
+        Ground truth takes part wherever there is some, a pseudo-label above δ_w (Section 3.3).
+
+        Args:
+            labels: ``(B_l, H, W)`` int64 ground truth.
+            view: the unlabelled images, if any.
+            size: ``(h, w)``.
+        """
+        known = labels != IGNORE
+        valid = known
+        if view is not None:
+            labels = torch.cat([labels, view.labels])
+            valid = torch.cat([valid, view.known | (view.confidence > self.weak_threshold)])
+            known = torch.cat([known, view.known])
+        pixels = representative_pixels(known, size)
+        return Regions(*(_take(values, pixels) for values in (labels, valid, known)))
+
+    @torch.no_grad()
+    def _statistics(self, labels: Tensor, view: UnlabelledView | None) -> StepStatistics:
+        nothing = torch.full((), torch.nan, device=labels.device)
+        eta = above_weak = above_strong = pseudo_accuracy = known_pixels = nothing
+        if view is not None:
+            pixels = (view.labels != IGNORE).sum()
+            strong = self.unsupervised_threshold
+            eta = confident_share(view.labels, view.confidence, strong).mean()
+            above_weak = (view.confidence > self.weak_threshold).sum() / pixels
+            above_strong = (view.confidence > strong).sum() / pixels
+            pseudo_accuracy = view.pseudo_accuracy
+            known_pixels = view.known.float().mean()
+        return StepStatistics(
+            eta=eta,
+            above_weak=above_weak,
+            above_strong=above_strong,
+            pseudo_accuracy=pseudo_accuracy,
+            labelled_pixels=(labels != IGNORE).float().mean(),
+            known_pixels=known_pixels,
+            known_in_reco=nothing,
+        )
+
+
+def supervised_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy, averaged over the labelled pixels of all ranks; 0 where there are none.
+
+    Args:
+        logits: ``(B, C, H, W)``.
+        labels: ``(B, H, W)`` int64, IGNORE where unknown.
+    """
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    return _mean_over_ranks(losses, labels != IGNORE)
+
+
+def unsupervised_loss(
+    logits: Tensor, labels: Tensor, confidence: Tensor, *, strong_threshold: float
+) -> Tensor:
+    """η · cross-entropy on pseudo-labels (Eq. 5), averaged over valid pixels; 0 without any.
+
+    Args:
+        logits: ``(B, C, H, W)`` of the student.
+        labels: ``(B, H, W)`` int64 pseudo-labels, IGNORE where the view shows nothing.
+        confidence: ``(B, H, W)`` of the teacher, on the same view.
+        strong_threshold: δ_s of η.
+    """
+    eta = confident_share(labels, confidence, strong_threshold)
+    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
+    return _mean_over_ranks(losses * eta[:, None, None], labels != IGNORE)
+
+
+def confident_share(labels: Tensor, confidence: Tensor, threshold: float) -> Tensor:
+    """η of each image, ``(B,)``: share of its valid pixels with confidence above ``threshold``."""
+    valid = labels != IGNORE
+    confident = valid & (confidence > threshold)
+    return confident.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
+
+
+def representative_pixels(known: Tensor, size: Sequence[int]) -> Tensor:
+    """Which pixel of ``(H, W)`` speaks for each cell of ``(h, w)``: a known one before any other.
+
+    The nearest pixel does where it is known, or where the cell has no known pixel at all; without
+    this, fifteen of sixteen single labelled pixels would be lost at a quarter of the size.
+
+    Args:
+        known: ``(B, H, W)`` bool.
+        size: ``(h, w)``.
+
+    Returns:
+        ``(B, h, w)`` int64, index into the ``H * W`` pixels.
+    """
+    height, width = known.shape[1:]
+    is_nearest = torch.ones_like(known[0])
+    for axis, (extent, cells) in enumerate(zip((height, width), size, strict=True)):
+        nearest = ((torch.arange(cells, device=known.device) + 0.5) * extent / cells).long()
+        on_axis = torch.zeros(extent, dtype=torch.bool, device=known.device)
+        on_axis = on_axis.index_fill(0, nearest, True)
+        is_nearest = is_nearest & (on_axis[:, None] if axis == 0 else on_axis)
+    preference = 2.0 * known + 1.0 * is_nearest
+    _, pixels = F.adaptive_max_pool2d(preference[:, None], tuple(size), return_indices=True)
+    return pixels[:, 0]
+
+
+def _take(values: Tensor, pixels: Tensor) -> Tensor:
+    """``values`` (B, H, W) at ``pixels`` (B, h, w) of their flattened planes."""
+    return values.flatten(1).gather(1, pixels.flatten(1)).view_as(pixels)
+
+
+def _mean_over_ranks(losses: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid pixels of all ranks, as this rank's share times the number of ranks.
+
+    DDP averages over ranks, which gives the mean that one process would find.
+    """
+    count = distributed.sum_over_ranks(valid.sum())
+    return losses.sum() * distributed.world_size() / count.clamp(min=1)
+
+
+def _to_unit(images: Tensor) -> Tensor:
+    """uint8 images as float32 in [0, 1]."""
+    return images.float() / 255

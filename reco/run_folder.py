@@ -1,0 +1,79 @@
+"""The folder of one run: its configuration, split, metrics and pictures."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from reco.config import Config
+
+
+class RunFolder:
+    """``<output_dir>/<name>/<hash>-s<seed>/``.
+
+    The hash is that of the configuration without seed and output_dir: runs of one experiment that
+    differ in their seed lie side by side.
+
+    Args:
+        config: of the run.
+        name: of the experiment, usually the configuration file's name.
+    """
+
+    def __init__(self, config: Config, name: str) -> None:
+        folder = f"{config.hash()}-s{config.train.seed}"
+        self.path = Path(config.output_dir) / name / folder
+        self.metrics_path = self.path / "metrics.jsonl"
+
+    def create(self, config: Config, split: Mapping[str, Any]) -> None:
+        """Start a run here.
+
+        Raises:
+            FileExistsError: the folder already holds a run.
+        """
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise FileExistsError(
+                f"{self.path} already holds a run of this configuration: go on with it by "
+                "--resume, delete it, or choose another --set output_dir=… or train.seed=…"
+            )
+        (self.path / "panels").mkdir(parents=True)
+        (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        (self.path / "split.json").write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; a number that is not finite becomes ``null``."""
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
+
+    def forget_after(self, iteration: int) -> None:
+        """Drop metrics past ``iteration``: a resumed run will write them again."""
+        if not self.metrics_path.exists():
+            return
+        kept = [
+            line
+            for line in self.metrics_path.read_text(encoding="utf-8").splitlines()
+            if _iteration(line) <= iteration
+        ]
+        self.metrics_path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def panel_path(self, iteration: int) -> Path:
+        """Where the panel of this iteration goes."""
+        return self.path / "panels" / f"{iteration:06d}.png"
+
+
+def _iteration(line: str) -> float:
+    """The iteration of a line; infinite for one that a killed run left half-written."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return math.inf
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,92 @@
+"""Mean Teacher: an exponential moving average of the student that makes the pseudo-labels.
+
+Tarvainen & Valpola, NeurIPS 2017; Section 3.3 of the ReCo paper.
+
+Shapes: images (B, 3, H, W), normalised; pseudo-labels and confidence (B, H, W).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class MeanTeacher(nn.Module):
+    """A copy of ``network`` whose parameters follow the student's.
+
+    At update t the decay is ``min(1 - 1 / (t + 1), decay)``: the first update copies, and early
+    ones average evenly. Parameters only: the teacher's batch norm keeps running statistics of its
+    own, gathered while it pseudo-labels.
+
+    In train mode only batch norm trains (batch statistics): no dropout, and the network itself
+    stays in eval mode, so that it runs no representation head. ``batch_statistics=False`` keeps
+    batch norm in eval mode too; its running statistics then follow the student's.
+
+    Args:
+        network: the student; called in eval mode it returns logits ``(B, C, h, w)``.
+        decay: η of the moving average, in [0, 1).
+        batch_statistics: pseudo-label with the batch's own statistics.
+
+    Raises:
+        ValueError: ``decay`` out of range.
+    """
+
+    def __init__(
+        self, network: nn.Module, decay: float = 0.99, *, batch_statistics: bool = True
+    ) -> None:
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"MeanTeacher: decay = {decay}: expected a number in [0, 1)")
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.decay = decay
+        self.batch_statistics = batch_statistics
+        self.updates = 0
+        self.train()
+
+    def train(self, mode: bool = True) -> MeanTeacher:
+        """Ready to pseudo-label (``True``) or to be evaluated (``False``)."""
+        super().train(False)
+        self.training = mode
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode and self.batch_statistics)
+        return self
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Move a step towards ``network``; call once after each optimiser step."""
+        decay = min(1 - 1 / (self.updates + 1), self.decay)
+        self.updates += 1
+        mine: list[Tensor] = list(self.network.parameters())
+        students: list[Tensor] = list(network.parameters())
+        if decay == 0:
+            torch._foreach_copy_(mine, students)
+        else:
+            torch._foreach_lerp_(mine, students, 1 - decay)
+        if not self.batch_statistics:
+            for own, student in zip(self.network.buffers(), network.buffers(), strict=True):
+                own.copy_(student)
+
+    @torch.no_grad()
+    def pseudo_label(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Most probable class of each pixel, ``(B, H, W)`` int64, and its probability.
+
+        Args:
+            images: ``(B, 3, H, W)`` normalised; the logits are resized to their size.
+        """
+        logits = self.network(images).float()
+        logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+        confidence, labels = logits.softmax(1).max(1)
+        return labels, confidence
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Number of updates so far: part of the state, since the decay depends on it."""
+        return {"updates": self.updates}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restore what :meth:`get_extra_state` gave."""
+        self.updates = state["updates"]

@@ -1,0 +1,130 @@
+"""Configuration: files, bases, overrides, and errors that say what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from reco.config import CONFIG_FOLDER, ConfigError, config_from_dict, load_config
+
+ALL_CONFIGS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def write_file(text: str, name: str = "experiment.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+@pytest.mark.parametrize("name", ALL_CONFIGS)
+def test_every_config_loads_from_anywhere(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = load_config(name)
+    assert config_from_dict(config.to_dict(), "test") == config
+
+
+def test_base_is_extended_and_overrides_win(write):
+    write("dataset: {name: synthetic, labelled_images: 5}\ntrain: {seed: 3, workers: 0}", "a.yaml")
+    path = write("base: a.yaml\ntrain: {seed: 4}")
+    config = load_config(path, ["train.workers=7", "reco.temperature=1e-1"])
+    assert config.dataset.labelled_images == 5
+    assert (config.train.seed, config.train.workers) == (4, 7)
+    assert config.reco.temperature == 0.1
+
+
+def test_resolved_yaml_loads_to_the_same_config(write):
+    config = load_config(
+        write(
+            "dataset: {name: folder, root: x, class_names: [background, crack], "
+            "label_map: {0: 0, 255: 1}, crop_size: [64, 64], partial_labels: 0.01}"
+        )
+    )
+    assert config.dataset.label_map == {0: 0, 255: 1}
+    assert load_config(write(config.to_yaml(), "resolved.yaml")) == config
+
+
+def test_hash_ignores_seed_and_output_but_nothing_else():
+    config = load_config("demo.yaml")
+    same = load_config("demo.yaml", ["train.seed=7", "output_dir=elsewhere"])
+    other = load_config("demo.yaml", ["reco.temperature=0.3"])
+    assert config.hash() == same.hash() != other.hash()
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_config("demo.yaml").train.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.sede=1", ["--set", "train.sede", "unknown", "'seed'"]),
+        ("trian.seed=1", ["trian", "'train'"]),
+        ("train.seed=1.5", ["train.seed", "1.5", "whole number"]),
+        ("train.seed=true", ["train.seed", "True", "whole number"]),
+        ("train=3", ["train", "3", "section"]),
+        ("method.mix=clasmix", ["method.mix", "clasmix", "cutmix", "'classmix'"]),
+        ("method.unsupervised=maybe", ["method.unsupervised", "maybe", "true or false"]),
+        ("dataset.crop_size=96", ["dataset.crop_size", "96", "list"]),
+        ("dataset.crop_size=[96]", ["dataset.crop_size", "2 values"]),
+        ("dataset.crop_size=[1, 1]", ["dataset.crop_size", "16"]),
+        ("dataset.scale_range=[2.0, 1.0]", ["dataset.scale_range", "smallest"]),
+        ("dataset.labelled_images=0", ["dataset.labelled_images", "0", "at least 1"]),
+        ("dataset.labelled_images=some", ["dataset.labelled_images", "some", "all"]),
+        ("dataset.partial_labels=pixel", ["dataset.partial_labels", "labelled_images"]),
+        ("dataset.partial_labels=2", ["dataset.partial_labels", "share"]),
+        ("dataset.name=camvid", ["dataset.root", "camvid"]),
+        ("dataset.class_names=[a, b]", ["dataset.class_names", "synthetic"]),
+        ("model.output_stride=32", ["model.output_stride", "32", "8, 16"]),
+        ("reco.strong_threshold=97", ["reco.strong_threshold", "97", "probability"]),
+        ("reco.temperature=0", ["reco.temperature", "> 0"]),
+        (
+            "train.unlabelled_batch_size=1",
+            ["train.unlabelled_batch_size", "at least 2", "classmix"],
+        ),
+        ("train.iterations", ["train.iterations", "key=value"]),
+        ("train.iterations=[", ["train.iterations", "YAML"]),
+    ],
+)
+def test_wrong_overrides_are_named(override, words):
+    with pytest.raises(ConfigError) as error:
+        load_config("demo.yaml", [override])
+    assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+def test_errors_name_the_file_that_holds_the_key(write):
+    write("dataset: {name: synthetic}\nreco: {weight: -1}", "base.yaml")
+    path = write("base: base.yaml\ntrain: {seed: 1}")
+    with pytest.raises(ConfigError, match=r"base\.yaml: reco\.weight = -1\.0: expected"):
+        load_config(path)
+
+
+def test_files_that_are_not_configurations(write):
+    with pytest.raises(ConfigError, match=r"did you mean 'demo\.yaml'"):
+        load_config("dmo.yaml")
+    with pytest.raises(ConfigError, match="not a YAML file"):
+        load_config(write("dataset: [", "a.yaml"))
+    with pytest.raises(ConfigError, match="key: value"):
+        load_config(write("- 1", "b.yaml"))
+    with pytest.raises(ConfigError, match=r"c\.yaml: base = 'none\.yaml'"):
+        load_config(write("base: none.yaml", "c.yaml"))
+    with pytest.raises(ConfigError, match="comes back"):
+        load_config(write("base: d.yaml", "d.yaml"))
+    with pytest.raises(ConfigError, match="dataset: missing"):
+        load_config(write("train: {seed: 1}", "e.yaml"))
+    with pytest.raises(ConfigError, match=r"dataset\.class_names"):
+        load_config(write("dataset: {name: folder, root: x}", "f.yaml"))
+
+
+def test_supervised_baseline_doubles_the_labelled_batch():
+    config = load_config("demo.yaml")
+    supervised = load_config("demo.yaml", ["method.unsupervised=false"])
+    sizes = config.train.labelled_batch_size + config.train.unlabelled_batch_size
+    assert config.labelled_batch_size == config.train.labelled_batch_size
+    assert supervised.labelled_batch_size == sizes

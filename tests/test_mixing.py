@@ -1,0 +1,111 @@
+"""CutOut, CutMix and ClassMix against slow, obvious references."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from reco.loss import IGNORE
+from reco.mixing import classmix, cutmix, cutout
+
+B, H, W, C = 4, 24, 31, 7
+
+
+def painted_batch(seed: int):
+    """Images whose colour tells (image, label), and a confidence that does too."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(C, (B, 4, 5), generator=generator)
+    labels[torch.rand(labels.shape, generator=generator) < 0.1] = IGNORE
+    labels = labels.repeat_interleave(6, 1)[:, :H].repeat_interleave(7, 2)[:, :, :W]
+    owner = torch.arange(B)[:, None, None].expand(B, H, W)
+    images = torch.stack([labels, owner, labels * owner], 1).float() / IGNORE
+    confidence = (labels + owner).float() / (2 * IGNORE)
+    return images, labels, confidence
+
+
+def sources(mixed) -> torch.Tensor:
+    return (mixed.images[:, 1] * IGNORE).round().long()
+
+
+@pytest.mark.parametrize("mix", [classmix, cutmix])
+@pytest.mark.parametrize("seed", range(25))
+def test_image_label_and_confidence_come_from_one_place(mix, seed):
+    torch.manual_seed(seed)
+    images, labels, confidence = painted_batch(seed)
+    mixed = mix(images, labels, confidence)
+    source = sources(mixed)
+    for i in range(B):
+        assert set(source[i].unique().tolist()) <= {i, (i + 1) % B}
+        for y in range(H):
+            for x in range(W):
+                j = source[i, y, x]
+                assert mixed.labels[i, y, x] == labels[j, y, x]
+                assert mixed.confidence[i, y, x] == confidence[j, y, x]
+                assert (mixed.images[i, :, y, x] == images[j, :, y, x]).all()
+
+
+def test_classmix_pastes_half_of_the_classes_whole():
+    images, labels, confidence = painted_batch(0)
+    pasted_sets = set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        source = sources(classmix(images, labels, confidence))
+        for i in range(B):
+            classes = set(labels[i].unique().tolist()) - {IGNORE}
+            pasted = {c for c in classes if (source[i][labels[i] == c] == i).all()}
+            kept_out = {c for c in classes if (source[i][labels[i] == c] != i).all()}
+            assert pasted | kept_out == classes  # a class goes whole or not at all
+            assert len(pasted) == (len(classes) + 1) // 2
+            assert (source[i][labels[i] == IGNORE] != i).all()
+            pasted_sets.add((i, frozenset(pasted)))
+    # C(7, 4) = 35 halves for each of four images: most of them come up in sixty draws.
+    assert len(pasted_sets) > 80
+
+
+def test_classmix_of_one_class_and_of_nothing():
+    images, _, confidence = painted_batch(0)
+    torch.manual_seed(0)
+    one = classmix(images, torch.full((B, H, W), 3), confidence)
+    assert torch.equal(one.images, images)  # one class: half, rounded up, is all of it
+    none = classmix(images, torch.full((B, H, W), IGNORE), confidence)
+    assert torch.equal(none.images, images.roll(-1, 0))
+
+
+def test_boxes_have_half_the_area_and_move():
+    ones, labels = torch.ones(64, 3, 60, 80), torch.zeros(64, 60, 80, dtype=torch.long)
+    torch.manual_seed(0)
+    cut = cutout(ones, labels, ones[:, 0])
+    boxes = cut.labels == IGNORE
+    assert torch.equal(cut.images[:, 0] == 0, boxes)
+    assert torch.equal(cut.confidence == 0, boxes)
+    rows, columns = boxes.any(2).sum(1), boxes.any(1).sum(1)
+    assert torch.equal(rows * columns, boxes.sum((1, 2)))  # filled rectangles
+    share = boxes.float().mean((1, 2))
+    assert (share - 0.5).abs().max() < 0.02
+    assert len(set(rows.tolist())) > 15
+    corners = {(int(b.any(1).int().argmax()), int(b.any(0).int().argmax())) for b in boxes}
+    assert len(corners) > 40
+
+
+def test_generator_makes_mixing_repeatable():
+    batch = painted_batch(1)
+    for mix in (classmix, cutmix, cutout):
+        first, second = (mix(*batch, generator=torch.Generator().manual_seed(5)) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_inputs_are_left_alone():
+    batch = painted_batch(2)
+    copies = [tensor.clone() for tensor in batch]
+    for mix in (classmix, cutmix, cutout):
+        mix(*batch)
+    assert all(torch.equal(a, b) for a, b in zip(batch, copies, strict=True))
+
+
+def test_wrong_batches_are_named():
+    images, labels, confidence = painted_batch(0)
+    with pytest.raises(ValueError, match=r"images holds 1: expected at least 2"):
+        classmix(images[:1], labels[:1], confidence[:1])
+    with pytest.raises(ValueError, match=r"confidence is \(4, 24, 30\)"):
+        cutmix(images, labels, confidence[:, :, 1:])
+    assert cutout(images[:1], labels[:1], confidence[:1]).images.shape == (1, 3, H, W)
