@@ -37,15 +37,18 @@ QuerySampling = Literal["hard", "easy", "random"]
 KeySampling = Literal["active", "random"]
 Negatives = Literal["shared", "per_query"]
 
-# Numbers (C * q * K * D) gathered at a time when every query has its own keys: 32 MiB of float32.
+# Numbers held at a time for the negative keys and their scores: 32 MiB of float32.
 _CHUNK_NUMBERS = 2**23
+# Pixels that one float32 sum runs over. Over millions, a running sum loses its last digits.
+_SUM_PIXELS = 2**13
+# A shorter vector has no direction that numbers could tell: its cosines are 0.
+_SHORTEST = 1e-6
 
 
 class ReCoStatistics(NamedTuple):
     """What a person needs to judge training; tensors on the device, nothing synchronised.
 
-    Over all ranks, except ``sampled_share``, ``valid_pixels`` and ``labels_out_of_range``, which
-    count this rank's pixels.
+    The first three are over all ranks, the others over this rank's pixels and queries.
     """
 
     relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where a class is absent
@@ -114,30 +117,41 @@ def sort_pixels(
     return PixelTable(order, distributed.gather_over_ranks(counts) if joint else counts[None])
 
 
-def class_means(rows: Tensor, labels: Tensor, num_classes: int, *, joint: bool = True) -> Tensor:
+def class_means(
+    representations: Tensor, labels: Tensor, counts: Tensor, *, joint: bool = True
+) -> Tensor:
     """Mean representation of each class, ``(C, D)``: the positive keys of Eq. 2.
 
     Zeros for a class without a pixel. Cosines are taken afterwards.
 
     Args:
-        rows: ``(N, D)`` representations.
-        labels: ``(N,)`` int64; ``num_classes`` where the pixel is ignored.
-        num_classes: C.
-        joint: average over the pixels of all ranks.
+        representations: ``(B, D, h, w)``.
+        labels: ``(B, h, w)`` int64; C where the pixel is ignored.
+        counts: ``(C,)`` pixels of each class, over all ranks if ``joint``.
+        joint: sum over the pixels of all ranks.
     """
-    rows = rows.to(_exact(rows))
-    if rows.is_cuda:
-        # A product with the one-hot labels: deterministic, and no atomics fighting over C rows.
-        classes = torch.arange(num_classes, device=labels.device)
-        one_hot = (labels[None] == classes[:, None]).to(rows.dtype)
-        sums, counts = one_hot @ rows, one_hot.sum(1)
+    num_classes = len(counts)
+    dtype = _exact(representations)
+    if _is_channels_last(representations) and representations.device.type == "cpu":
+        # One pass over the rows, whatever C is. Each run of pixels has sums of its own.
+        rows = _rows(representations).to(dtype)
+        run = torch.arange(len(rows), device=rows.device) // _SUM_PIXELS
+        sums = rows.new_zeros(-(-len(rows) // _SUM_PIXELS) * (num_classes + 1), rows.shape[1])
+        sums = sums.index_add(0, run * (num_classes + 1) + labels.flatten(), rows)
+        sums = sums.unflatten(0, (-1, num_classes + 1)).sum(0)[:-1]
     else:
-        # One pass over the rows, whatever C is.
-        ones = torch.ones_like(labels, dtype=rows.dtype)
-        sums = rows.new_zeros(num_classes + 1, rows.shape[1]).index_add(0, labels, rows)[:-1]
-        counts = rows.new_zeros(num_classes + 1).index_add(0, labels, ones)[:-1]
+        # Products with the one-hot labels, in either layout: no atomics fighting over C rows.
+        classes = torch.arange(num_classes, device=labels.device)
+        sums = torch.zeros(1, dtype=dtype, device=labels.device)
+        for some, theirs in zip(
+            representations.flatten(2).split(_SUM_PIXELS, 2),
+            labels.flatten(1).split(_SUM_PIXELS, 1),
+            strict=True,
+        ):
+            one_hot = (theirs[:, None] == classes[:, None]).to(dtype)
+            sums = sums + (one_hot @ some.to(dtype).transpose(1, 2)).sum(0)
     if joint:
-        sums, counts = distributed.sum_over_ranks(sums), distributed.sum_over_ranks(counts)
+        sums = distributed.sum_over_ranks(sums)
     return sums / counts.clamp(min=1)[:, None]
 
 
@@ -205,39 +219,38 @@ def draw_queries(
         starts, counts = starts + hard, easy
     else:
         counts = hard + easy
-    uniform = _uniform((len(counts), num_queries), starts.device, generator)
+    uniform = _uniform((len(counts), num_queries), table, generator)
     return starts[:, None] + _pick(uniform, counts[:, None]), counts > 0
 
 
 def draw_negatives(
     table: PixelTable,
     probabilities: Tensor,
-    shape: tuple[int, ...],
+    num_negatives: int,
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw negative keys for every class: first a class by ``probabilities``, then its pixel.
+    """Draw sets of K pixels, with replacement: the class first, then a pixel of it, uniformly.
 
     Args:
         table: from :func:`sort_pixels`.
-        probabilities: ``(C, C)`` from :func:`negative_class_probabilities`.
-        shape: of the draws of one class, ``(K,)`` or ``(q, K)``.
+        probabilities: ``(S, C)`` of the classes, one row for each set; from
+            :func:`negative_class_probabilities`. What a row of zeros draws means nothing.
+        num_negatives: K.
         generator: makes the draw repeatable.
 
     Returns:
-        Positions in the table, ``(C, *shape)``.
+        Positions in the table, ``(S, K)``.
     """
-    uniform = _uniform((2, len(probabilities), *shape), probabilities.device, generator)
-    which_class, which_pixel = uniform.flatten(2)
-    cumulative = probabilities.to(uniform.dtype).cumsum(1)
+    which_class, which_pixel = _uniform((2, len(probabilities), num_negatives), table, generator)
+    cumulative = probabilities.to(which_class.dtype).cumsum(1)
     total = cumulative[:, -1:].contiguous()
     # The first class whose cumulative probability exceeds the draw is never one of probability 0.
     # Rounding may lift a draw to the total itself, so the last class with a chance is the limit.
     last = torch.searchsorted(cumulative, total)
     drawn = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
     pixels = table.bucket_counts().sum(1)
-    positions = table.class_starts()[drawn] + _pick(which_pixel, pixels[drawn])
-    return positions.view(-1, *shape)
+    return table.class_starts()[drawn] + _pick(which_pixel, pixels[drawn])
 
 
 def info_nce(positive: Tensor, negative_logsumexp: Tensor) -> Tensor:
@@ -277,21 +290,20 @@ def reco_loss(
 
     # Autocast would run the products below in half precision.
     with torch.autocast(representations.device.type, enabled=False):
-        # (N, D): a view where the input is channels_last, one copy otherwise.
-        rows = representations.permute(0, 2, 3, 1).flatten(0, 2)
-
         with torch.no_grad():  # which pixels take part, and which of them are hard (Eq. 4)
             labels, valid = _to_feature_size(labels, valid, representations.shape[2:])
             in_range = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
             out_of_range = (~in_range & (labels != ignore_index)).sum()
             classes = torch.where(in_range & valid, labels, num_classes)
             hard = label_confidence(logits, classes) <= strong_threshold
-            classes = classes.flatten()
-            table = sort_pixels(classes, hard.flatten(), num_classes, joint=joint)
+            table = sort_pixels(classes.flatten(), hard.flatten(), num_classes, joint=joint)
             counts = table.bucket_counts().sum(1)
 
         means = class_means(
-            rows if gradient_through_means else rows.detach(), classes, num_classes, joint=joint
+            representations if gradient_through_means else representations.detach(),
+            classes,
+            counts,
+            joint=joint,
         )
         with torch.no_grad():  # who is confused with whom (Eq. 3), and the draw of queries
             graph = relation_graph(means)
@@ -305,35 +317,34 @@ def reco_loss(
             positions, has_queries = draw_queries(
                 table, num_queries, query_sampling=query_sampling, generator=generator
             )
-            has_negatives = probabilities.sum(1) > 0
             query_rows, own = table.locate(positions)
-            counted = own & (has_queries & has_negatives)[:, None]  # (C, Q)
-            drawn = _mark(rows.new_zeros(len(rows) + 1, dtype=torch.bool), query_rows, counted)
+            takes_part = has_queries & (probabilities.sum(1) > 0)
+            counted = own & takes_part[:, None]  # (C, Q)
+            drawn = torch.zeros(classes.numel() + 1, dtype=torch.bool, device=classes.device)
+            _mark(drawn, query_rows, counted)
 
-        queries = _unit(rows[query_rows].to(_exact(rows)))  # (C, Q, D)
+        queries = _unit(_take(representations, query_rows))  # (C, Q, D)
         positive = (queries @ _unit(means)[:, :, None]).squeeze(2)  # (C, Q) cosines
 
-        def draw_keys(shape: tuple[int, ...]) -> Tensor:
-            """Unit negative keys ``(C, *shape, D)``, put together from the ranks that own them."""
-            with torch.no_grad():
-                key_rows, own = table.locate(
-                    draw_negatives(table, probabilities, shape, generator=generator)
-                )
-                used = own & has_negatives.view(-1, *[1] * len(shape))
-                _mark(drawn, key_rows, used)
-                keys = rows[key_rows].to(_exact(rows))
-                if joint:
-                    keys = distributed.sum_over_ranks(keys * own[..., None])
-                return _unit(keys)
-
-        if negatives == "shared":
-            similarity = queries @ draw_keys((num_negatives,)).transpose(1, 2)  # (C, Q, K)
-            negative = (similarity / temperature).logsumexp(2)
-            negative_similarity = similarity.detach().mean(2)
-        else:
-            negative, negative_similarity = _own_negatives(
-                queries, draw_keys, num_negatives, temperature
+        def draw_keys(owners: Tensor) -> Tensor:
+            """K unit negative keys for each class in ``owners``, whichever rank owns the pixels."""
+            probabilities_of_sets = probabilities[owners]
+            key_rows, own = table.locate(
+                draw_negatives(table, probabilities_of_sets, num_negatives, generator=generator)
             )
+            _mark(drawn, key_rows, own & takes_part[owners][:, None])
+            keys = _take(representations, key_rows)
+            if joint:
+                keys = distributed.sum_over_ranks(torch.where(own[:, :, None], keys, 0.0))
+            return _unit(keys)
+
+        owners = torch.arange(num_classes, device=classes.device)
+        if negatives == "per_query":  # then every query is a group of its own
+            queries, owners = queries.flatten(0, 1)[:, None], owners.repeat_interleave(num_queries)
+        negative, negative_similarity = (
+            each.view_as(positive)
+            for each in _against_negatives(queries, owners, draw_keys, num_negatives, temperature)
+        )
 
         # Where a class has no query or no negative Eq. 1 adds nothing. The numbers there are
         # unused but finite, so `where` keeps value and gradient clean, and the graph connected.
@@ -367,7 +378,7 @@ class ReCoLoss(nn.Module):
     r"""Regional contrast: pull hard pixels to their class mean, push them off confusable classes.
 
     .. math::
-        L = rac{1}{|C|} \sum_{c \in C} rac{1}{Q} \sum_{r_q \in R_q^c} -\log
+        L = \frac{1}{|C|} \sum_{c \in C} \frac{1}{Q} \sum_{r_q \in R_q^c} -\log
         rac{\exp(\cos(r_q, r_k^{c,+}) / 	au)}
         {\exp(\cos(r_q, r_k^{c,+}) / 	au) + \sum_{r_k^- \in R_k^c} \exp(\cos(r_q, r_k^-) / 	au)}
 
@@ -565,31 +576,38 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     return (-F.cross_entropy(logits, labels, reduction="none", ignore_index=logits.shape[1])).exp()
 
 
-def _own_negatives(
+def _against_negatives(
     queries: Tensor,
-    draw_keys: Callable[[tuple[int, ...]], Tensor],
+    owners: Tensor,
+    draw_keys: Callable[[Tensor], Tensor],
     num_negatives: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
-    """``log(sum e^n)`` and mean cosine, both ``(C, Q)``, with K keys drawn for every query.
+    """``log(sum e^n)`` and mean cosine, both ``(G, q)``, for groups of q queries that share keys.
 
-    The keys of all queries would be C * Q * K * D numbers, so they are drawn, used and forgotten
-    some queries at a time. They carry no gradient: all that a query needs of them afterwards is
-    the gradient of its own log-sum-exp, the mean of its keys weighted by their softmax.
+    The keys of all groups may be C * Q * K * D numbers, so they are drawn, used and forgotten some
+    groups at a time. They carry no gradient: all that a query needs of them afterwards is the
+    gradient of its own log-sum-exp, the mean of its keys weighted by their softmax.
+
+    Args:
+        queries: ``(G, q, D)``, of length one.
+        owners: ``(G,)`` class of each group.
+        draw_keys: gives ``(g, K, D)`` keys of length one for the owners ``(g,)`` of g groups.
+        num_negatives: K.
+        temperature: τ.
     """
-    step = max(1, _CHUNK_NUMBERS // (len(queries) * num_negatives * queries.shape[2]))
+    step = max(1, _CHUNK_NUMBERS // (num_negatives * (queries.shape[1] + queries.shape[2])))
     values, similarities = [], []
-    for some in torch.split(queries, step, dim=1):
+    for some, theirs in zip(queries.split(step), owners.split(step), strict=True):
         with torch.no_grad():
-            keys = draw_keys((some.shape[1], num_negatives))  # (C, q, K, D)
-            similarity = (keys @ some[..., None]).squeeze(3)  # (C, q, K)
-            scores = similarity / temperature
+            keys = draw_keys(theirs)  # (g, K, D)
+            scores = (some / temperature) @ keys.transpose(1, 2)  # (g, q, K)
             value = scores.logsumexp(2)
-            gradient = (scores.softmax(2)[:, :, None] @ keys).squeeze(2) / temperature
+            gradient = scores.softmax(2) @ keys / temperature
         # Adds exactly 0 to the value, and gives it its gradient.
         values.append(value + ((some - some.detach()) * gradient).sum(2))
-        similarities.append(similarity.mean(2))
-    return torch.cat(values, 1), torch.cat(similarities, 1)
+        similarities.append(scores.mean(2) * temperature)
+    return torch.cat(values), torch.cat(similarities)
 
 
 def _to_feature_size(
@@ -606,15 +624,16 @@ def _to_feature_size(
 
 
 def _uniform(
-    shape: tuple[int, ...], device: torch.device, generator: torch.Generator | None
+    shape: tuple[int, ...], table: PixelTable, generator: torch.Generator | None
 ) -> Tensor:
-    """Numbers in [0, 1), the same on every rank.
+    """Numbers in [0, 1), the same on every rank that shares the table.
 
     In float64, since float32 has 2^24 of them: too few to be fair among millions of pixels.
     """
+    device = table.order.device
     dtype = torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
     uniform = torch.rand(shape, device=device, dtype=dtype, generator=generator)
-    return distributed.from_first_rank(uniform)
+    return distributed.from_first_rank(uniform) if len(table.counts) > 1 else uniform
 
 
 def _pick(uniform: Tensor, count: Tensor) -> Tensor:
@@ -628,7 +647,38 @@ def _mark(marks: Tensor, rows: Tensor, counted: Tensor) -> Tensor:
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return F.normalize(vectors, dim=-1)
+    """Vectors over their length; 0, without gradient, where there is next to none.
+
+    Such a vector, say of a pixel that a ReLU switched off, would have a gradient of 1 / length.
+    """
+    length = vectors.norm(dim=-1, keepdim=True)
+    return vectors / torch.where(length > _SHORTEST, length, torch.inf)
+
+
+def _is_channels_last(representations: Tensor) -> bool:
+    return representations.stride(1) == 1
+
+
+def _rows(representations: Tensor) -> Tensor:
+    """``(N, D)``: a view of channels_last memory."""
+    return representations.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _take(representations: Tensor, rows: Tensor) -> Tensor:
+    """Representations of the pixels ``rows``, ``(*rows.shape, D)``, in at least float32.
+
+    Neither layout is copied, and the gradient comes in the same one. Not by ``pixels[rows]``,
+    whose gradient on the CPU is summed in the order in which threads come: no two runs alike.
+    """
+    num_channels = representations.shape[1]
+    if _is_channels_last(representations):
+        taken = _rows(representations).index_select(0, rows.flatten())
+    else:
+        area = representations.shape[2] * representations.shape[3]
+        first = rows // area * (num_channels * area) + rows % area
+        numbers = first[..., None] + torch.arange(num_channels, device=rows.device) * area
+        taken = representations.flatten().gather(0, numbers.flatten())
+    return taken.view(*rows.shape, num_channels).to(_exact(representations))
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model
-from torchvision.models.feature_extraction import create_feature_extractor
+from torchvision.models._utils import IntermediateLayerGetter
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +37,12 @@ class _Backbone(NamedTuple):
     high_channels: int
 
 
-# Per torchvision network: the last node at stride 4, the last node, and their channels.
-_TORCHVISION_NODES: dict[str, tuple[str, str, int, int]] = {
+# Per torchvision network: the last layer at stride 4, the last layer, and their channels.
+_TORCHVISION_LAYERS: dict[str, tuple[str, str, int, int]] = {
     "resnet18": ("layer1", "layer4", 64, 512),
     "resnet50": ("layer1", "layer4", 256, 2048),
     "resnet101": ("layer1", "layer4", 256, 2048),
-    "mobilenet_v3_large": ("features.3", "features.16", 24, 960),
+    "mobilenet_v3_large": ("3", "16", 24, 960),
 }
 
 
@@ -206,17 +206,17 @@ def _build_backbone(backbone: str, weights: str | None, output_stride: int) -> _
 
 
 def _torchvision_backbone(name: str, imagenet: bool, output_stride: int) -> _Backbone:
-    if name not in _TORCHVISION_NODES:
-        (nearest,) = difflib.get_close_matches(name, _TORCHVISION_NODES, n=1, cutoff=0.0)
+    if name not in _TORCHVISION_LAYERS:
+        (nearest,) = difflib.get_close_matches(name, _TORCHVISION_LAYERS, n=1, cutoff=0.0)
         raise ValueError(
             f"backbone={name!r} is unknown; the nearest is {nearest!r}. "
-            f"Known are {', '.join(_TORCHVISION_NODES)} and timm/<name>"
+            f"Known are {', '.join(_TORCHVISION_LAYERS)} and timm/<name>"
         )
     weights = "IMAGENET1K_V1" if imagenet else None
     if name == "mobilenet_v3_large":
         if output_stride != 16:
             raise ValueError(f"backbone={name!r} has output_stride 16 only, got {output_stride}")
-        network = get_model(name, weights=weights, dilated=True)
+        network = get_model(name, weights=weights, dilated=True).features
     else:
         network = get_model(name, weights=weights)
         if output_stride == 8:
@@ -224,8 +224,10 @@ def _torchvision_backbone(name: str, imagenet: bool, output_stride: int) -> _Bac
             _replace_stride_with_dilation(network.layer4, dilation=2)
         else:
             _replace_stride_with_dilation(network.layer4, dilation=1)
-    low, high, low_channels, high_channels = _TORCHVISION_NODES[name]
-    extractor = create_feature_extractor(network, return_nodes=[low, high])
+    low, high, low_channels, high_channels = _TORCHVISION_LAYERS[name]
+    # torchvision's segmentation networks are built with it too. The public create_feature_extractor
+    # makes a graph module, and a deep copy of that forgets that it was in eval mode.
+    extractor = IntermediateLayerGetter(network, return_layers={low: low, high: high})
     return _Backbone(extractor, low, high, low_channels, high_channels)
 
 
@@ -380,8 +382,9 @@ def _read_state_dict(path: str) -> dict[str, Tensor]:
 def _match_names(targets: list[str], keys: list[str]) -> dict[str, str]:
     """The file's key for each of the backbone's names that the file has.
 
-    All keys may have a common prefix (``module.``, ``backbone.``). Dots and underscores count as
-    the same, because timm's feature networks call ``stages.0.norm`` ``stages_0.norm``.
+    All keys may have a common prefix (``module.``, ``backbone.``, MobileNet's ``features.``). Dots
+    and underscores count as the same, because timm's feature networks call ``stages.0.norm``
+    ``stages_0.norm``.
     """
     plain = {key.replace(".", "_"): key for key in keys}
     first = targets[0].replace(".", "_")

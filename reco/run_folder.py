@@ -11,8 +11,8 @@ from typing import Any
 from reco.config import Config
 
 
-class RunFolder:
-    """``<output_dir>/<name>/<hash>-s<seed>/``.
+def run_path(config: Config, name: str) -> Path:
+    """``<output_dir>/<name>/<hash>-s<seed>``, where a run of ``config`` is kept.
 
     The hash is that of the configuration without seed and output_dir: runs of one experiment that
     differ in their seed lie side by side.
@@ -21,11 +21,15 @@ class RunFolder:
         config: of the run.
         name: of the experiment, usually the configuration file's name.
     """
+    return Path(config.output_dir) / name / f"{config.hash()}-s{config.train.seed}"
 
-    def __init__(self, config: Config, name: str) -> None:
-        folder = f"{config.hash()}-s{config.train.seed}"
-        self.path = Path(config.output_dir) / name / folder
-        self.metrics_path = self.path / "metrics.jsonl"
+
+class RunFolder:
+    """What one run writes, under ``path``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics_path = path / "metrics.jsonl"
 
     def create(self, config: Config, split: Mapping[str, Any]) -> None:
         """Start a run here.

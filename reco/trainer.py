@@ -8,11 +8,10 @@ therefore the run that never stopped.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import logging
+import hashlib
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,13 +24,14 @@ from tqdm import tqdm
 from reco import distributed
 from reco.build import build_network, build_objective, build_teacher
 from reco.checkpoint import Checkpoint, load_latest, load_state, save_checkpoint, save_latest
-from reco.config import Config, ConfigError, config_from_dict
+from reco.config import Config, ConfigError
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.splits import Split, make_split
 from reco.data.transforms import normalise
 from reco.inference import EvaluationResult, evaluate
 from reco.metrics import format_table
+from reco.loss import ReCoStatistics
 from reco.objective import Losses, StepStatistics
 from reco.run_folder import RunFolder
 from reco.visualise import PanelRow, panel
@@ -43,13 +43,12 @@ _SAFE_KEYS = {
     "output_dir",
     "train.checkpoint_every",
     "train.device",
+    "train.iterations",
     "train.log_every",
     "train.panel_images",
     "train.validate_every",
     "train.workers",
 }
-
-logger = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(RuntimeError):
@@ -65,6 +64,27 @@ class Outcome(NamedTuple):
     table: str  # per-class table of the last validation
     panel: Path | None  # the last panel
 
+    def summary(self) -> str:
+        """What to look at, and what to type next."""
+        if not self.finished:
+            return (
+                f"Stopped after {self.iteration} iterations; the checkpoint is in {self.folder}. "
+                "The same command with --resume goes on from it."
+            )
+        lines = [self.table]
+        if self.panel is not None:
+            lines.append(f"Look at:   {self.panel}")
+        lines.append(f"Evaluate:  python scripts/eval.py --checkpoint {self.folder / 'best.pt'}")
+        return "\n".join(lines)
+
+
+def train(config: Config, folder: Path, *, resume: bool = False) -> Outcome:
+    """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
+    try:
+        return Trainer(config, folder, resume=resume).run()
+    finally:
+        distributed.tear_down()
+
 
 def learning_rate(config: Config, iteration: int) -> float:
     """Polynomial decay to a floor: ``max(lr · (1 - t/T)^0.9, 1e-6)``."""
@@ -77,8 +97,8 @@ class Trainer:
 
     Args:
         config: the experiment.
-        name: of the experiment; runs lie under ``output_dir/name``.
-        resume: go on from the checkpoint in the run's folder.
+        folder: of the run, as :func:`reco.run_folder.run_path` gives it.
+        resume: go on from the checkpoint in ``folder``.
 
     Raises:
         ConfigError, FileNotFoundError, ValueError: anything about configuration or data that can
@@ -87,7 +107,7 @@ class Trainer:
         CheckpointError: nothing readable to resume from.
     """
 
-    def __init__(self, config: Config, name: str, *, resume: bool = False) -> None:
+    def __init__(self, config: Config, folder: Path, *, resume: bool = False) -> None:
         self.config = config
         self.device = distributed.set_up(config.train.device)
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
@@ -105,7 +125,7 @@ class Trainer:
             workers=config.train.workers,
         )
 
-        self.folder = RunFolder(config, name)
+        self.folder = RunFolder(folder)
         checkpoint = load_latest(self.folder.path) if resume else None
         torch.manual_seed(config.train.seed)
         num_classes = self.reader.spec.num_classes
@@ -135,9 +155,13 @@ class Trainer:
                 self.teacher.network.compile()
         if distributed.is_active():
             self.model = DistributedDataParallel(self.student)
+        self.images_per_step = config.labelled_batch_size + (
+            config.train.unlabelled_batch_size if config.method.unsupervised else 0
+        )
         self.meter = Meter(self.device)
         self.stop_signal: int | None = None
-        self.table, self.panel = "", None
+        self.table = ""
+        self.panel: Path | None = None
 
     def run(self) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
@@ -213,49 +237,212 @@ class Trainer:
 
     def _log(self, bar: tqdm[Any], statistics: StepStatistics) -> None:
         """Read the meter, stop on a loss that is not finite, write a line of metrics."""
-        means, not_finite, seconds, steps = self.meter.read()
+        means, not_finite, steps, seconds = self.meter.read()
         if not_finite:
             raise NonFiniteLossError(
-                f"{', '.join(not_finite)}: not finite within the {steps} iterations up to "
-                f"{self.iteration}; nothing was saved since, the last checkpoint in "
+                f"loss not finite: {', '.join(not_finite)}, within the {steps} iterations up to "
+                f"{self.iteration}. Nothing was saved since: the last checkpoint in "
                 f"{self.folder.path} stands. A lower train.learning_rate or train.precision=fp32 "
                 "are the usual remedies"
             )
-        train = self.config.train
-        images = steps * (self.config.labelled_batch_size + self._unlabelled_batch_size)
         rate = learning_rate(self.config, self.iteration - 1)
+        speed = steps * self.images_per_step / seconds
         record = {
             "iteration": self.iteration,
             **means,
-            **_reco_summary(statistics),
+            **_reco_summary(statistics.reco),
             "learning_rate": rate,
-            "images_per_second": images / seconds,
+            "images_per_second": speed,
         }
         if self.device.type == "cuda":
             record["memory_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
-        bar.set_postfix_str(
-            f"loss {means['total']:.3f} (sup {means['supervised']:.3f} "
-            f"unsup {means['unsupervised']:.3f} reco {means['reco']:.3f}) lr {rate:.1e} "
-            f"{images / seconds:.1f} img/s"
-        )
         if distributed.rank() == 0:
             self.folder.log(record)
-        del train
-
-    @property
-    def _unlabelled_batch_size(self) -> int:
-        method, train = self.config.method, self.config.train
-        return train.unlabelled_batch_size if method.unsupervised else 0
+        bar.set_postfix_str(
+            f"loss {means['total']:.2f} = sup {means['supervised']:.2f} + unsup "
+            f"{means['unsupervised']:.2f} + reco {means['reco']:.2f}, lr {rate:.1e}, "
+            f"{speed:.1f} img/s"
+        )
 
     def _validate(self) -> None:
-        """Evaluate student and teacher, keep the best, draw the panel."""
+        """Evaluate student and teacher, draw the panel, keep the best."""
         networks: dict[str, nn.Module] = {"student": self.student}
         if self.teacher is not None:
             networks["teacher"] = self.teacher.network
         results = evaluate(
             networks, self.eval_loader, self.reader.spec.num_classes, device=self.device
         )
+        self.student.train()
+        self._draw_panel(networks)
         if self.teacher is not None:
             self.teacher.train()
-        self.student.train()
         self.table = format_table(results, self.reader.spec.class_names)
+        scores = {name: result.confusion.mean_iou() for name, result in results.items()}
+        if distributed.rank() == 0:
+            self.folder.log(
+                {
+                    "iteration": self.iteration,
+                    "split": self.config.dataset.eval_split,
+                    "validation": {name: result.to_dict() for name, result in results.items()},
+                }
+            )
+        tqdm.write(
+            f"iteration {self.iteration}: mIoU on {self.config.dataset.eval_split} "
+            + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
+        )
+        # The teacher is what one would use; without one, the student.
+        score = scores.get("teacher", scores["student"])
+        if score > self.best:
+            self.best = score
+            self._save(save_checkpoint, self.folder.path / "best.pt")
+
+    def _checkpoint(self) -> None:
+        """Write ``last.pt``, unless the weights themselves are broken."""
+        norms = torch._foreach_norm([p.detach() for p in self.student.parameters()])
+        if not bool(torch.isfinite(torch.stack(norms)).all()):
+            raise NonFiniteLossError(
+                f"weights not finite at iteration {self.iteration}: the last checkpoint in "
+                f"{self.folder.path} stands"
+            )
+        self._save(save_latest, self.folder.path)
+
+    def _save(self, save: Callable[[Checkpoint, Path], None], where: Path) -> None:
+        if distributed.rank() != 0:
+            return
+        spec = self.reader.spec
+        checkpoint: Checkpoint = {
+            "config": self.config.to_dict(),
+            "dataset": {
+                "name": spec.name,
+                "class_names": list(spec.class_names),
+                "palette": [list(colour) for colour in spec.palette],
+            },
+            "split": self.split.to_dict(),
+            "iteration": self.iteration,
+            "best": self.best,
+            "student": self.student.state_dict(),
+            "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+        save(checkpoint, where)
+
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the state of a checkpoint of this very experiment."""
+        source = str(self.folder.path)
+        changed = _differences(checkpoint["config"], self.config.to_dict())
+        if changed:
+            raise ConfigError(
+                f"--resume: {source} was trained with another configuration: " + "; ".join(changed)
+            )
+        if checkpoint["split"]["hash"] != self.split.hash:
+            raise ConfigError(
+                f"--resume: {source} was trained on split {checkpoint['split']['hash']}, the data "
+                f"now give {self.split.hash}: the images or their labels have changed"
+            )
+        load_state(self.student, checkpoint["student"], source)
+        if self.teacher is not None:
+            load_state(self.teacher, checkpoint["teacher"], source)
+        self.optimizer.load_state_dict(checkpoint["optimizer"])
+        self.scaler.load_state_dict(checkpoint["scaler"])
+        self.iteration = checkpoint["iteration"]
+        self.best = checkpoint["best"]
+        if distributed.rank() == 0:
+            self.folder.forget_after(self.iteration)
+
+    @contextlib.contextmanager
+    def _stopping_on_signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the loop after the current step; a second one ends it at once."""
+
+        def note(number: int, _: FrameType | None) -> None:
+            if self.stop_signal is not None:
+                raise KeyboardInterrupt
+            self.stop_signal = number
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Meter:
+    """Means of losses and statistics since the last reading, kept on the device until then."""
+
+    _NAMES = (*Losses._fields, *(name for name in StepStatistics._fields if name != "reco"))
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(len(self._NAMES), device=device)
+        self.counts = torch.zeros(len(self._NAMES), device=device)
+        self.finite = torch.ones(len(Losses._fields), dtype=torch.bool, device=device)
+        self.steps = 0
+        self.since = time.perf_counter()
+
+    def add(self, losses: Losses, statistics: StepStatistics) -> None:
+        """Take in one step, without waiting for the device."""
+        scalars = statistics._replace(reco=None)[:-1]
+        values = torch.stack([*losses, *scalars]).detach()  # type: ignore[list-item]
+        self.finite &= values[: len(losses)].isfinite()
+        self.sums += values.nan_to_num()
+        self.counts += ~values.isnan()  # a statistic that a step has nothing to say on is NaN
+        self.steps += 1
+
+    def read(self) -> tuple[dict[str, float], list[str], int, float]:
+        """Means by name, names of the losses that were not finite, steps, seconds; starts anew."""
+        means = dict(zip(self._NAMES, (self.sums / self.counts).tolist(), strict=True))
+        fields = zip(Losses._fields, self.finite.tolist(), strict=True)
+        not_finite = [name for name, finite in fields if not finite]
+        steps, seconds = self.steps, time.perf_counter() - self.since
+        self.sums.zero_()
+        self.counts.zero_()
+        self.finite.fill_(True)
+        self.steps, self.since = 0, time.perf_counter()
+        return means, not_finite, steps, seconds
+
+
+def _reco_summary(statistics: ReCoStatistics | None) -> dict[str, float]:
+    """ReCo's statistics of one step in a few numbers."""
+    if statistics is None:
+        return {}
+    graph, present = statistics.relation_graph, statistics.present
+    pairs = present[:, None] & present & ~torch.eye(len(present), dtype=torch.bool).to(present)
+    return {
+        "classes_present": int(present.sum()),
+        "hard_share": float(statistics.hard_share.nanmean()),
+        "sampled_share": float(statistics.sampled_share),
+        "positive_similarity": float(statistics.positive_similarity),
+        "negative_similarity": float(statistics.negative_similarity),
+        "relation_mean": float(graph[pairs].mean()),
+        "relation_max": float(torch.where(pairs, graph, -1.0).max()),
+    }
+
+
+def _precision(
+    precision: str, device: torch.device
+) -> tuple[contextlib.AbstractContextManager[Any], torch.amp.GradScaler]:
+    """Autocast context and gradient scaler; ``auto`` is bf16 where a GPU has it, else float32."""
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp32"
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def _step_seed(seed: int, iteration: int, rank: int) -> int:
+    """A seed of its own for each step and rank, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}/{iteration}/{rank}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """``key: old -> new`` for every key that differs and is not safe to change."""
+    changed = []
+    for key in now:
+        name = f"{prefix}{key}"
+        if isinstance(now[key], dict) and isinstance(before.get(key), dict) and not prefix:
+            changed += _differences(before[key], now[key], f"{name}.")
+        elif name not in _SAFE_KEYS and before.get(key) != now[key]:
+            changed.append(f"{name}: {before.get(key)!r} -> {now[key]!r}")
+    return changed

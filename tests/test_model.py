@@ -41,7 +41,6 @@ def high_level_map(network: DeepLabV3Plus, batch: Tensor) -> Tensor:
 BACKBONES = [
     ("resnet18", 16),
     ("resnet18", 8),
-    ("resnet50", 16),
     ("resnet50", 8),
     ("mobilenet_v3_large", 16),
     ("timm/resnet10t", 16),
@@ -110,12 +109,11 @@ def test_resnet50_equals_torchvisions_dilated_network(output_stride: int) -> Non
         assert torch.equal(high_level_map(network, batch), expected)
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("output_stride", [8, 16])
-def test_dilation_only_fills_in_pixels(backbone: str, output_stride: int) -> None:
+def test_resnet18s_dilation_only_fills_in_pixels(output_stride: int) -> None:
     """The plain network's stride-32 map is the dilated map at every second or fourth pixel."""
-    network = small_network(backbone, output_stride=output_stride).double().eval()
-    plain = get_model(backbone, weights=None).double().eval()
+    network = small_network("resnet18", output_stride=output_stride).double().eval()
+    plain = get_model("resnet18", weights=None).double().eval()
     plain.load_state_dict(network.backbone.state_dict(), strict=False)
     batch = images(1, 49, 64).double()
     expected: list[Tensor] = []
@@ -161,11 +159,11 @@ def test_representation_head_runs_in_train_mode_only() -> None:
     assert calls == [True]
 
 
-def test_teachers_mode_batch_norm_in_train_mode_gives_logits_without_dropout_or_head() -> None:
+def test_own_mode_decides_so_that_a_teacher_can_have_its_batch_norm_in_train_mode() -> None:
     network = small_network().eval()
     for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.train()
+        if module is not network and not isinstance(module, nn.Dropout):
+            module.training = True
     with torch.no_grad():
         first, second = network(images()), network(images())
     assert isinstance(first, Tensor)
@@ -203,6 +201,7 @@ def test_deepcopy_is_equal_and_apart(backbone: str) -> None:
     twin = copy.deepcopy(network)
     with torch.no_grad():
         before = network(images())
+        assert torch.equal(twin(images()), before)
         for parameter in twin.parameters():
             parameter.zero_()
         assert torch.equal(network(images()), before)
@@ -211,12 +210,12 @@ def test_deepcopy_is_equal_and_apart(backbone: str) -> None:
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
 def test_channels_last_is_kept_and_changes_nothing(backbone: str) -> None:
-    network = small_network(backbone).double().eval()
-    batch = images().double()
+    network = small_network(backbone).eval()
+    batch = images(2, 33, 48)
     expected = network(batch)
     network.to(memory_format=torch.channels_last)
     result = network(batch.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(result, expected)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
     assert result.is_contiguous(memory_format=torch.channels_last)
 
     inputs: list[Tensor] = []
@@ -226,7 +225,7 @@ def test_channels_last_is_kept_and_changes_nothing(backbone: str) -> None:
 
 
 def test_autocast_bfloat16_trains() -> None:
-    network = small_network().train()
+    network = small_network("mobilenet_v3_large").train()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits, representations = network(images(1, 33, 33))
     assert logits.dtype == representations.dtype == torch.bfloat16
@@ -265,7 +264,7 @@ def test_load_reports_a_full_match_and_what_is_left_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = backbone_state()
-    counter = {"features.0.1.num_batches_tracked": torch.tensor(7)}
+    counter = {"0.1.num_batches_tracked": torch.tensor(7)}
     torch.save(state | counter | {"classifier.weight": torch.zeros(3, 2)}, tmp_path / "weights.pth")
     with caplog.at_level(logging.INFO, logger="reco.model"):
         network = load(tmp_path / "weights.pth")
@@ -278,7 +277,7 @@ def test_load_reports_a_full_match_and_what_is_left_over(
 
 
 def test_load_warns_of_missing_tensors(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    absent = ("features.0.1.running_var", "features.16.0.weight")
+    absent = ("0.1.running_var", "16.0.weight")
     state = {name: value for name, value in backbone_state().items() if name not in absent}
     torch.save(state, tmp_path / "weights.pth")
     network = load(tmp_path / "weights.pth")
@@ -286,7 +285,7 @@ def test_load_warns_of_missing_tensors(tmp_path: Path, caplog: pytest.LogCapture
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert "loaded 260 of 262" in record.message
-    assert "missing: features.0.1.running_var, features.16.0.weight; " in record.message
+    assert "missing: 0.1.running_var, 16.0.weight; " in record.message
 
 
 def test_load_takes_float16_into_float32(tmp_path: Path) -> None:
@@ -298,7 +297,7 @@ def test_load_takes_float16_into_float32(tmp_path: Path) -> None:
     assert_loaded(network, {name: value.to(state[name].dtype) for name, value in half.items()})
 
 
-@pytest.mark.parametrize("prefix", ["module.", "backbone.", "module.backbone."])
+@pytest.mark.parametrize("prefix", ["features.", "module.backbone."])
 def test_load_sees_through_a_prefix(tmp_path: Path, prefix: str) -> None:
     state = backbone_state()
     torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "weights.pth")
@@ -318,11 +317,11 @@ def test_load_undoes_timms_renaming(tmp_path: Path) -> None:
 
 
 def test_load_refuses_other_shapes_and_names_the_keys(tmp_path: Path) -> None:
-    other = {"features.16.0.weight": torch.zeros(960, 80, 1, 1)}
+    other = {"16.0.weight": torch.zeros(960, 80, 1, 1)}
     torch.save(backbone_state() | other, tmp_path / "weights.pth")
     with pytest.raises(
         ValueError,
-        match=r"weights\.pth.*mobilenet_v3_large.*: features\.16\.0\.weight \(960, 80, 1, 1\) "
+        match=r"weights\.pth.*mobilenet_v3_large.*: 16\.0\.weight \(960, 80, 1, 1\) "
         r"instead of \(960, 160, 1, 1\)$",
     ):
         load(tmp_path / "weights.pth")
@@ -396,9 +395,9 @@ def test_imagenet_asks_torchvision_for_its_first_weights(
     monkeypatch.setattr(WeightsEnum, "get_state_dict", get_state_dict)
     network = small_network(backbone, weights="imagenet")
     assert asked == ["IMAGENET1K_V1"]
-    assert all(
-        torch.equal(value, given[key]) for key, value in network.backbone.state_dict().items()
-    )
+    prefix = "features." if backbone == "mobilenet_v3_large" else ""
+    for name, value in network.backbone.state_dict().items():
+        assert torch.equal(value, given[prefix + name]), name
 
 
 def test_failed_download_says_what_else_can_be_done(monkeypatch: pytest.MonkeyPatch) -> None:

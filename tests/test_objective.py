@@ -1,0 +1,276 @@
+"""Eq. 5 against a hand-written literal, and views whose image, label and confidence agree."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from reco import objective as module
+from reco.loss import IGNORE, ReCoLoss
+from reco.objective import (
+    Objective,
+    confident_share,
+    representative_pixels,
+    supervised_loss,
+    unsupervised_loss,
+)
+from reco.teacher import MeanTeacher
+
+C = 3
+
+
+class Network(nn.Module):
+    """Logits and representations at a quarter of the size, from one convolution each."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Conv2d(3, C, 4, 4)
+        self.representation = nn.Conv2d(3, 6, 4, 4)
+
+    def forward(self, images):
+        logits = 4 * self.classifier(images)
+        return (logits, self.representation(images)) if self.training else logits
+
+
+@pytest.fixture
+def plain_views(monkeypatch):
+    """Views without jitter, blur and flip, so that a hand calculation can follow."""
+    monkeypatch.setattr(module, "photometric_flip", lambda images, *masks: (images, *masks))
+
+
+def uint8_batch(seed: int, count: int = 2, size: int = 16):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+    labels = torch.randint(C, (count, size, size), generator=generator, dtype=torch.uint8)
+    return images, labels
+
+
+def test_equation_5_by_hand(plain_views):
+    torch.manual_seed(0)
+    student, (images, labels) = Network(), uint8_batch(1)
+    teacher = MeanTeacher(student)
+    labels[0, :4] = IGNORE
+    unlabelled, truth = uint8_batch(2)
+    known = torch.full_like(truth, IGNORE)
+    weak, strong = 0.5, 0.8
+    reco = ReCoLoss(num_queries=8, num_negatives=8, strong_threshold=0.9)
+    objective = Objective(
+        mix="classmix",
+        unsupervised_threshold=strong,
+        weak_threshold=weak,
+        reco=reco,
+        reco_weight=0.3,
+    )
+    torch.manual_seed(5)
+    losses, statistics = objective(student, teacher, (images, labels), (unlabelled, known, truth))
+
+    # The same by hand, pixel by pixel.
+    torch.manual_seed(5)
+    normal = module.normalise(unlabelled.float() / 255)
+    pseudo, confidence = teacher.pseudo_label(normal)
+    right = (pseudo == truth).float().mean()
+    mixed = module.classmix(unlabelled.float() / 255, pseudo, confidence)
+    logits, representations = student(
+        torch.cat([module.normalise(images.float() / 255), module.normalise(mixed.images)])
+    )
+    large = nn.functional.interpolate(logits, (16, 16), mode="bilinear", align_corners=False)
+    log_probabilities = large.log_softmax(1)
+    supervised, count = 0.0, 0
+    for b in range(2):
+        for y in range(16):
+            for x in range(16):
+                if labels[b, y, x] != IGNORE:
+                    supervised -= log_probabilities[b, labels[b, y, x].item(), y, x].item()
+                    count += 1
+    supervised /= count
+    unsupervised, etas = 0.0, []
+    for b in range(2):
+        above = sum(c > strong for c in mixed.confidence[b].flatten().tolist())
+        etas.append(above / 256)
+        for y in range(16):
+            for x in range(16):
+                answer = mixed.labels[b, y, x].item()
+                unsupervised -= etas[-1] * log_probabilities[2 + b, answer, y, x].item() / 512
+    assert 0 < min(etas) and max(etas) < 1
+
+    # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre,
+    # unless that one is unknown: rows 0-3 of the first image are ignored as a whole.
+    all_labels = torch.cat([labels.long(), mixed.labels])[:, 2::4, 2::4]
+    valid = torch.cat([labels != IGNORE, mixed.confidence > weak])[:, 2::4, 2::4]
+    assert 0 < valid[2:].float().mean() < 1
+    contrast = reco(representations, logits, all_labels, valid=valid)
+
+    torch.testing.assert_close(losses.supervised.item(), supervised, rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.unsupervised.item(), unsupervised, rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses.reco, 0.3 * contrast)
+    torch.testing.assert_close(
+        losses.total, losses.supervised + losses.unsupervised + losses.reco
+    )
+    torch.testing.assert_close(statistics.eta.item(), sum(etas) / 2)
+    torch.testing.assert_close(statistics.pseudo_accuracy, right)
+
+
+def test_thresholds_are_apart(plain_views):
+    """η counts above δ_s of the method, ReCo's pixels above δ_w: each moves only its own term."""
+    torch.manual_seed(0)
+    student = Network()
+    teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
+
+    def losses(**thresholds):
+        objective = Objective(mix="none", reco=ReCoLoss(16, 16), **thresholds)
+        torch.manual_seed(3)
+        known = torch.full_like(truth, IGNORE)
+        return objective(student, teacher, batch, (unlabelled, known, truth))[0]
+
+    base = losses(unsupervised_threshold=0.8, weak_threshold=0.5)
+    eta = losses(unsupervised_threshold=0.6, weak_threshold=0.5)
+    weak = losses(unsupervised_threshold=0.8, weak_threshold=0.9)
+    assert eta.unsupervised > base.unsupervised
+    assert eta.reco == base.reco
+    assert weak.unsupervised == base.unsupervised
+    assert weak.reco != base.reco
+    assert eta.supervised == weak.supervised == base.supervised
+
+
+def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
+    student = Network()
+    teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
+    objective = Objective(unsupervised_threshold=0.1, reco=ReCoLoss(8, 8))
+    losses, _ = objective(student, teacher, batch, (unlabelled, truth, truth))
+    for name in ("supervised", "unsupervised"):
+        (gradient,) = torch.autograd.grad(
+            getattr(losses, name), student.classifier.weight, retain_graph=True
+        )
+        assert gradient.abs().max() > 0
+    losses.reco.backward()
+    assert student.representation.weight.grad.abs().max() > 0
+    assert student.classifier.weight.grad is None
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_without_teacher_and_with_nothing_labelled(plain_views):
+    student, (images, labels) = Network(), uint8_batch(1)
+    losses, statistics = Objective(reco=ReCoLoss(8, 8))(student, None, (images, labels))
+    assert losses.unsupervised == 0
+    assert losses.reco > 0
+    assert math.isnan(statistics.eta)
+    losses, _ = Objective(reco=ReCoLoss(8, 8))(
+        student, None, (images, torch.full_like(labels, IGNORE))
+    )
+    assert losses.total == 0
+    losses.total.backward()
+    assert (student.representation.weight.grad == 0).all()
+
+
+def test_known_labels_override_pseudo_labels(plain_views):
+    student = Network()
+    teacher, (unlabelled, truth) = MeanTeacher(student), uint8_batch(2)
+    known = torch.full_like(truth, IGNORE)
+    known[:, 5, 9] = 2
+    view = Objective(mix="none").unlabelled_view(teacher, unlabelled, known, truth)
+    pseudo, confidence = teacher.pseudo_label(module.normalise(unlabelled.float() / 255))
+    assert (view.labels[:, 5, 9] == 2).all()
+    assert (view.confidence[:, 5, 9] == 1).all()
+    assert torch.equal(view.known, known != IGNORE)
+    elsewhere = known == IGNORE
+    assert torch.equal(view.labels[elsewhere], pseudo[elsewhere])
+    assert torch.equal(view.confidence[elsewhere], confidence[elsewhere])
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 6), (16, 20)])
+def test_every_known_cell_is_found(size):
+    """A cell takes a known pixel that lies in it, the nearest one to its centre otherwise."""
+    torch.manual_seed(0)
+    known = torch.rand(3, 16, 20) < 0.05
+    pixels = representative_pixels(known, size)
+    h, w = size
+    for b in range(3):
+        for i in range(h):
+            for j in range(w):
+                y, x = divmod(pixels[b, i, j].item(), 20)
+                rows = range(16 * i // h, -(-16 * (i + 1) // h))
+                columns = range(20 * j // w, -(-20 * (j + 1) // w))
+                assert y in rows
+                assert x in columns
+                inside = any(known[b, r, c] for r in rows for c in columns)
+                assert known[b, y, x] == inside
+                if not inside:
+                    assert (y, x) == (int((i + 0.5) * 16 / h), int((j + 0.5) * 20 / w))
+
+
+def test_losses_are_zero_not_nan_where_nothing_is_valid():
+    logits = torch.randn(2, C, 8, 8, requires_grad=True)
+    nothing = torch.full((2, 8, 8), IGNORE)
+    confidence = torch.ones(2, 8, 8)
+    for loss in (
+        supervised_loss(logits, nothing),
+        unsupervised_loss(logits, nothing, confidence, strong_threshold=0.9),
+    ):
+        assert loss == 0
+        loss.backward()
+    assert (logits.grad == 0).all()
+
+
+def test_eta_leaves_padding_out():
+    labels = torch.zeros(2, 4, 4, dtype=torch.long)
+    labels[0, :, 2:] = IGNORE
+    confidence = torch.full((2, 4, 4), 0.99)
+    confidence[0, 0, :2] = 0.5
+    assert confident_share(labels, confidence, 0.97).tolist() == [0.75, 1.0]
+
+
+@pytest.mark.parametrize("mix", ["classmix", "cutmix", "cutout", "none"])
+def test_views_stay_aligned(mix):
+    """The label is painted into the colours and into the teacher's confidence: after rescaling,
+    mixing, jitter, blur and flip, image, label and confidence still tell the same class."""
+    colours = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
+
+    class Oracle(nn.Module):
+        """Knows the class by the colour, and says so with a confidence of its own."""
+
+        def pseudo_label(self, images):
+            labels = images.argmax(1)
+            return labels, torch.tensor([0.6, 0.75, 0.9])[labels]
+
+    objective = Objective(mix=mix, scale_range=(0.5, 1.5))
+    judged, total = 0, 0
+    for seed in range(100):
+        torch.manual_seed(seed)
+        labels = torch.randint(C, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
+        images = colours[labels].permute(0, 3, 1, 2).contiguous()
+        nothing = torch.full_like(labels, IGNORE, dtype=torch.uint8)
+        view = objective.unlabelled_view(Oracle(), images, nothing, nothing)
+        valid = view.labels != IGNORE
+        expected = torch.tensor([0.6, 0.75, 0.9])[view.labels.clamp(max=C - 1)]
+        assert torch.equal(view.confidence[valid], expected[valid])
+        assert (view.confidence[~valid] == 0).all()
+        # Away from edges, where blur and interpolation mix neighbours, the colour is the label.
+        blocks = view.labels.float()[:, None]
+        flat = nn.functional.max_pool2d(blocks, 13, 1, 6) == -nn.functional.max_pool2d(
+            -blocks, 13, 1, 6
+        )
+        inner = flat[:, 0] & valid
+        # Jitter may turn the hue by a quarter of the circle, which is less than a class apart only
+        # up to 0.17: compare whole regions by the colour they share.
+        for b in range(2):
+            for label in range(C):
+                region = inner[b] & (view.labels[b] == label)
+                if region.sum() < 2:
+                    continue
+                values = view.images[b][:, region]
+                assert (values.amax(1) - values.amin(1)).max() < 0.2, (seed, b, label)
+                total += 1
+            means = [
+                view.images[b][:, inner[b] & (view.labels[b] == label)].mean(1)
+                for label in range(C)
+                if (inner[b] & (view.labels[b] == label)).sum() > 1
+            ]
+            for i, first in enumerate(means):
+                for second in means[i + 1 :]:
+                    assert (first - second).abs().max() > 0.1
+                    judged += 1
+    assert judged > 100
+    assert total > 200
