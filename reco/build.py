@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from reco.config import Config
+from reco.checkpoint import Checkpoint, load_state
+from reco.config import Config, config_from_dict
 from reco.loss import ReCoLoss
 from reco.model import DeepLabV3Plus
 from reco.objective import Objective
@@ -30,6 +31,28 @@ def build_teacher(config: Config, network: DeepLabV3Plus) -> MeanTeacher | None:
         config.method.teacher_decay,
         batch_statistics=config.method.teacher_mode == "train",
     )
+
+
+def restore_networks(checkpoint: Checkpoint, source: str) -> dict[str, DeepLabV3Plus]:
+    """``student`` and, unless the run was supervised, ``teacher`` of a checkpoint, in eval mode.
+
+    Args:
+        checkpoint: as :func:`reco.checkpoint.load_checkpoint` gives it.
+        source: names it in errors.
+
+    Raises:
+        CheckpointError: the weights do not fit the network of the checkpoint's configuration.
+    """
+    config = config_from_dict(checkpoint["config"], source)
+    num_classes = len(checkpoint["dataset"]["class_names"])
+    student = build_network(config, num_classes, pretrained=False)
+    teacher = build_teacher(config, student)
+    load_state(student, checkpoint["student"], source)
+    networks = {"student": student}
+    if teacher is not None:
+        load_state(teacher, checkpoint["teacher"], source)
+        networks["teacher"] = teacher.network
+    return {name: network.eval() for name, network in networks.items()}
 
 
 def build_objective(config: Config) -> Objective:

@@ -37,8 +37,11 @@ QuerySampling = Literal["hard", "easy", "random"]
 KeySampling = Literal["active", "random"]
 Negatives = Literal["shared", "per_query"]
 
-# Numbers held at a time for the negative keys and their scores: 32 MiB of float32.
-_CHUNK_NUMBERS = 2**23
+# Numbers held at a time for the negative keys and their scores. The few of the CPU (8 MiB of
+# float32) stay in its cache; elsewhere more of them (64 MiB) save kernel launches. Compiled,
+# the loop over them is unrolled, and more of them save compile time.
+_CHUNK_NUMBERS_CPU = 2**21
+_CHUNK_NUMBERS = 2**24
 # Pixels that one float32 sum runs over. Over millions, a running sum loses its last digits.
 _SUM_PIXELS = 2**13
 # A shorter vector has no direction that numbers could tell: its cosines are 0.
@@ -138,14 +141,14 @@ def class_means(
         run = torch.arange(len(rows), device=rows.device) // _SUM_PIXELS
         sums = rows.new_zeros(-(-len(rows) // _SUM_PIXELS) * (num_classes + 1), rows.shape[1])
         sums = sums.index_add(0, run * (num_classes + 1) + labels.flatten(), rows)
-        sums = sums.unflatten(0, (-1, num_classes + 1)).sum(0)[:-1]
+        sums = sums.view(-1, num_classes + 1, rows.shape[1]).sum(0)[:-1]
     else:
         # Products with the one-hot labels, in either layout: no atomics fighting over C rows.
         classes = torch.arange(num_classes, device=labels.device)
         sums = torch.zeros(1, dtype=dtype, device=labels.device)
         for some, theirs in zip(
-            representations.flatten(2).split(_SUM_PIXELS, 2),
-            labels.flatten(1).split(_SUM_PIXELS, 1),
+            torch.split(representations.flatten(2), _SUM_PIXELS, 2),
+            torch.split(labels.flatten(1), _SUM_PIXELS, 1),
             strict=True,
         ):
             one_hot = (theirs[:, None] == classes[:, None]).to(dtype)
@@ -281,6 +284,10 @@ def reco_loss(
 ) -> tuple[Tensor, ReCoStatistics]:
     """The ReCo loss (Eq. 1-4) and statistics of it; arguments as for :class:`ReCoLoss`.
 
+    Args:
+        negative_classes: ``(C,)`` bool, unlike the list that :class:`ReCoLoss` takes.
+        class_weights: ``(C,)``.
+
     Returns:
         The loss, a scalar, and its :class:`ReCoStatistics`.
     """
@@ -328,15 +335,14 @@ def reco_loss(
 
         def draw_keys(owners: Tensor) -> Tensor:
             """K unit negative keys for each class in ``owners``, whichever rank owns the pixels."""
-            probabilities_of_sets = probabilities[owners]
             key_rows, own = table.locate(
-                draw_negatives(table, probabilities_of_sets, num_negatives, generator=generator)
+                draw_negatives(table, probabilities[owners], num_negatives, generator=generator)
             )
             _mark(drawn, key_rows, own & takes_part[owners][:, None])
             keys = _take(representations, key_rows)
             if joint:
                 keys = distributed.sum_over_ranks(torch.where(own[:, :, None], keys, 0.0))
-            return _unit(keys)
+            return keys.div_(_length(keys))
 
         owners = torch.arange(num_classes, device=classes.device)
         if negatives == "per_query":  # then every query is a group of its own
@@ -379,8 +385,8 @@ class ReCoLoss(nn.Module):
 
     .. math::
         L = \frac{1}{|C|} \sum_{c \in C} \frac{1}{Q} \sum_{r_q \in R_q^c} -\log
-        rac{\exp(\cos(r_q, r_k^{c,+}) / 	au)}
-        {\exp(\cos(r_q, r_k^{c,+}) / 	au) + \sum_{r_k^- \in R_k^c} \exp(\cos(r_q, r_k^-) / 	au)}
+        \frac{\exp(\cos(r_q, r_k^{c,+}) / \tau)}
+        {\exp(\cos(r_q, r_k^{c,+}) / \tau) + \sum_{r_k^- \in R_k^c} \exp(\cos(r_q, r_k^-) / \tau)}
 
     Eq. 1 of the paper, with its sums taken as means: over the Q queries of a class, then over the
     classes present in the batch (one without a query adds 0 and counts). Queries are drawn from
@@ -444,15 +450,10 @@ class ReCoLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, holds, expected in (
-            ("num_queries", num_queries, num_queries >= 1, "at least 1"),
-            ("num_negatives", num_negatives, num_negatives >= 1, "at least 1"),
-            ("temperature", temperature, temperature > 0, "a number > 0"),
-            (
-                "relation_temperature",
-                relation_temperature,
-                relation_temperature > 0,
-                "a number > 0",
-            ),
+            ("num_queries", num_queries, *_is_count(num_queries)),
+            ("num_negatives", num_negatives, *_is_count(num_negatives)),
+            ("temperature", temperature, *_is_positive(temperature)),
+            ("relation_temperature", relation_temperature, *_is_positive(relation_temperature)),
             ("strong_threshold", strong_threshold, 0 <= strong_threshold <= 1, "within [0, 1]"),
             ("query_sampling", query_sampling, *_one_of(query_sampling, QuerySampling)),
             ("key_sampling", key_sampling, *_one_of(key_sampling, KeySampling)),
@@ -472,14 +473,26 @@ class ReCoLoss(nn.Module):
         self.ignore_index = ignore_index
         self.across_ranks = across_ranks
         # Buffers, to move with the module; not in its state, since they are arguments.
-        for name, given, dtype in (
-            ("negative_classes", negative_classes, torch.int64),
-            ("class_weights", class_weights, torch.float32),
+        classes = None if negative_classes is None else torch.as_tensor(negative_classes)
+        if classes is not None and (
+            classes.ndim != 1
+            or classes.dtype == torch.bool
+            or classes.is_floating_point()  # an empty list, too
+            or (classes < 0).any()
         ):
-            tensor = None if given is None else torch.as_tensor(given, dtype=dtype)
-            if tensor is not None and (tensor.ndim != 1 or (tensor < 0).any()):
-                raise ValueError(f"ReCoLoss: {name} = {given!r}: expected numbers >= 0 in a list")
-            self.register_buffer(name, tensor, persistent=False)
+            raise ValueError(
+                f"ReCoLoss: negative_classes = {negative_classes!r}: expected a list of classes"
+            )
+        weights = None
+        if class_weights is not None:
+            weights = torch.as_tensor(class_weights, dtype=torch.float32)
+            if weights.ndim != 1 or not (weights.isfinite() & (weights >= 0)).all():
+                raise ValueError(
+                    f"ReCoLoss: class_weights = {class_weights!r}: expected a list of numbers >= 0"
+                )
+        self.register_buffer("negative_classes", classes, persistent=False)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.max_negative_class = -1 if classes is None else int(classes.max())
 
     def forward(
         self,
@@ -527,8 +540,14 @@ class ReCoLoss(nn.Module):
         num_classes = logits.shape[1] if logits.ndim == 4 else 0
         allowed = None
         if self.negative_classes is not None:
-            indices = torch.arange(num_classes, device=logits.device)
-            allowed = torch.isin(indices, self.negative_classes)
+            if self.max_negative_class >= num_classes:
+                raise ValueError(
+                    f"ReCoLoss: negative_classes holds {self.max_negative_class}: expected 0 to "
+                    f"{num_classes - 1}, the classes in logits"
+                )
+            indices = torch.arange(num_classes, device=self.negative_classes.device)
+            # Not torch.isin, which synchronises where there are many of them.
+            allowed = (indices[:, None] == self.negative_classes).any(1)
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             raise ValueError(
                 f"ReCoLoss: class_weights has {len(self.class_weights)} numbers: expected one for "
@@ -568,12 +587,14 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
 
     Args:
         logits: ``(B, C, h', w')``; resized bilinearly to the labels' size if it differs.
-        labels: ``(B, h, w)`` int64; C where the pixel is ignored, which gives 1.
+        labels: ``(B, h, w)`` int64; C where the pixel is ignored, and the answer means nothing.
     """
     logits = logits.to(_exact(logits))
     if logits.shape[2:] != labels.shape[1:]:
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-    return (-F.cross_entropy(logits, labels, reduction="none", ignore_index=logits.shape[1])).exp()
+    own = logits.gather(1, labels.clamp(max=logits.shape[1] - 1)[:, None])
+    # Softmax in one pass over either layout. Where exp overflows, the probability is 0 indeed.
+    return (logits - own).exp_().sum(1).reciprocal()
 
 
 def _against_negatives(
@@ -596,9 +617,11 @@ def _against_negatives(
         num_negatives: K.
         temperature: τ.
     """
-    step = max(1, _CHUNK_NUMBERS // (num_negatives * (queries.shape[1] + queries.shape[2])))
+    small = queries.device.type == "cpu" and not torch.compiler.is_compiling()
+    numbers = _CHUNK_NUMBERS_CPU if small else _CHUNK_NUMBERS
+    step = max(1, numbers // (num_negatives * (queries.shape[1] + queries.shape[2])))
     values, similarities = [], []
-    for some, theirs in zip(queries.split(step), owners.split(step), strict=True):
+    for some, theirs in zip(torch.split(queries, step), torch.split(owners, step), strict=True):
         with torch.no_grad():
             keys = draw_keys(theirs)  # (g, K, D)
             scores = (some / temperature) @ keys.transpose(1, 2)  # (g, q, K)
@@ -646,13 +669,18 @@ def _mark(marks: Tensor, rows: Tensor, counted: Tensor) -> Tensor:
     return marks.index_fill_(0, torch.where(counted, rows, len(marks) - 1).flatten(), True)
 
 
-def _unit(vectors: Tensor) -> Tensor:
-    """Vectors over their length; 0, without gradient, where there is next to none.
+def _length(vectors: Tensor) -> Tensor:
+    """Length of each vector, ``(..., 1)``; infinite where there is next to none.
 
-    Such a vector, say of a pixel that a ReLU switched off, would have a gradient of 1 / length.
+    What is divided by it is then 0, without gradient. The gradient is 1 / length otherwise, too
+    much for float16 and for training where, say, a ReLU switched a pixel off.
     """
     length = vectors.norm(dim=-1, keepdim=True)
-    return vectors / torch.where(length > _SHORTEST, length, torch.inf)
+    return torch.where(length > _SHORTEST, length, torch.inf)
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    return vectors / _length(vectors)
 
 
 def _is_channels_last(representations: Tensor) -> bool:
@@ -686,6 +714,14 @@ def _exact(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def _is_count(value: object) -> tuple[bool, str]:
+    return isinstance(value, int) and value >= 1, "a whole number >= 1"
+
+
+def _is_positive(value: float) -> tuple[bool, str]:
+    return 0 < value < float("inf"), "a number > 0"
+
+
 def _one_of(value: object, options: Any) -> tuple[bool, str]:
     return value in get_args(options), "one of " + ", ".join(get_args(options))
 
@@ -705,10 +741,12 @@ def _check_inputs(
             raise ValueError(f"ReCoLoss: {name} is {came}: expected {expected}")
 
     require(
-        representations.ndim == 4 and representations.is_floating_point(),
+        representations.ndim == 4
+        and representations.is_floating_point()
+        and representations.numel() > 0,
         "representations",
         representations,
-        "a floating tensor (B, D, h, w)",
+        "a floating tensor (B, D, h, w), none of them 0",
     )
     batch = len(representations)
     require(
@@ -734,6 +772,7 @@ def _check_inputs(
             f"a bool tensor of labels' shape {tuple(labels.shape)}",
         )
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        labels = labels.long()  # -1 or 255 of ignore_index compare wrongly with uint8 or int8
         wrong = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != ignore_index)]
         if wrong.numel():
             raise ValueError(

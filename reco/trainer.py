@@ -8,7 +8,6 @@ therefore the run that never stopped.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -27,9 +26,9 @@ from reco.checkpoint import Checkpoint, load_latest, load_state, save_checkpoint
 from reco.config import Config, ConfigError
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
-from reco.data.splits import Split, make_split
-from reco.data.transforms import normalise
-from reco.inference import EvaluationResult, evaluate
+from reco.data.seeding import stable_seed
+from reco.data.splits import make_split
+from reco.inference import evaluate
 from reco.metrics import format_table
 from reco.loss import ReCoStatistics
 from reco.objective import Losses, StepStatistics
@@ -166,9 +165,7 @@ class Trainer:
     def run(self) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
         train, total = self.config.train, self.config.train.iterations
-        bar = tqdm(
-            total=total, initial=self.iteration, unit="it", disable=distributed.rank() != 0
-        )
+        bar = tqdm(total=total, initial=self.iteration, unit="it", disable=distributed.rank() != 0)
         with self._stopping_on_signals(), bar:
             for labelled, unlabelled in self._batches():
                 losses, statistics = self.train_step(labelled, unlabelled)
@@ -195,7 +192,8 @@ class Trainer:
         self, labelled: TrainSample, unlabelled: TrainSample | None
     ) -> tuple[Losses, StepStatistics]:
         """One optimisation step on a batch; nothing here waits for the device."""
-        torch.manual_seed(_step_seed(self.config.train.seed, self.iteration, distributed.rank()))
+        seed = stable_seed("step", self.config.train.seed, self.iteration, distributed.rank())
+        torch.manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.iteration)
         with self.autocast:
@@ -219,7 +217,9 @@ class Trainer:
             streams.append(("unlabelled", self.split.unlabelled, size))
         loaders = [
             train_loader(
-                TrainStream(self.reader, ids, config.dataset, stream=stream, seed=config.train.seed),
+                TrainStream(
+                    self.reader, ids, config.dataset, stream=stream, seed=config.train.seed
+                ),
                 batch_size,
                 start_iteration=self.iteration,
                 iterations=config.train.iterations,
@@ -359,7 +359,9 @@ class Trainer:
                 raise KeyboardInterrupt
             self.stop_signal = number
 
-        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {
+            number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
+        }
         try:
             yield
         finally:
@@ -428,12 +430,6 @@ def _precision(
     dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
     return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
-
-
-def _step_seed(seed: int, iteration: int, rank: int) -> int:
-    """A seed of its own for each step and rank, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}/{iteration}/{rank}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

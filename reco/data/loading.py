@@ -1,0 +1,270 @@
+"""Training and evaluation samples, and the loaders that batch them.
+
+Shapes: image (3, h, w) uint8; label and truth (h, w) uint8, 0 .. C-1 or IGNORE. Batches are the
+same with B in front. Tensors stay uint8 until they are on the device.
+
+A training sample is known by its number in the whole run, iteration * batch size + position: the
+number says which image it is and seeds its crop, so neither the number of workers nor a restart
+changes anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional
+
+from reco.data.partial import partial_labels
+from reco.data.reader import Reader
+from reco.data.seeding import stable_seed
+from reco.data.transforms import RandomScaleCrop, resize_pair
+from reco.loss import IGNORE
+
+if TYPE_CHECKING:
+    from reco.config import DatasetConfig
+
+logger = logging.getLogger(__name__)
+
+# Images evaluated together where they all have one size.
+_EVAL_BATCH = 4
+
+
+class TrainSample(NamedTuple):
+    """One training crop, or a batch of them."""
+
+    image: Tensor  # (3, h, w) uint8
+    label: Tensor  # (h, w) uint8: the labels that training may use, IGNORE elsewhere
+    truth: Tensor  # (h, w) uint8: all labels there are, for diagnostics only
+
+
+class EvalSample(NamedTuple):
+    """One image to evaluate, or a batch of them."""
+
+    image: Tensor  # (3, H, W) uint8
+    label: Tensor  # (H, W) uint8
+    index: int  # type: ignore[assignment]  # position in ids; a tensor (B,) in a batch
+
+
+class TrainStream(Dataset[TrainSample]):
+    """The endless stream of labelled, or of unlabelled, training crops.
+
+    Every epoch goes through all ids in an order of its own.
+
+    Args:
+        reader: the data set.
+        ids: what to draw from.
+        config: sizes, scale range, partial labels, ``skip_unreadable``.
+        stream: ``"labelled"`` crops are randomly scaled and carry their labels. ``"unlabelled"``
+            ones are not (the teacher sees them plain, the student's view is scaled on the device)
+            and carry no labels, but for the few that partial labels leave.
+        seed: of the run.
+
+    Raises:
+        ValueError: no ids.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        ids: Sequence[str],
+        config: DatasetConfig,
+        *,
+        stream: Literal["labelled", "unlabelled"],
+        seed: int,
+    ) -> None:
+        if not ids:
+            raise ValueError(f"the {stream} stream has no images, expected at least one")
+        self._reader = reader
+        self._ids = list(ids)
+        self._config = config
+        self._stream = stream
+        self._seed = seed
+        scale_range = config.scale_range if stream == "labelled" else (1.0, 1.0)
+        self._crop = RandomScaleCrop(scale_range, config.crop_size)
+        self._without_labels = frozenset(reader.unlabelled_ids())
+        self._skip_unreadable = config.skip_unreadable and stream == "unlabelled"
+        self._epoch, self._order = -1, self._ids
+
+    def __getitem__(self, number: int) -> TrainSample:
+        """Sample ``number`` of the run."""
+        image, label, truth = self._read(number)
+        # Not torch.manual_seed: that would seed the accelerators too, which nothing restores.
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(
+                stable_seed("crop", self._seed, self._stream, number)
+            )
+            return TrainSample(*self._crop(image, label, truth))
+
+    def _read(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, usable labels and truth of a sample, all of them whole.
+
+        With ``skip_unreadable`` the next image of the epoch steps in for one that cannot be read.
+        """
+        epoch, position = divmod(number, len(self._ids))
+        order = self._epoch_order(epoch)
+        for id in order[position:] + order[:position]:
+            try:
+                image = self._reader.image(id)
+            except (ValueError, OSError) as error:
+                if not self._skip_unreadable:
+                    raise
+                logger.warning("skipped, as dataset.skip_unreadable says: %s", error)
+                continue
+            return self._with_labels(id, image)
+        raise ValueError(f"none of the {len(order)} {self._stream} images can be read")
+
+    def _with_labels(self, id: str, image: Image.Image) -> tuple[Tensor, Tensor, Tensor]:
+        label = None if id in self._without_labels else self._reader.label(id)
+        pixels, truth = _to_tensors(image, label, self._config.image_size)
+        budget = self._config.partial_labels
+        if budget is not None:
+            usable = partial_labels(truth, budget, seed=self._config.split_seed, id=id)
+        elif self._stream == "labelled":
+            usable = truth
+        else:
+            usable = torch.full_like(truth, IGNORE)
+        return pixels, usable, truth
+
+    def _epoch_order(self, epoch: int) -> list[str]:
+        """The ids in the order of this epoch."""
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(
+                stable_seed("order", self._seed, self._stream, epoch)
+            )
+            order = torch.randperm(len(self._ids), generator=generator).tolist()
+            self._epoch, self._order = epoch, [self._ids[i] for i in order]
+        return self._order
+
+
+class EvalDataset(Dataset[EvalSample]):
+    """Whole images with their labels, in the order of ``ids``.
+
+    Args:
+        reader: the data set.
+        ids: of images that have labels.
+        image_size: (height, width) of every sample; ``None``: as the files come.
+    """
+
+    def __init__(
+        self, reader: Reader, ids: Sequence[str], image_size: tuple[int, int] | None
+    ) -> None:
+        self._reader = reader
+        self._ids = list(ids)
+        self.image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> EvalSample:
+        """Image and labels of ``ids[index]``."""
+        id = self._ids[index]
+        image, label = _to_tensors(self._reader.image(id), self._reader.label(id), self.image_size)
+        return EvalSample(image, label, index)
+
+
+def train_loader(
+    dataset: TrainStream,
+    batch_size: int,
+    *,
+    start_iteration: int,
+    iterations: int,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[TrainSample]:
+    """Batches of iterations ``start_iteration`` .. ``iterations - 1``.
+
+    Args:
+        dataset: the stream.
+        batch_size: images a step over all ranks, a multiple of ``world_size``.
+        start_iteration: the first iteration to deliver.
+        iterations: where the run ends.
+        workers: processes that read ahead; 0 reads in this one.
+        rank: this process takes the rank-th part of every batch: side by side, the ranks' batches
+            are the batch of a single process.
+        world_size: number of ranks.
+        pin_memory: page-locked batches, for copying to a GPU without waiting.
+    """
+    numbers = _SampleNumbers(batch_size, start_iteration, iterations, rank, world_size)
+    return DataLoader(
+        dataset,
+        batch_sampler=numbers,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+        # The loader draws a number when it starts; from a generator of its own, not from ours.
+        generator=torch.Generator(),
+    )
+
+
+def eval_loader(
+    dataset: EvalDataset,
+    *,
+    workers: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> DataLoader[EvalSample]:
+    """This rank's share of the images, each image on one rank only and in order.
+
+    One image a batch, unless all are brought to one size.
+
+    Args:
+        dataset: the images.
+        workers: as for :func:`train_loader`, and so are the other arguments.
+        rank: this process takes images ``rank``, ``rank + world_size``, and so on.
+        world_size: number of ranks.
+        pin_memory: page-locked batches.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=1 if dataset.image_size is None else _EVAL_BATCH,
+        sampler=range(rank, len(dataset), world_size),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),
+    )
+
+
+class _SampleNumbers(Sampler[list[int]]):
+    """For every iteration the numbers of this rank's samples."""
+
+    def __init__(
+        self, batch_size: int, start_iteration: int, iterations: int, rank: int, world_size: int
+    ) -> None:
+        assert batch_size % world_size == 0, (batch_size, world_size)
+        self._batch_size = batch_size
+        self._iterations = range(start_iteration, iterations)
+        share = batch_size // world_size
+        self._positions = range(rank * share, (rank + 1) * share)
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for iteration in self._iterations:
+            yield [iteration * self._batch_size + position for position in self._positions]
+
+
+def _to_tensors(
+    image: Image.Image, label: Image.Image | None, size: tuple[int, int] | None
+) -> tuple[Tensor, Tensor]:
+    """``(3, H, W)`` and ``(H, W)`` uint8 at ``size``; all IGNORE where there is no label."""
+    pixels: Tensor = functional.pil_to_tensor(image)
+    if label is None:
+        labels = torch.full(pixels.shape[1:], IGNORE, dtype=torch.uint8)
+    else:
+        labels = torch.from_numpy(np.array(label))
+    if size is not None and size != tuple(labels.shape):
+        return resize_pair(pixels, labels, size)
+    return pixels, labels

@@ -1,0 +1,325 @@
+"""The interface of a data set, and how image and mask files are listed and read.
+
+Every error about a file names the file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from reco.data.spec import DatasetSpec
+
+SPLITS = ("train", "val", "test")
+
+_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+_MASK_ENDINGS = {".png", ".bmp", ".tif", ".tiff", ".gif"}  # JPEG would change label values
+_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+_EXIF_ORIENTATION = 0x0112
+
+
+class Reader(Protocol):
+    """A data set. Ids are unique across splits and the same on every machine."""
+
+    @property
+    def spec(self) -> DatasetSpec:
+        """Class names and colours."""
+
+    def ids(self, split: str) -> list[str]:
+        """Sorted ids of the images of ``"train"``, ``"val"`` or ``"test"`` that have labels.
+
+        Raises:
+            FileNotFoundError: the split is not there; the message says what is expected and where.
+            ValueError: no such split, or an image without a mask.
+        """
+
+    def unlabelled_ids(self) -> list[str]:
+        """Sorted ids of further training images that have no labels; often none."""
+
+    def image(self, id: str) -> Image.Image:
+        """The image, RGB and upright.
+
+        Raises:
+            ValueError: the file cannot be read as an image.
+        """
+
+    def label(self, id: str) -> Image.Image:
+        """Its labels, mode "L": a class index in 0 .. C-1, or IGNORE.
+
+        Raises:
+            ValueError: the file cannot be read, has another size than the image, or holds a value
+                that is no class.
+        """
+
+
+class Files(NamedTuple):
+    """The files of one image; no mask for an unlabelled one."""
+
+    image: Path
+    mask: Path | None
+
+
+class FileReader:
+    """What readers of image and mask files share. A subclass says which files a split has.
+
+    Args:
+        spec: class names and colours.
+        root: folder of the data set.
+        class_of: mask file value -> class index or IGNORE; any other value is an error.
+        expected: layout, and where people get the data; part of every message about something
+            missing.
+        hint: what to do about a mask value that is no class.
+
+    Raises:
+        FileNotFoundError: ``root`` is not there.
+    """
+
+    def __init__(
+        self,
+        spec: DatasetSpec,
+        root: str | Path,
+        *,
+        class_of: Mapping[int, int],
+        expected: str,
+        hint: str = "",
+    ) -> None:
+        self.spec = spec
+        self.root = Path(root)
+        self._expected = expected
+        self._hint = hint
+        self._allowed = sorted(class_of)
+        self._table = _class_table(class_of)
+        self._listed: dict[str, dict[str, Files]] = {}
+        self._require(self.root)
+
+    def ids(self, split: str) -> list[str]:
+        """Sorted ids of a split; see :class:`Reader`."""
+        if split not in SPLITS:
+            raise ValueError(f"split {split!r}: expected one of {', '.join(SPLITS)}")
+        return sorted(self._files(split))
+
+    def unlabelled_ids(self) -> list[str]:
+        """Sorted ids of the images without labels; see :class:`Reader`."""
+        return sorted(self._files("unlabelled"))
+
+    def image(self, id: str) -> Image.Image:
+        """RGB image; see :class:`Reader`."""
+        return read_image(self._find(id).image)
+
+    def label(self, id: str) -> Image.Image:
+        """Labels; see :class:`Reader`."""
+        files = self._find(id)
+        if files.mask is None:
+            raise ValueError(f"{files.image}: is an unlabelled image, it has no mask")
+        values = read_mask(files.mask)
+        _check_size(values, files)
+        return Image.fromarray(self._to_classes(values, files.mask))
+
+    def _list(self, split: str) -> dict[str, Files]:
+        """Files by id of ``"train"``, ``"val"``, ``"test"`` or ``"unlabelled"``."""
+        raise NotImplementedError
+
+    def _files(self, split: str) -> dict[str, Files]:
+        if split not in self._listed:
+            self._listed[split] = self._list(split)
+        return self._listed[split]
+
+    def _find(self, id: str) -> Files:
+        # Splits already listed come first: the others may not even exist.
+        for split in (*self._listed, *SPLITS, "unlabelled"):
+            try:
+                files = self._files(split)
+            except FileNotFoundError:
+                continue
+            if id in files:
+                return files[id]
+        raise ValueError(f"{id!r}: no such image in {self.root}")
+
+    def _require(self, folder: Path) -> Path:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
+        return folder
+
+    def _pair(
+        self, images: Mapping[str, Path], masks: Mapping[str, Path], hint: str = ""
+    ) -> dict[str, Files]:
+        """Every image with its mask.
+
+        Raises:
+            FileNotFoundError: no image at all.
+            ValueError: images without a mask, by name.
+        """
+        if not images:
+            raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
+        alone = [str(path) for id, path in sorted(images.items()) if id not in masks]
+        if alone:
+            raise ValueError(
+                f"{len(alone)} of {len(images)} images without a mask: {enumerate_some(alone)}. "
+                f"{hint}Expected: {self._expected}"
+            )
+        return {id: Files(path, masks[id]) for id, path in images.items()}
+
+    def _to_classes(self, values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
+        """Class indices of mask file values."""
+        last = len(self._table) - 1
+        if values.dtype != np.uint8:
+            values = np.where((values < 0) | (values > last), last, values)
+        classes: npt.NDArray[np.int16] = self._table[values]
+        if classes.min(initial=0) < 0:
+            # Read again: values too large for the table have lost their names.
+            found = np.unique(read_mask(path)[classes < 0]).tolist()
+            raise ValueError(
+                f"{path}: holds {enumerate_some(found)}, which "
+                f"{'are no classes' if len(found) > 1 else 'is no class'} of {self.spec.name}; "
+                f"allowed: {_ranges(self._allowed)}{self._hint}"
+            )
+        return np.asarray(classes, dtype=np.uint8)
+
+
+def list_files(
+    folder: Path, *, masks: bool = False, suffix: str = "", recursive: bool = False
+) -> dict[str, Path]:
+    """Image (or mask) files of a folder by name: path below the folder without ending.
+
+    Other files, and hidden ones, are passed over.
+
+    Args:
+        folder: where to look.
+        masks: lossless formats only.
+        suffix: take only names that end so (before the ending), and cut it off.
+        recursive: look into sub-folders, linked ones too.
+
+    Raises:
+        ValueError: two files of one name and different endings.
+    """
+    endings = _MASK_ENDINGS if masks else _IMAGE_ENDINGS
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        for file in names:
+            path = Path(parent, file)
+            hidden = file.startswith(".")
+            if hidden or path.suffix.lower() not in endings or not path.stem.endswith(suffix):
+                continue
+            name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
+            if name in found:
+                raise ValueError(f"{found[name]} and {path}: two files for one id, {name!r}")
+            found[name] = path
+        if not recursive:
+            folders.clear()
+    return found
+
+
+def select(files: Mapping[str, Path], ids: Iterable[str], source: str) -> dict[str, Path]:
+    """``files`` of the given ids.
+
+    Raises:
+        ValueError: ids that have no file, with ``source`` that asks for them.
+    """
+    ids = list(ids)
+    missing = sorted({id for id in ids if id not in files})
+    if missing:
+        raise ValueError(f"{source} names images that are not there: {enumerate_some(missing)}")
+    return {id: files[id] for id in ids}
+
+
+def read_list(path: Path) -> list[str]:
+    """Ids in a list file: first word of each line, without folders and ending."""
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    return [Path(words[0]).stem for words in lines if words]
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image file as RGB, upright as its EXIF data say.
+
+    16-bit grey is scaled to 8 bit; transparency is dropped.
+
+    Raises:
+        ValueError: the file cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as image:
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
+    except Exception as error:  # a broken file makes decoders raise nearly anything
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+
+
+def read_mask(path: str | Path) -> npt.NDArray[Any]:
+    """Values of a mask file, (H, W) integers as they stand in the file (palette index for one).
+
+    Raises:
+        ValueError: the file cannot be read, or has colours in the place of values.
+    """
+    try:
+        with Image.open(path) as image:
+            mode = image.mode
+            values = np.asarray(image)
+    except Exception as error:  # as in read_image
+        raise ValueError(f"{path}: cannot be read as a mask: {error}") from error
+    if mode not in _MASK_MODES:
+        raise ValueError(
+            f"{path}: is a colour image (mode {mode}), expected a mask with one value per pixel: "
+            "8-bit grey, palette or 16-bit grey"
+        )
+    return values.astype(np.uint8) if values.dtype == np.bool_ else values
+
+
+def enumerate_some(items: Collection[object], most: int = 8) -> str:
+    """``a, b, c and 5 more``."""
+    shown = ", ".join(str(item) for item, _ in zip(items, range(most), strict=False))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, expected 8 or 16 bit")
+    if image.mode.startswith("I"):
+        # Pillow would cut 16-bit values off at 255.
+        wide = np.asarray(image).clip(0, 65535)
+        image = Image.fromarray((wide / 257).round().astype(np.uint8))
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def _check_size(values: npt.NDArray[Any], files: Files) -> None:
+    """Raise ``ValueError`` unless mask and image have one size. Reads the image's header only."""
+    try:
+        with Image.open(files.image) as image:
+            width, height = image.size
+            # A PNG would be decoded whole in search of EXIF data that its header doesn't announce.
+            has_exif = image.format != "PNG" or "exif" in image.info
+            if has_exif and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except Exception as error:  # as in read_image
+        raise ValueError(f"{files.image}: cannot be read as an image: {error}") from error
+    if values.shape != (height, width):
+        raise ValueError(
+            f"{files.mask} is {values.shape[1]} x {values.shape[0]} pixels, but its image "
+            f"{files.image} is {width} x {height}; expected one size"
+        )
+
+
+def _class_table(class_of: Mapping[int, int]) -> npt.NDArray[np.int16]:
+    """Class of every file value, -1 for no class; the last entry stands for all larger values."""
+    table = np.full(max(256, max(class_of) + 1) + 1, -1, dtype=np.int16)
+    for value, label in class_of.items():
+        table[value] = label
+    return table
+
+
+def _ranges(values: list[int]) -> str:
+    """``0-10, 255`` for sorted values."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

@@ -1,0 +1,266 @@
+"""Which training images are labelled: all, a few chosen by class, or a list of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections.abc import Callable, Collection, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tqdm import tqdm
+
+from reco import distributed
+from reco.data.folder import FolderReader
+from reco.data.reader import Reader, enumerate_some
+from reco.data.seeding import stable_seed
+from reco.loss import IGNORE
+
+if TYPE_CHECKING:
+    from reco.config import DatasetConfig
+
+_T = TypeVar("_T", int, str)
+
+# "5-shot" means that every class is in at least so many labelled images.
+FEW_SHOT_IMAGES = 5
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled and unlabelled training ids, and what there is to know about them."""
+
+    labelled: tuple[str, ...]  # sorted
+    unlabelled: tuple[str, ...]  # sorted; the labelled ones again where all images serve as both
+    images_per_class: dict[str, int]  # labelled images that hold the class
+    seed: int
+    notes: tuple[str, ...] = ()  # what a reader of the numbers should know
+
+    @property
+    def hash(self) -> str:
+        """Twelve hex digits of the two lists of ids."""
+        content = json.dumps([self.labelled, self.unlabelled])
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    @property
+    def min_images_per_class(self) -> int:
+        """Labelled images that hold the rarest class."""
+        return min(self.images_per_class.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``split.json`` and checkpoints hold."""
+        return {
+            "seed": self.seed,
+            "hash": self.hash,
+            "min_images_per_class": self.min_images_per_class,
+            "images_per_class": dict(self.images_per_class),
+            "notes": list(self.notes),
+            "labelled": list(self.labelled),
+            "unlabelled": list(self.unlabelled),
+        }
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Split:
+        """The split that :meth:`to_dict` wrote.
+
+        Raises:
+            ValueError: ids and hash do not belong together.
+        """
+        split = cls(
+            labelled=tuple(content["labelled"]),
+            unlabelled=tuple(content["unlabelled"]),
+            images_per_class=dict(content["images_per_class"]),
+            seed=content["seed"],
+            notes=tuple(content["notes"]),
+        )
+        if split.hash != content["hash"]:
+            raise ValueError(
+                f"split: its ids have the hash {split.hash}, but it says {content['hash']}; was it "
+                "edited by hand? dataset.labelled_ids takes a list of your own"
+            )
+        return split
+
+
+def make_split(reader: Reader, config: DatasetConfig) -> Split:
+    """Choose the labelled images of ``config``. The masks of the labelled images are all read.
+
+    Raises:
+        ValueError: a number of labelled images that cannot be, unknown ids, a mask that cannot be
+            used, or a class of a ``folder`` data set that no labelled mask holds.
+        FileNotFoundError: no training images, or no such list of ids.
+    """
+    train = sorted(reader.ids("train"))
+    extra = sorted(reader.unlabelled_ids())
+    masks = _MaskIndex(reader, len(train))
+    count = config.labelled_images
+    everything = config.partial_labels is not None or (count == "all" and not config.labelled_ids)
+
+    if everything:
+        labelled = train
+    elif config.labelled_ids:
+        labelled = _own_list(Path(config.labelled_ids), train)
+    else:
+        labelled = few_shot(
+            train,
+            masks.classes,
+            reader.spec.num_classes,
+            _checked_count(count, len(train)),
+            min_classes=config.min_classes_per_image,
+            seed=config.split_seed,
+        )
+    unlabelled = set(train) if everything else set(train) - set(labelled)
+
+    counts = [0] * reader.spec.num_classes
+    for classes in masks.of_all(labelled):
+        for c in classes:
+            counts[c] += 1
+    images_per_class = dict(zip(reader.spec.class_names, counts, strict=True))
+    _require_all_classes(reader, images_per_class, labelled)
+    return Split(
+        labelled=tuple(sorted(labelled)),
+        unlabelled=tuple(sorted(unlabelled | set(extra))),
+        images_per_class=images_per_class,
+        seed=config.split_seed,
+        notes=_notes(images_per_class, len(labelled)),
+    )
+
+
+def few_shot(
+    ids: Sequence[str],
+    classes_of: Callable[[str], Set[int]],
+    num_classes: int,
+    count: int,
+    *,
+    min_classes: int,
+    seed: int,
+) -> list[str]:
+    """Greedy choice of ``count`` ids: the class seen least so far decides on the next image.
+
+    Each image is a random one of those that hold this class and at least ``min_classes`` classes;
+    failing that, a random one that holds the class; failing that, the class is left out from
+    there on. Depends on the ids and the seed alone, not on their order.
+
+    Args:
+        ids: to choose from, at least ``count``.
+        classes_of: the classes in an image's mask. It is asked for as few images as will do.
+        num_classes: C.
+        count: how many.
+        min_classes: m, how many classes an image should hold.
+        seed: another seed, another choice.
+    """
+    # Of all generators' methods, `random` alone is promised to be the same in all versions.
+    rng = random.Random(stable_seed("split", seed))
+    remaining = set(ids)
+    seen = [0] * num_classes
+    within_reach = list(range(num_classes))
+    chosen: list[str] = []
+
+    def next_image() -> str:
+        order = _shuffled(remaining, rng)
+        while within_reach:
+            fewest = min(seen[c] for c in within_reach)
+            rarest = _shuffled([c for c in within_reach if seen[c] == fewest], rng)[0]
+            for at_least in (min_classes, 1):
+                for id in order:
+                    classes = classes_of(id)
+                    if rarest in classes and len(classes) >= at_least:
+                        return id
+            within_reach.remove(rarest)
+        return order[0]
+
+    while len(chosen) < count:
+        id = next_image()
+        chosen.append(id)
+        remaining.remove(id)
+        for c in classes_of(id):
+            seen[c] += 1
+    return sorted(chosen)
+
+
+class _MaskIndex:
+    """Which classes each mask holds. A mask is read once, when first asked for."""
+
+    def __init__(self, reader: Reader, total: int) -> None:
+        self._reader = reader
+        self._total = total
+        self._known: dict[str, frozenset[int]] = {}
+        self._bar: tqdm[Any] | None = None
+
+    def classes(self, id: str) -> frozenset[int]:
+        if id not in self._known:
+            self._known[id] = self._read(id)
+        return self._known[id]
+
+    def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
+        """Classes of many masks, read side by side, with a progress bar when it takes long."""
+        unread = [id for id in ids if id not in self._known]
+        hidden = distributed.rank() != 0
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = pool.map(self._read, unread)
+            bar = tqdm(found, "reading masks", len(unread), leave=False, delay=2, disable=hidden)
+            self._known.update(zip(unread, bar, strict=True))
+        return [self._known[id] for id in ids]
+
+    def _read(self, id: str) -> frozenset[int]:
+        pixels = self._reader.label(id).histogram()
+        return frozenset(value for value, n in enumerate(pixels) if n and value != IGNORE)
+
+
+def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:
+    return sorted(sorted(items), key=lambda _: rng.random())
+
+
+def _checked_count(count: Any, available: int) -> int:
+    if not isinstance(count, int) or not 1 <= count <= available:
+        raise ValueError(
+            f"dataset.labelled_images = {count}: expected all, or 1 to {available}, the number of "
+            "training images that have labels"
+        )
+    return count
+
+
+def _own_list(path: Path, train: Sequence[str]) -> list[str]:
+    """Ids of the user's list, one a line."""
+    if not path.is_file():
+        raise FileNotFoundError(f"dataset.labelled_ids = {path}: no such file")
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    ids = sorted({line for line in lines if line})
+    unknown = sorted(set(ids) - set(train))
+    if unknown:
+        raise ValueError(
+            f"dataset.labelled_ids: {path} names {len(unknown)} ids that are no training images: "
+            f"{enumerate_some(unknown)}. They look like {train[0]!r}"
+        )
+    if not ids:
+        raise ValueError(f"dataset.labelled_ids: {path} holds 0 ids, expected at least one")
+    return ids
+
+
+def _require_all_classes(
+    reader: Reader, images_per_class: dict[str, int], labelled: Sequence[str]
+) -> None:
+    """Stop where a class that the user named would never be learnt.
+
+    Official data sets have fixed classes; there a missing one is a note.
+    """
+    missing = [name for name, images in images_per_class.items() if not images]
+    if not missing or not isinstance(reader, FolderReader):
+        return
+    table = ", ".join(f"{name} in {images}" for name, images in images_per_class.items())
+    values = ", ".join(map(str, reader.file_values(labelled)))
+    raise ValueError(
+        f"dataset.class_names: no labelled mask holds {', '.join(missing)}. Of {len(labelled)} "
+        f"labelled images: {table}. The mask files hold the values {values}; "
+        "dataset.label_map (such as {0: 0, 255: 1}) says which class a value means"
+    )
+
+
+def _notes(images_per_class: dict[str, int], labelled: int) -> tuple[str, ...]:
+    rare = {name: n for name, n in images_per_class.items() if n < FEW_SHOT_IMAGES}
+    return tuple(
+        f"{name} is in {n} of the {labelled} labelled images, fewer than {FEW_SHOT_IMAGES}"
+        for name, n in sorted(rare.items(), key=lambda item: item[1])
+    )
