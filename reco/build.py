@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from reco.checkpoint import Checkpoint, load_state
 from reco.config import Config, config_from_dict
 from reco.loss import ReCoLoss
@@ -33,7 +35,7 @@ def build_teacher(config: Config, network: DeepLabV3Plus) -> MeanTeacher | None:
     )
 
 
-def restore_networks(checkpoint: Checkpoint, source: str) -> dict[str, DeepLabV3Plus]:
+def restore_networks(checkpoint: Checkpoint, source: str) -> dict[str, nn.Module]:
     """``student`` and, unless the run was supervised, ``teacher`` of a checkpoint, in eval mode.
 
     Args:
@@ -48,7 +50,7 @@ def restore_networks(checkpoint: Checkpoint, source: str) -> dict[str, DeepLabV3
     student = build_network(config, num_classes, pretrained=False)
     teacher = build_teacher(config, student)
     load_state(student, checkpoint["student"], source)
-    networks = {"student": student}
+    networks: dict[str, nn.Module] = {"student": student}
     if teacher is not None:
         load_state(teacher, checkpoint["teacher"], source)
         networks["teacher"] = teacher.network

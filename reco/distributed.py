@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def is_active() -> bool:
@@ -99,7 +99,17 @@ def from_first_rank(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def barrier() -> None:
-    """Wait until every process is here."""
+def average_buffers(module: nn.Module) -> None:
+    """Make floating buffers, such as batch norm's running statistics, the ranks' mean."""
     if is_active():
-        dist.barrier()
+        for buffer in module.buffers():
+            if buffer.is_floating_point():
+                dist.all_reduce(buffer)
+                buffer /= world_size()
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether ``flag`` is set on some rank; waits for all of them."""
+    if not is_active():
+        return flag
+    return bool(sum_over_ranks(torch.tensor(float(flag), device=device)) > 0)

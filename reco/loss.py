@@ -476,8 +476,9 @@ class ReCoLoss(nn.Module):
         classes = None if negative_classes is None else torch.as_tensor(negative_classes)
         if classes is not None and (
             classes.ndim != 1
+            or not len(classes)
             or classes.dtype == torch.bool
-            or classes.is_floating_point()  # an empty list, too
+            or classes.is_floating_point()
             or (classes < 0).any()
         ):
             raise ValueError(

@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from reco import distributed
@@ -28,8 +29,7 @@ from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.seeding import stable_seed
 from reco.data.splits import make_split
-from reco.inference import evaluate
-from reco.metrics import format_table
+from reco.inference import Evaluation, evaluate, format_evaluations
 from reco.loss import ReCoStatistics
 from reco.objective import Losses, StepStatistics
 from reco.run_folder import RunFolder
@@ -88,7 +88,8 @@ def train(config: Config, folder: Path, *, resume: bool = False) -> Outcome:
 def learning_rate(config: Config, iteration: int) -> float:
     """Polynomial decay to a floor: ``max(lr · (1 - t/T)^0.9, 1e-6)``."""
     left = 1 - iteration / config.train.iterations
-    return max(config.train.learning_rate * left**0.9, LEARNING_RATE_FLOOR)
+    decayed: float = config.train.learning_rate * left**0.9
+    return max(decayed, LEARNING_RATE_FLOOR)
 
 
 class Trainer:
@@ -110,6 +111,7 @@ class Trainer:
         self.config = config
         self.device = distributed.set_up(config.train.device)
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
+        _check_shares(config)
         self.reader = open_dataset(config.dataset)
         self.split = make_split(self.reader, config.dataset)
         if config.method.unsupervised and not self.split.unlabelled:
@@ -119,9 +121,13 @@ class Trainer:
                 "both), add unlabelled images, or set method.unsupervised=false"
             )
         eval_ids = self.reader.ids(config.dataset.eval_split)
+        self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
         self.eval_loader = eval_loader(
-            EvalDataset(self.reader, eval_ids, config.dataset.image_size),
+            self.eval_dataset,
             workers=config.train.workers,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            pin_memory=self.device.type == "cuda",
         )
 
         self.folder = RunFolder(folder)
@@ -129,8 +135,11 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         num_classes = self.reader.spec.num_classes
         self.student = build_network(config, num_classes, pretrained=checkpoint is None)
-        self.student.to(self.device, memory_format=torch.channels_last)
+        self.student.to(self.device).to(memory_format=torch.channels_last)
         self.teacher = build_teacher(config, self.student)
+        if config.train.sync_batchnorm and distributed.is_active():
+            for network in (self.student, self.teacher):
+                nn.SyncBatchNorm.convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
         self.optimizer = torch.optim.SGD(
             self.student.parameters(),
             lr=config.train.learning_rate,
@@ -173,12 +182,13 @@ class Trainer:
                 self.meter.add(losses, statistics)
                 bar.update()
                 done = self.iteration == total
-                stopping = self.stop_signal is not None
-                validating = done or self.iteration % train.validate_every == 0
+                stopping = self._stopping()
+                due = self.iteration % train.validate_every == 0
+                validating = done or (due and not stopping)
                 checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
                 if validating or checkpointing or self.iteration % train.log_every == 0:
                     self._log(bar, statistics)
-                if validating and not stopping:
+                if validating:
                     self._validate()
                 if checkpointing:
                     self._checkpoint()
@@ -211,23 +221,26 @@ class Trainer:
     def _batches(self) -> Iterator[tuple[TrainSample, TrainSample | None]]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
         config = self.config
-        streams = [("labelled", self.split.labelled, config.labelled_batch_size)]
-        if config.method.unsupervised:
-            size = config.train.unlabelled_batch_size
-            streams.append(("unlabelled", self.split.unlabelled, size))
-        loaders = [
-            train_loader(
-                TrainStream(
-                    self.reader, ids, config.dataset, stream=stream, seed=config.train.seed
-                ),
+
+        def loader(
+            stream: Literal[labelled, unlabelled], ids: Sequence[str], batch_size: int
+        ) -> DataLoader[TrainSample]:
+            seed = config.train.seed
+            return train_loader(
+                TrainStream(self.reader, ids, config.dataset, stream=stream, seed=seed),
                 batch_size,
                 start_iteration=self.iteration,
                 iterations=config.train.iterations,
                 workers=config.train.workers,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
                 pin_memory=self.device.type == "cuda",
             )
-            for stream, ids, batch_size in streams
-        ]
+
+        loaders = [loader("labelled", self.split.labelled, config.labelled_batch_size)]
+        if config.method.unsupervised:
+            size = config.train.unlabelled_batch_size
+            loaders.append(loader("unlabelled", self.split.unlabelled, size))
         for batches in zip(*loaders, strict=True):
             labelled, *unlabelled = (self._to_device(batch) for batch in batches)
             yield labelled, unlabelled[0] if unlabelled else None
@@ -266,51 +279,68 @@ class Trainer:
 
     def _validate(self) -> None:
         """Evaluate student and teacher, draw the panel, keep the best."""
+        spec, split = self.reader.spec, self.config.dataset.eval_split
         networks: dict[str, nn.Module] = {"student": self.student}
         if self.teacher is not None:
             networks["teacher"] = self.teacher.network
+        for network in networks.values():
+            distributed.average_buffers(network)
         results = evaluate(
-            networks, self.eval_loader, self.reader.spec.num_classes, device=self.device
+            networks,
+            self.eval_loader,
+            spec.num_classes,
+            device=self.device,
+            num_examples=self.config.train.panel_images,
         )
-        self.student.train()
-        self._draw_panel(networks)
-        if self.teacher is not None:
-            self.teacher.train()
-        self.table = format_table(results, self.reader.spec.class_names)
+        if distributed.rank() != 0:
+            return
+        self.table = format_evaluations(results, spec.class_names)
+        figures = {name: result.to_dict() for name, result in results.items()}
+        self.folder.log({"iteration": self.iteration, "split": split, "validation": figures})
         scores = {name: result.confusion.mean_iou() for name, result in results.items()}
-        if distributed.rank() == 0:
-            self.folder.log(
-                {
-                    "iteration": self.iteration,
-                    "split": self.config.dataset.eval_split,
-                    "validation": {name: result.to_dict() for name, result in results.items()},
-                }
-            )
         tqdm.write(
-            f"iteration {self.iteration}: mIoU on {self.config.dataset.eval_split} "
+            f"iteration {self.iteration}: mIoU on {split} "
             + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
         )
         # The teacher is what one would use; without one, the student.
-        score = scores.get("teacher", scores["student"])
-        if score > self.best:
-            self.best = score
-            self._save(save_checkpoint, self.folder.path / "best.pt")
+        main = "teacher" if self.teacher is not None else "student"
+        self._draw_panel(results[main], f"{main}, {split}, iteration {self.iteration}")
+        if scores[main] > self.best:
+            self.best = scores[main]
+            save_checkpoint(self._state(), self.folder.path / "best.pt")
+
+    def _draw_panel(self, result: Evaluation, title: str) -> None:
+        """A picture of the first images of the evaluation split."""
+        rows = []
+        for index, (prediction, confidence) in sorted(result.examples.items()):
+            image, label, _ = self.eval_dataset[index]
+            rows.append(
+                PanelRow(
+                    image.permute(1, 2, 0).numpy(),
+                    label.numpy(),
+                    prediction.numpy(),
+                    confidence.numpy(),
+                )
+            )
+        if rows:
+            self.panel = self.folder.panel_path(self.iteration)
+            panel(rows, self.reader.spec, title=title).save(self.panel)
 
     def _checkpoint(self) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""
-        norms = torch._foreach_norm([p.detach() for p in self.student.parameters()])
+        weights: list[Tensor] = [parameter.detach() for parameter in self.student.parameters()]
+        norms = torch._foreach_norm(weights)
         if not bool(torch.isfinite(torch.stack(norms)).all()):
             raise NonFiniteLossError(
                 f"weights not finite at iteration {self.iteration}: the last checkpoint in "
                 f"{self.folder.path} stands"
             )
-        self._save(save_latest, self.folder.path)
+        if distributed.rank() == 0:
+            save_latest(self._state(), self.folder.path)
 
-    def _save(self, save: Callable[[Checkpoint, Path], None], where: Path) -> None:
-        if distributed.rank() != 0:
-            return
+    def _state(self) -> Checkpoint:
         spec = self.reader.spec
-        checkpoint: Checkpoint = {
+        return {
             "config": self.config.to_dict(),
             "dataset": {
                 "name": spec.name,
@@ -325,7 +355,6 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
-        save(checkpoint, where)
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint of this very experiment."""
@@ -349,6 +378,12 @@ class Trainer:
         self.best = checkpoint["best"]
         if distributed.rank() == 0:
             self.folder.forget_after(self.iteration)
+
+    def _stopping(self) -> bool:
+        """Whether a signal asked to stop; ranks agree on it when they log."""
+        if distributed.is_active() and self.iteration % self.config.train.log_every:
+            return False
+        return distributed.any_rank(self.stop_signal is not None, self.device)
 
     @contextlib.contextmanager
     def _stopping_on_signals(self) -> Iterator[None]:
@@ -384,7 +419,7 @@ class Meter:
     def add(self, losses: Losses, statistics: StepStatistics) -> None:
         """Take in one step, without waiting for the device."""
         scalars = statistics._replace(reco=None)[:-1]
-        values = torch.stack([*losses, *scalars]).detach()  # type: ignore[list-item]
+        values = torch.stack([*losses, *scalars]).detach()
         self.finite &= values[: len(losses)].isfinite()
         self.sums += values.nan_to_num()
         self.counts += ~values.isnan()  # a statistic that a step has nothing to say on is NaN
@@ -392,9 +427,13 @@ class Meter:
 
     def read(self) -> tuple[dict[str, float], list[str], int, float]:
         """Means by name, names of the losses that were not finite, steps, seconds; starts anew."""
-        means = dict(zip(self._NAMES, (self.sums / self.counts).tolist(), strict=True))
-        fields = zip(Losses._fields, self.finite.tolist(), strict=True)
-        not_finite = [name for name, finite in fields if not finite]
+        # Over all ranks, so that all of them stop for a loss that is not finite on one.
+        sums, counts, broken = (
+            distributed.sum_over_ranks(values)
+            for values in (self.sums, self.counts, (~self.finite).float())
+        )
+        means = dict(zip(self._NAMES, (sums / counts).tolist(), strict=True))
+        not_finite = [n for n, b in zip(Losses._fields, broken.tolist(), strict=True) if b]
         steps, seconds = self.steps, time.perf_counter() - self.since
         self.sums.zero_()
         self.counts.zero_()
@@ -418,6 +457,26 @@ def _reco_summary(statistics: ReCoStatistics | None) -> dict[str, float]:
         "relation_mean": float(graph[pairs].mean()),
         "relation_max": float(torch.where(pairs, graph, -1.0).max()),
     }
+
+
+def _check_shares(config: Config) -> None:
+    """Every rank gets an equal, whole and sufficient share of each batch."""
+    ranks, train, method = distributed.world_size(), config.train, config.method
+    batches = {"train.labelled_batch_size": config.labelled_batch_size}
+    if method.unsupervised:
+        batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
+    for key, size in batches.items():
+        if size % ranks:
+            raise ConfigError(
+                f"{key} = {size}: expected a multiple of the {ranks} processes, among which the "
+                "batch is divided"
+            )
+    share = train.unlabelled_batch_size // ranks
+    if method.unsupervised and method.mix in ("classmix", "cutmix") and share < 2:
+        raise ConfigError(
+            f"train.unlabelled_batch_size = {train.unlabelled_batch_size}: that is {share} for "
+            f"each of {ranks} processes, but method.mix = {method.mix} mixes at least 2 images"
+        )
 
 
 def _precision(

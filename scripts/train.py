@@ -15,6 +15,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from reco import distributed
 from reco.config import load_config
 from reco.run_folder import run_path
 from reco.trainer import NonFiniteLossError, train
@@ -54,7 +55,7 @@ def main() -> int:
     except (ValueError, OSError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if is_first_rank():
+    if distributed.rank() == 0:
         print(outcome.summary())
     return 0
 

@@ -41,7 +41,7 @@ def partial_labels(
     Raises:
         ValueError: another budget.
     """
-    if budget != "pixel" and not (isinstance(budget, float) and 0 < budget <= 1):
+    if budget != "pixel" and not (isinstance(budget, int | float) and 0 < budget <= 1):
         raise ValueError(
             f"dataset.partial_labels = {budget!r}: expected null, pixel, or a share in (0, 1]"
         )

@@ -143,7 +143,7 @@ def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
     # Autocast would run the blur, a convolution, in half precision, too coarse for colours.
     with torch.autocast(images.device.type, enabled=False):
         samples = [
-            transform(tv_tensors.Image(image), *map(tv_tensors.Mask, of_image))
+            transform([tv_tensors.Image(image), *map(tv_tensors.Mask, of_image)])
             for image, *of_image in zip(images, *masks, strict=True)
         ]
     return tuple(

@@ -1,0 +1,130 @@
+"""Eq. 1-4 of the paper read aloud: loops over classes and queries, nothing shared with `loss.py`.
+
+Slow on purpose. The tests hold :class:`reco.loss.ReCoLoss` against it, given the same pixels, and
+the benchmark measures how much faster the loss is.
+
+Shapes:
+    B images; C classes; D representation channels; h x w feature map; H x W label size;
+    Q queries per class and K negatives per query. A pixel is named by its row
+    ``(image * h + y) * w + x``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reco.loss import IGNORE, KeySampling, QuerySampling
+
+
+def literal_reco_loss(
+    representations: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    valid: Tensor | None = None,
+    num_queries: int = 256,
+    num_negatives: int = 512,
+    temperature: float = 0.5,
+    strong_threshold: float = 0.97,
+    relation_temperature: float = 1.0,
+    query_sampling: QuerySampling = "hard",
+    key_sampling: KeySampling = "active",
+    gradient_through_means: bool = False,
+    negative_classes: Collection[int] | None = None,
+    class_weights: Sequence[float] | None = None,
+    ignore_index: int = IGNORE,
+    query_rows: Mapping[int, Tensor] | None = None,
+    key_rows: Mapping[int, Tensor] | None = None,
+) -> Tensor:
+    """The ReCo loss, each query drawing negatives of its own; arguments as for ``ReCoLoss``.
+
+    Args:
+        query_rows: for each class with queries the pixels ``(Q,)`` to take, instead of a draw.
+        key_rows: for each such class the negatives ``(Q, K)`` to take, instead of a draw.
+
+    Returns:
+        A scalar; 0 without a graph where no class has both queries and negatives.
+    """
+    _, dimension, height, width = representations.shape
+    pixels = representations.permute(0, 2, 3, 1).reshape(-1, dimension)
+    units = F.normalize(pixels, dim=1)  # a cosine is then a product
+    labels = _nearest(labels, height, width).flatten()
+    if valid is not None:
+        labels = torch.where(_nearest(valid, height, width).flatten(), labels, ignore_index)
+    if logits.shape[2:] != (height, width):
+        logits = F.interpolate(logits, (height, width), mode="bilinear", align_corners=False)
+    num_classes = logits.shape[1]
+    probabilities = logits.detach().softmax(1).permute(0, 2, 3, 1).reshape(-1, num_classes)
+
+    members = {}
+    for c in range(num_classes):
+        if c != ignore_index and (labels == c).any():
+            members[c] = (labels == c).nonzero()[:, 0]
+    means = {}  # of length one
+    for c, rows in members.items():
+        mean = F.normalize(pixels[rows].mean(0), dim=0)
+        means[c] = mean if gradient_through_means else mean.detach()
+
+    loss = representations.new_zeros(())
+    total_weight = 0.0
+    for c, rows in members.items():
+        weight = 1.0 if class_weights is None else float(class_weights[c])
+        total_weight += weight
+
+        # R_q^c (Eq. 4)
+        confidence = probabilities[rows, c]
+        if query_sampling == "hard":
+            candidates = rows[confidence <= strong_threshold]
+        elif query_sampling == "easy":
+            candidates = rows[confidence > strong_threshold]
+        else:
+            candidates = rows
+        # The classes of R_k^c, and how likely each is (Eq. 3)
+        others = [j for j in members if j != c]
+        if negative_classes is not None:
+            others = [j for j in others if j in negative_classes]
+        if len(candidates) == 0 or len(others) == 0:
+            continue
+        if key_sampling == "active":
+            cosines = torch.stack([means[c] @ means[j] for j in others]).detach()
+            chances = (cosines / relation_temperature).softmax(0)
+        else:
+            chances = torch.tensor([float(len(members[j])) for j in others])
+
+        if query_rows is None:
+            chosen = candidates[torch.randint(len(candidates), (num_queries,))]
+        else:
+            chosen = query_rows[c]
+            assert torch.isin(chosen, candidates).all(), "a query outside R_q^c"
+        queries = units[chosen]
+
+        # Eq. 1
+        class_loss = representations.new_zeros(())
+        for q, query in enumerate(queries):
+            if key_rows is None:
+                drawn = torch.multinomial(chances, num_negatives, replacement=True)
+                negatives = []
+                for i, j in enumerate(others):
+                    picks = torch.randint(len(members[j]), (int((drawn == i).sum()),))
+                    negatives.append(members[j][picks])
+                keys = units[torch.cat(negatives)].detach()
+            else:
+                allowed = torch.cat([members[j] for j in others])
+                assert torch.isin(key_rows[c][q], allowed).all(), "a negative outside R_k^c"
+                keys = units[key_rows[c][q]].detach()
+            positive = (means[c] @ query / temperature).exp()
+            negative = (keys @ query / temperature).exp()
+            class_loss = class_loss - (positive / (positive + negative.sum())).log()
+        loss = loss + weight * class_loss / num_queries
+    return loss / total_weight if total_weight else loss
+
+
+def _nearest(tensor: Tensor, height: int, width: int) -> Tensor:
+    """``(B, H, W)`` to ``(B, h, w)``: each cell takes the pixel under its centre."""
+    ys = ((torch.arange(height) + 0.5) * tensor.shape[1] / height).long()
+    xs = ((torch.arange(width) + 0.5) * tensor.shape[2] / width).long()
+    return tensor[:, ys][:, :, xs]
