@@ -51,7 +51,6 @@ def literal_reco_loss(
     """
     _, dimension, height, width = representations.shape
     pixels = representations.permute(0, 2, 3, 1).reshape(-1, dimension)
-    units = F.normalize(pixels, dim=1)  # a cosine is then a product
     labels = _nearest(labels, height, width).flatten()
     if valid is not None:
         labels = torch.where(_nearest(valid, height, width).flatten(), labels, ignore_index)
@@ -64,9 +63,9 @@ def literal_reco_loss(
     for c in range(num_classes):
         if c != ignore_index and (labels == c).any():
             members[c] = (labels == c).nonzero()[:, 0]
-    means = {}  # of length one
+    means = {}
     for c, rows in members.items():
-        mean = F.normalize(pixels[rows].mean(0), dim=0)
+        mean = pixels[rows].mean(0)
         means[c] = mean if gradient_through_means else mean.detach()
 
     loss = representations.new_zeros(())
@@ -90,8 +89,8 @@ def literal_reco_loss(
         if len(candidates) == 0 or len(others) == 0:
             continue
         if key_sampling == "active":
-            cosines = torch.stack([means[c] @ means[j] for j in others]).detach()
-            chances = (cosines / relation_temperature).softmax(0)
+            cosines = [F.cosine_similarity(means[c], means[j], dim=0).detach() for j in others]
+            chances = (torch.stack(cosines) / relation_temperature).softmax(0)
         else:
             chances = torch.tensor([float(len(members[j])) for j in others])
 
@@ -100,7 +99,7 @@ def literal_reco_loss(
         else:
             chosen = query_rows[c]
             assert torch.isin(chosen, candidates).all(), "a query outside R_q^c"
-        queries = units[chosen]
+        queries = pixels[chosen]
 
         # Eq. 1
         class_loss = representations.new_zeros(())
@@ -111,13 +110,13 @@ def literal_reco_loss(
                 for i, j in enumerate(others):
                     picks = torch.randint(len(members[j]), (int((drawn == i).sum()),))
                     negatives.append(members[j][picks])
-                keys = units[torch.cat(negatives)].detach()
+                keys = pixels[torch.cat(negatives)].detach()
             else:
                 allowed = torch.cat([members[j] for j in others])
                 assert torch.isin(key_rows[c][q], allowed).all(), "a negative outside R_k^c"
-                keys = units[key_rows[c][q]].detach()
-            positive = (means[c] @ query / temperature).exp()
-            negative = (keys @ query / temperature).exp()
+                keys = pixels[key_rows[c][q]].detach()
+            positive = (F.cosine_similarity(query, means[c], dim=0) / temperature).exp()
+            negative = (F.cosine_similarity(query[None], keys, dim=1) / temperature).exp()
             class_loss = class_loss - (positive / (positive + negative.sum())).log()
         loss = loss + weight * class_loss / num_queries
     return loss / total_weight if total_weight else loss

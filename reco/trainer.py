@@ -223,7 +223,7 @@ class Trainer:
         config = self.config
 
         def loader(
-            stream: Literal[labelled, unlabelled], ids: Sequence[str], batch_size: int
+            stream: Literal["labelled", "unlabelled"], ids: Sequence[str], batch_size: int
         ) -> DataLoader[TrainSample]:
             seed = config.train.seed
             return train_loader(
