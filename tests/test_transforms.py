@@ -98,7 +98,6 @@ def test_nearest_and_bilinear_sample_the_same_places():
         image, labels = resize_pair(ramp.expand(3, 63, 63), ramp.to(torch.uint8), (63, width))
         # The pattern of the differences repeats after at most five columns; the borders are cut.
         shift = (image[0, 0] - labels[0])[5:-5]
-        assert len(shift) % 5 == 0 or (shift == 0).all()
         assert abs(shift.mean()) < 0.02
 
 
