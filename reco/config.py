@@ -6,6 +6,7 @@ A file may name another with ``base:`` and then only states what differs. Every 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
 import hashlib
@@ -164,23 +165,20 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     origins: dict[str, str] = {}
     for source, content in _read_chain(find_config(path)):
         _merge(values, origins, content, source)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        _merge(values, origins, value, "--set")
+    _override(values, origins, overrides)
     return _build_config(values, origins, default_origin=str(path))
 
 
-def config_from_dict(values: Mapping[str, Any], source: str) -> Config:
-    """Configuration from :meth:`Config.to_dict`; ``source`` names where it came from in errors."""
-    return _build_config(values, {}, default_origin=source)
+def config_from_dict(
+    values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()
+) -> Config:
+    """Configuration from :meth:`Config.to_dict`, with ``key=value`` overrides on top.
+
+    ``source`` names where it came from in errors.
+    """
+    copied, origins = copy.deepcopy(dict(values)), dict[str, str]()
+    _override(copied, origins, overrides)
+    return _build_config(copied, origins, default_origin=source)
 
 
 def find_config(path: str | Path) -> Path:
@@ -193,6 +191,21 @@ def find_config(path: str | Path) -> Path:
         f"--config {str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
         f"{_suggestion(str(path), names)}. There: {', '.join(names) or 'nothing'}"
     )
+
+
+def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequence[str]) -> None:
+    """Lay ``key=value`` strings over ``values``."""
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        _merge(values, origins, value, "--set")
 
 
 def _read_chain(path: Path) -> list[tuple[str, dict[str, Any]]]:

@@ -249,8 +249,9 @@ def draw_negatives(
     cumulative = probabilities.to(which_class.dtype).cumsum(1)
     total = cumulative[:, -1:].contiguous()
     # The first class whose cumulative probability exceeds the draw is never one of probability 0.
-    # Rounding may lift a draw to the total itself, so the last class with a chance is the limit.
-    last = torch.searchsorted(cumulative, total)
+    # Rounding may lift a draw to the total itself, so the last class with a chance is the limit;
+    # where a broken network made all of it NaN, any class will do.
+    last = torch.searchsorted(cumulative, total).clamp(max=probabilities.shape[1] - 1)
     drawn = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
     pixels = table.bucket_counts().sum(1)
     return table.class_starts()[drawn] + _pick(which_pixel, pixels[drawn])

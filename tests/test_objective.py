@@ -95,7 +95,8 @@ def test_equation_5_by_hand(plain_views):
             for x in range(16):
                 answer = mixed.labels[b, y, x].item()
                 unsupervised -= etas[-1] * log_probabilities[2 + b, answer, y, x].item() / 512
-    assert 0 < min(etas) and max(etas) < 1
+    assert min(etas) > 0
+    assert max(etas) < 1
 
     # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre,
     # unless that one is unknown: rows 0-3 of the first image are ignored as a whole.

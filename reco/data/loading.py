@@ -150,14 +150,22 @@ class EvalDataset(Dataset[EvalSample]):
         reader: the data set.
         ids: of images that have labels.
         image_size: (height, width) of every sample; ``None``: as the files come.
+        original_labels: leave the labels at the size of their files.
     """
 
     def __init__(
-        self, reader: Reader, ids: Sequence[str], image_size: tuple[int, int] | None
+        self,
+        reader: Reader,
+        ids: Sequence[str],
+        image_size: tuple[int, int] | None,
+        *,
+        original_labels: bool = False,
     ) -> None:
         self._reader = reader
         self._ids = list(ids)
-        self.image_size = image_size
+        self._image_size = image_size
+        self._original_labels = original_labels
+        self.one_size = image_size is not None and not original_labels
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -165,8 +173,11 @@ class EvalDataset(Dataset[EvalSample]):
     def __getitem__(self, index: int) -> EvalSample:
         """Image and labels of ``ids[index]``."""
         id = self._ids[index]
-        image, label = _to_tensors(self._reader.image(id), self._reader.label(id), self.image_size)
-        return EvalSample(image, label, index)
+        image, label = self._reader.image(id), self._reader.label(id)
+        pixels, labels = _to_tensors(image, label, self._image_size)
+        if self._original_labels:
+            labels = torch.from_numpy(np.array(label))
+        return EvalSample(pixels, labels, index)
 
 
 def train_loader(
@@ -227,7 +238,7 @@ def eval_loader(
     """
     return DataLoader(
         dataset,
-        batch_size=1 if dataset.image_size is None else _EVAL_BATCH,
+        batch_size=_EVAL_BATCH if dataset.one_size else 1,
         sampler=range(rank, len(dataset), world_size),
         num_workers=workers,
         pin_memory=pin_memory,

@@ -1,0 +1,128 @@
+"""Evaluating checkpoints: from their files to tables, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import nn
+
+from reco import distributed
+from reco.build import restore_networks
+from reco.checkpoint import CheckpointError, load_checkpoint
+from reco.config import config_from_dict
+from reco.data import open_dataset
+from reco.data.loading import EvalDataset, eval_loader
+from reco.inference import Evaluation, InferenceMode, evaluate, format_evaluations
+
+Which = Literal["student", "teacher", "both"]
+
+
+def evaluate_checkpoints(
+    paths: Sequence[Path],
+    *,
+    split: str | None = None,
+    overrides: Sequence[str] = (),
+    which: Which = "both",
+    mode: InferenceMode | None = None,
+    original_size: bool = False,
+    boundary_width: int = 3,
+    device: str = "auto",
+) -> str:
+    """Evaluate checkpoints by the protocol of their configuration, side by side.
+
+    Beside each checkpoint go ``<name>-<split>.json`` with all figures and ``<name>-<split>.csv``
+    with those of each class.
+
+    Args:
+        paths: checkpoints; each is evaluated on the data its own configuration names.
+        split: ``train``, ``val`` or ``test``; by default ``dataset.eval_split``.
+        overrides: ``key=value`` over the checkpoints' configurations, such as ``dataset.root=…``.
+        which: of the two networks; a supervised run has a student alone.
+        mode: how the networks look at an image; once, at the whole of it, by default.
+        original_size: compare at the size of the label files instead of ``dataset.image_size``.
+        boundary_width: pixels on either side of a boundary that count as near it.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Returns:
+        A table with one column for each network.
+
+    Raises:
+        CheckpointError: an unreadable checkpoint, or checkpoints of different classes.
+        ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
+    """
+    chosen = distributed.set_up(device)
+    columns: dict[str, Evaluation] = {}
+    class_names: Sequence[str] = ()
+    for path in paths:
+        checkpoint = load_checkpoint(path)
+        config = config_from_dict(checkpoint["config"], str(path), overrides)
+        reader = open_dataset(config.dataset)
+        if list(reader.spec.class_names) != list(checkpoint["dataset"]["class_names"]):
+            raise CheckpointError(
+                f"{path}: trained on the classes {checkpoint['dataset']['class_names']}, but "
+                f"{config.dataset.name} has {list(reader.spec.class_names)}"
+            )
+        if class_names and list(class_names) != list(reader.spec.class_names):
+            raise CheckpointError(f"{path}: other classes than {paths[0]}; evaluate it alone")
+        class_names = reader.spec.class_names
+        networks = _select(restore_networks(checkpoint, str(path)), which, path)
+        of_split = split or config.dataset.eval_split
+        dataset = EvalDataset(
+            reader,
+            reader.ids(of_split),
+            config.dataset.image_size,
+            original_labels=original_size,
+        )
+        results = evaluate(
+            {name: network.to(chosen) for name, network in networks.items()},
+            eval_loader(dataset, workers=config.train.workers),
+            len(class_names),
+            device=chosen,
+            mode=mode,
+            boundary_width=boundary_width,
+        )
+        _write(path, of_split, checkpoint["iteration"], results, class_names)
+        prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
+        columns |= {f"{prefix}{name}": result for name, result in results.items()}
+    return format_evaluations(columns, class_names)
+
+
+def _select(networks: dict[str, nn.Module], which: Which, path: Path) -> dict[str, nn.Module]:
+    if which == "both":
+        return networks
+    if which not in networks:
+        raise CheckpointError(f"{path}: a supervised run, which has no teacher; use the student")
+    return {which: networks[which]}
+
+
+def _write(
+    path: Path,
+    split: str,
+    iteration: int,
+    results: dict[str, Evaluation],
+    class_names: Sequence[str],
+) -> None:
+    content: dict[str, Any] = {
+        "checkpoint": path.name,
+        "iteration": iteration,
+        "split": split,
+        "class_names": list(class_names),
+        "networks": {name: result.to_dict() for name, result in results.items()},
+    }
+    target = path.with_name(f"{path.stem}-{split}.json")
+    target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with target.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["network", "class", "iou", "class_accuracy", "boundary_iou"])
+        for name, result in results.items():
+            figures = (
+                result.confusion.iou().tolist(),
+                result.confusion.class_accuracy().tolist(),
+                result.boundary.iou().tolist(),
+            )
+            for class_name, *values in zip(class_names, *figures, strict=True):
+                writer.writerow([name, class_name, *values])

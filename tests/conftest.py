@@ -1,0 +1,43 @@
+"""Small runs that the tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from reco.config import Config, load_config
+from reco.data import synthetic
+
+TINY = (
+    "dataset.crop_size=[32, 32]",
+    "dataset.labelled_images=3",
+    "model.channels=8",
+    "model.representation_dim=8",
+    "reco.num_queries=8",
+    "reco.num_negatives=8",
+    "method.unsupervised_threshold=0.2",
+    "reco.weak_threshold=0.1",
+    "train.labelled_batch_size=2",
+    "train.unlabelled_batch_size=2",
+    "train.iterations=4",
+    "train.log_every=1",
+    "train.validate_every=4",
+    "train.checkpoint_every=2",
+    "train.panel_images=1",
+    "train.workers=0",
+)
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
+    """A configuration of a few quick steps on a few drawn scenes, with overrides on top."""
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 12, "val": 2, "test": 2})
+    torch.set_num_threads(1)  # what is compared bit for bit is added up in one order
+
+    def make(*overrides: str) -> Config:
+        return load_config("demo.yaml", [*TINY, f"output_dir={tmp_path}/runs", *overrides])
+
+    return make

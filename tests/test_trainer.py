@@ -1,0 +1,240 @@
+"""Whole runs: what they leave behind, that they resume exactly, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from reco import distributed, trainer
+from reco.checkpoint import CheckpointError, load_checkpoint
+from reco.config import ConfigError, load_config
+from reco.data.splits import Split
+from reco.evaluation import evaluate_checkpoints
+from reco.run_folder import run_path
+from reco.trainer import NonFiniteLossError, Trainer, learning_rate, train
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_speed(records: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in records]
+
+
+def assert_same(first: object, second: object, where: str = "checkpoint") -> None:
+    """Equal to the last bit, tensors included."""
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for key in first:
+            assert_same(first[key], second[key], f"{where}.{key}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for i, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{where}[{i}]")
+    else:
+        assert first == second, where
+
+
+def test_a_run_leaves_all_one_needs(tiny, tmp_path):
+    config = tiny()
+    folder = run_path(config, "demo")
+    assert folder == tmp_path / "runs" / "demo" / f"{config.hash()}-s0"
+    outcome = train(config, folder)
+    assert outcome.finished
+    assert load_config(folder / "config.yaml") == config
+    split = Split.from_dict(json.loads((folder / "split.json").read_text()))
+    assert len(split.labelled) == 3
+    assert len(split.unlabelled) == 9
+    records = metrics(folder)
+    assert [r["iteration"] for r in records] == [1, 2, 3, 4, 4]
+    for record in records[:4]:
+        terms = record["supervised"] + record["unsupervised"] + record["reco"]
+        assert record["total"] == pytest.approx(terms, rel=1e-5)
+        assert 0 < record["eta"] <= 1
+        assert 0 < record["pseudo_accuracy"] < 1
+        assert 0 < record["hard_share"] <= 1
+        assert record["learning_rate"] == learning_rate(config, record["iteration"] - 1)
+    assert set(records[4]["validation"]) == {"student", "teacher"}
+    assert outcome.panel == folder / "panels" / "000004.png"
+    assert outcome.panel.stat().st_size > 1000
+    for word in ("teacher", "rider", "mIoU", str(outcome.panel), "scripts/eval.py", "best.pt"):
+        assert word in outcome.summary()
+    last, previous = (load_checkpoint(folder / f"{name}.pt") for name in ("last", "previous"))
+    assert (last["iteration"], previous["iteration"]) == (4, 2)
+    assert last["split"]["hash"] == split.hash
+    assert (folder / "best.pt").exists()
+
+
+def test_learning_rate_decays_to_its_floor():
+    config = load_config("demo.yaml", ["train.iterations=1000", "train.learning_rate=1e-2"])
+    assert learning_rate(config, 0) == 1e-2
+    assert learning_rate(config, 500) == pytest.approx(1e-2 * 0.5**0.9)
+    assert learning_rate(config, 1000) == 1e-6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopping_and_resuming_changes_nothing(tiny, tmp_path, workers):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(tiny(), whole)
+    config = tiny(f"train.workers={workers}")
+    interrupted = Trainer(config, parts)
+    step = interrupted.train_step
+
+    def step_and_interrupt(*batch):
+        if interrupted.iteration == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*batch)
+
+    interrupted.train_step = step_and_interrupt
+    outcome = interrupted.run()
+    assert not outcome.finished
+    assert outcome.iteration == 3  # the step that was under way is completed
+    assert "--resume" in outcome.summary()
+    assert train(config, parts, resume=True).finished
+    first, second = (load_checkpoint(folder / "last.pt") for folder in (whole, parts))
+    first.pop("config"), second.pop("config")  # the number of workers is in there
+    assert_same(first, second)
+    assert without_speed(metrics(whole)) == without_speed(metrics(parts))
+
+
+def test_signals_are_given_back(tiny, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    train(tiny("train.iterations=1"), tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_used_folder_is_refused(tiny, tmp_path):
+    train(tiny("train.iterations=1"), tmp_path / "run")
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(tiny("train.iterations=1"), tmp_path / "run")
+
+
+def test_resuming_another_experiment_is_refused(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train(tiny("train.iterations=2"), folder)
+    with pytest.raises(ConfigError, match=r"reco\.temperature: 0\.5 -> 0\.3"):
+        train(tiny("train.iterations=2", "reco.temperature=0.3"), folder, resume=True)
+    # A longer run, and what changes no number, may go on.
+    assert (
+        train(tiny("train.iterations=3", "train.log_every=2"), folder, resume=True).iteration == 3
+    )
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    checkpoint["split"]["hash"] = "another"
+    torch.save(checkpoint, folder / "last.pt")
+    with pytest.raises(ConfigError, match="trained on split another"):
+        train(tiny("train.iterations=4"), folder, resume=True)
+    with pytest.raises(CheckpointError, match="nothing to resume from"):
+        train(tiny(), tmp_path / "nothing", resume=True)
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, log_every):
+    """Found at the next logging step, or before the next checkpoint, and named."""
+    folder = tmp_path / "run"
+    broken = Trainer(tiny(f"train.log_every={log_every}"), folder)
+    compute = broken.objective.forward
+
+    def forward(*arguments):
+        losses, statistics = compute(*arguments)
+        if broken.iteration == 2:
+            losses = losses._replace(total=losses.total * math.nan, reco=losses.reco * math.nan)
+        return losses, statistics
+
+    broken.objective.forward = forward
+    with pytest.raises(NonFiniteLossError, match=r"not finite: total, reco,.*learning_rate"):
+        broken.run()
+    assert load_checkpoint(folder / "last.pt")["iteration"] == 2
+
+
+def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
+    run = Trainer(tiny(), tmp_path / "run")
+    step = run.train_step
+
+    def step_and_break(*batch):
+        result = step(*batch)
+        if run.iteration == 3:
+            with torch.no_grad():
+                next(run.student.parameters()).fill_(math.inf)
+        return result
+
+    run.train_step = step_and_break
+    with pytest.raises(NonFiniteLossError, match="weights not finite at iteration 4"):
+        run.run()
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["iteration"] == 2
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("method.unsupervised=false", "reco.enabled=false"),
+        ("method.unsupervised=false",),
+        ("reco.enabled=false", "method.mix=cutout"),
+        ("method.mix=cutmix", "reco.negatives=per_query", "reco.key_sampling=random"),
+        ("method.mix=none", "method.teacher_mode=eval", "reco.gradient_through_means=true"),
+        ("dataset.labelled_images=all", "dataset.partial_labels=0.25"),
+        ("train.precision=bf16",),
+    ],
+)
+def test_every_method_trains(tiny, tmp_path, method):
+    config = tiny("train.iterations=2", *method)
+    train(config, tmp_path / "run")
+    record = metrics(tmp_path / "run")[1]
+    assert record["supervised"] > 0
+    assert (record["unsupervised"] > 0) == config.method.unsupervised
+    assert (record["reco"] > 0) == config.reco.enabled
+    if config.dataset.partial_labels:
+        assert 0.2 < record["known_pixels"] < 0.6
+
+
+def test_eval_prints_what_the_last_validation_printed(tiny, tmp_path):
+    folder = tmp_path / "run"
+    outcome = train(tiny(), folder)
+    table = evaluate_checkpoints([folder / "last.pt"], device="cpu")
+    assert table == outcome.table
+    written = json.loads((folder / "last-val.json").read_text())
+    logged = metrics(folder)[-1]["validation"]
+    for name in ("student", "teacher"):
+        assert written["networks"][name]["matrix"] == logged[name]["matrix"]
+        assert written["networks"][name]["mean_iou"] == logged[name]["mean_iou"]
+    assert len((folder / "last-val.csv").read_text().splitlines()) == 1 + 2 * 11
+
+
+def test_nothing_left_as_unlabelled_is_an_error(tiny, tmp_path):
+    with pytest.raises(ConfigError, match=r"dataset\.labelled_images = 12.*method\.unsupervised"):
+        train(tiny("dataset.labelled_images=12"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_device_that_is_not_there_is_named(tiny, tmp_path):
+    with pytest.raises(ValueError, match=r"train\.device = 'gpu'"):
+        train(tiny("train.device=gpu"), tmp_path / "run")
+
+
+def test_batches_are_divided_among_ranks(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(ConfigError, match=r"labelled_batch_size = 2: .* the 3 processes"):
+        Trainer(tiny(), tmp_path / "run")
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    with pytest.raises(ConfigError, match=r"1 for each of 2 processes, but method\.mix = classmix"):
+        Trainer(tiny(), tmp_path / "run")
+
+
+def test_meter_leaves_out_what_has_nothing_to_say():
+    meter = trainer.Meter(torch.device("cpu"))
+    nan = torch.tensor(math.nan)
+    for value in (1.0, 3.0):
+        losses = trainer.Losses(*[torch.tensor(value)] * 4)
+        eta = torch.tensor(0.5) if value == 1 else nan
+        meter.add(losses, trainer.StepStatistics(eta, *[nan] * 6))
+    means, not_finite, steps, _ = meter.read()
+    assert (means["total"], means["eta"], steps, not_finite) == (2.0, 0.5, 2, [])
+    assert math.isnan(means["above_weak"])
