@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import platform
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from reco.config import Config
 
@@ -44,7 +48,9 @@ class RunFolder:
             )
         (self.path / "panels").mkdir(parents=True)
         (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
-        (self.path / "split.json").write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+        for name, content in (("split", split), ("environment", _environment())):
+            text = json.dumps(content, indent=1) + "\n"
+            (self.path / f"{name}.json").write_text(text, encoding="utf-8")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; a number that is not finite becomes ``null``."""
@@ -65,6 +71,23 @@ class RunFolder:
     def panel_path(self, iteration: int) -> Path:
         """Where the panel of this iteration goes."""
         return self.path / "panels" / f"{iteration:06d}.png"
+
+
+def _environment() -> dict[str, Any]:
+    """Where and with what the run was made: numbers are worth little without it."""
+    try:
+        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    has_gpu = torch.cuda.is_available()
+    return {
+        "commit": commit,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if has_gpu else platform.machine() + " CPU",
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _iteration(line: str) -> float:

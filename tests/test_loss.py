@@ -164,13 +164,14 @@ def test_gradcheck(
     labels = torch.arange(24).view(2, 3, 4) % 4
     logits = torch.zeros(2, 4, 3, 4, dtype=torch.float64)
     logits[:, 2:] = F.one_hot(labels, 4)[..., 2:].permute(0, 3, 1, 2) * 20.0
+    fixed = representations.detach().clone()
     if not gradient_through_means:
-        means = class_means(representations.detach(), labels, torch.full((4,), 6))
+        means = class_means(fixed, labels, torch.full((4,), 6))
         monkeypatch.setattr(module, "class_means", lambda *_, **__: means)
 
     def value(varied: Tensor) -> Tensor:
         return reco_loss(
-            torch.where(labels[:, None] < 2, varied, representations.detach()),
+            torch.where(labels[:, None] < 2, varied, fixed),
             logits,
             labels,
             num_queries=5,
