@@ -20,17 +20,17 @@ from __future__ import annotations
 import csv
 import json
 import multiprocessing
+import multiprocessing.context
 import random
 import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
-from reco.checkpoint import load_checkpoint
 from reco.config import Config, ConfigError, find_config, load_config
 from reco.evaluation import evaluate_checkpoints
 from reco.run_folder import run_path
@@ -115,7 +115,7 @@ def load_study(path: str | Path) -> Study:
         output_dir=Path(content.get("output_dir", f"runs/studies/{found.stem}")),
         seeds=tuple(content.get("seeds", (0, 1, 2))),
         methods=content["methods"],
-        budgets=content.get("budgets", {"": {}}),
+        budgets={str(name): keys for name, keys in content.get("budgets", {"": {}}).items()},
         baseline=baseline,
         test_split=content.get("test_split"),
     )
@@ -156,7 +156,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
     """
     todo = [cell for cell in cells(study, overrides) if read_result(cell, study) is None]
     free = list(devices) or [""]
-    running: dict[str, tuple[Cell, multiprocessing.process.BaseProcess, float]] = {}
+    running: dict[str, tuple[Cell, multiprocessing.context.SpawnProcess, float]] = {}
     seconds: list[float] = []
     context = multiprocessing.get_context("spawn")
     failed = 0
@@ -190,17 +190,11 @@ def _train_cell(cell: Cell, device: str, test_split: str | None) -> None:
     """One run, in a process of its own."""
     config = cell.config
     if device:
-        config = _on_device(config, device)
+        config = replace(config, train=replace(config.train, device=device))
     resume = (cell.folder / "last.pt").exists() or (cell.folder / "previous.pt").exists()
     outcome = train(config, cell.folder, resume=resume)
     if outcome.finished and test_split:
         evaluate_checkpoints([cell.folder / "last.pt"], split=test_split, device=device or "auto")
-
-
-def _on_device(config: Config, device: str) -> Config:
-    from dataclasses import replace
-
-    return replace(config, train=replace(config.train, device=device))
 
 
 def read_result(cell: Cell, study: Study) -> Result | None:
@@ -242,3 +236,140 @@ def read_result(cell: Cell, study: Study) -> Result | None:
         commit=environment["commit"],
         run=cell.folder.relative_to(study.output_dir).as_posix(),
     )
+
+
+def results(study: Study, overrides: Sequence[str] = ()) -> list[Result]:
+    """Figures of the finished runs."""
+    found = (read_result(cell, study) for cell in cells(study, overrides))
+    return [result for result in found if result is not None]
+
+
+def write_results(study: Study, overrides: Sequence[str] = ()) -> None:
+    """Write ``results.csv`` and ``results.md`` of what is finished."""
+    finished = results(study, overrides)
+    study.output_dir.mkdir(parents=True, exist_ok=True)
+    write_csv(finished, study.output_dir / "results.csv")
+    text = f"# {study.name}\n\n{results_table(finished, study.baseline)}\n"
+    (study.output_dir / "results.md").write_text(text, encoding="utf-8")
+
+
+def write_csv(rows: Sequence[Result], path: Path) -> None:
+    """One line for each run."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(Result._fields)
+        writer.writerows(rows)
+
+
+def read_csv(path: Path) -> list[Result]:
+    """What :func:`write_csv` wrote."""
+
+    def number(text: str) -> float | None:
+        return float(text) if text else None
+
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Result(
+                **{
+                    **row,
+                    "seed": int(row["seed"]),
+                    "iterations": int(row["iterations"]),
+                    **{key: number(row[key]) for key in row if key.endswith("miou")},
+                }  # type: ignore[arg-type]
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def results_table(rows: Sequence[Result], baseline: str | None) -> str:
+    """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
+
+    A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
+    bootstrap over the pairs. Fewer than five pairs cannot tell methods apart for sure, and the
+    table says so.
+    """
+    if not rows:
+        return "No run is finished yet."
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row.budget, row.method), []).append(row)
+    lines = [
+        "| method | budget | seeds | student mIoU | teacher mIoU | near boundaries | "
+        f"difference to {baseline or 'baseline'} |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    fewest = min(len(group) for group in groups.values())
+    for (budget, method), group in groups.items():
+        pairs = [
+            row.miou - other.miou
+            for row in group
+            for other in groups.get((budget, baseline or ""), [])
+            if row.seed == other.seed and method != baseline
+        ]
+        teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
+        cells_ = [
+            method,
+            budget or "-",
+            str(len(group)),
+            mean_and_deviation([row.student_miou for row in group]),
+            mean_and_deviation(teachers) if teachers else "-",
+            mean_and_deviation([row.boundary_miou for row in group]),
+            _difference(pairs),
+        ]
+        lines.append("| " + " | ".join(cells_) + " |")
+    if fewest < 5:
+        lines += [
+            "",
+            f"With {fewest} seeds in a cell, small differences cannot be told from chance.",
+        ]
+    return "\n".join(lines)
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """``45.1 ± 0.3``: mean and sample standard deviation; the mean alone of a single value."""
+    mean = statistics.mean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
+    """95 % percentile interval of the mean under resampling; the same for the same numbers."""
+    chance = random.Random(0)
+    means = sorted(
+        statistics.fmean(chance.choices(differences, k=len(differences))) for _ in range(draws)
+    )
+    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+
+
+def _difference(pairs: Sequence[float]) -> str:
+    if not pairs:
+        return "-"
+    text = f"{statistics.fmean(pairs):+.1f}"
+    if len(pairs) > 1:
+        low, high = bootstrap_interval(pairs)
+        text += f" [{low:+.1f}, {high:+.1f}]"
+    return text
+
+
+def _status(
+    study: Study,
+    overrides: Sequence[str],
+    running: Mapping[str, tuple[Cell, Any, float]],
+    seconds: Sequence[float],
+    places: int,
+) -> str:
+    """A line for each run: finished with its mIoU, running, or to do; and the time left."""
+    lines, left = [], 0
+    now_running = [cell for cell, _, _ in running.values()]
+    for cell in cells(study, overrides):
+        result = read_result(cell, study)
+        state = "to do"
+        if result is not None:
+            state = f"{result.miou:.1f} %"
+        elif cell in now_running:
+            state = "running"
+        left += result is None
+        lines.append(f"  {cell.method:<24} {cell.budget:<12} seed {cell.seed}  {state}")
+    if seconds:
+        minutes = statistics.fmean(seconds) * left / places / 60
+        lines.append(f"  {left} left, about {minutes:.0f} minutes")
+    return "\n".join(["", *lines])

@@ -1,0 +1,48 @@
+"""Run a study: methods x label budgets x seeds, skipping what is finished.
+
+    python scripts/study.py studies/demo.yaml
+    python scripts/study.py my_study.yaml --set dataset.root=/data/camvid train.iterations=4000
+    python scripts/study.py my_study.yaml --devices cuda:0 cuda:1
+
+Finished runs are skipped, stopped ones are resumed: Ctrl-C, then the same command, goes on where
+it was. results.csv and results.md in the study's output_dir grow with every run that ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from reco.study import load_study, run_study
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("study", help="a YAML file: a path, or a name in configs/")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change keys of the configuration of all runs",
+    )
+    parser.add_argument(
+        "--devices", nargs="+", default=[], help="one run at a time on each, e.g. cuda:0 cuda:1"
+    )
+    arguments = parser.parse_args()
+    try:
+        study = load_study(arguments.study)
+        finished = run_study(study, arguments.overrides, arguments.devices)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print((study.output_dir / "results.md").read_text(encoding="utf-8"))
+    return 0 if finished else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
