@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reco.data.reader import FileReader, Files, list_files, read_list, select
+from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import CAMVID
 from reco.loss import IGNORE
 
@@ -38,12 +38,14 @@ class CamVidReader(FileReader):
             ),
         )
 
-    def _list(self, split: str) -> dict[str, Files]:
+    def _list(self, split: str) -> Listing:
         if split == "unlabelled":
-            return {}
-        images = list_files(self._require(self.root / split))
-        masks = list_files(self._require(self.root / f"{split}annot"), masks=True)
+            return Listing({})
+        folders = (self.root / split, self.root / f"{split}annot")
+        if missing := absent(*folders):
+            return Listing({}, missing)
+        images, masks = list_files(folders[0]), list_files(folders[1], masks=True)
         list_file = self.root / f"{split}.txt"
-        if list_file.is_file():
-            images = select(images, read_list(list_file), str(list_file))
-        return self._pair(images, masks)
+        if not list_file.is_file():
+            return pair(images, masks)
+        return pair(select(images, read_list(list_file), str(list_file)), masks, others=images)

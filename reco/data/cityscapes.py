@@ -16,7 +16,7 @@ from pathlib import Path
 
 from torchvision.datasets import Cityscapes
 
-from reco.data.reader import FileReader, Files, list_files
+from reco.data.reader import FileReader, Files, Listing, absent, list_files, pair
 from reco.data.spec import CITYSCAPES
 from reco.loss import IGNORE
 
@@ -40,17 +40,20 @@ class CityscapesReader(FileReader):
             ),
         )
 
-    def _list(self, split: str) -> dict[str, Files]:
+    def _list(self, split: str) -> Listing:
         if split == "test":
             raise FileNotFoundError(
                 "Cityscapes' test labels are not public: use dataset.eval_split=val"
             )
         if split == "unlabelled":
-            folder = self.root / "leftImg8bit" / "train_extra"
-            return {id: Files(path, None) for id, path in self._in_cities(folder, "").items()}
-        images = self._in_cities(self._require(self.root / "leftImg8bit" / split), "")
-        masks = self._in_cities(self._require(self.root / "gtFine" / split), "_gtFine_labelIds")
-        return self._pair(images, masks)
+            extra = self._in_cities(self.root / "leftImg8bit" / "train_extra", "")
+            return Listing({id: Files(path, None) for id, path in extra.items()})
+        folders = (self.root / "leftImg8bit" / split, self.root / "gtFine" / split)
+        if missing := absent(*folders):
+            return Listing({}, missing)
+        return pair(
+            self._in_cities(folders[0], ""), self._in_cities(folders[1], "_gtFine_labelIds")
+        )
 
     def _in_cities(self, folder: Path, mask_suffix: str) -> dict[str, Path]:
         """Files of all cities by id: their own names begin with the city."""

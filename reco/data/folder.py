@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reco.data.reader import SPLITS, FileReader, Files, list_files, read_mask
+from reco.data.reader import SPLITS, FileReader, Files, Listing, absent, list_files, pair, read_mask
 from reco.data.spec import DatasetSpec, default_palette
 from reco.loss import IGNORE
 
@@ -64,6 +64,7 @@ class FolderReader(FileReader):
                 "; dataset.label_map (such as {0: 0, 255: 1}) says which class a value means, "
                 "dataset.ignore_values which values are void"
             ),
+            alone_hint=f"Images without labels belong in {Path(root) / 'unlabelled'}. ",
         )
 
     def file_values(self, ids: Iterable[str]) -> list[int]:
@@ -75,16 +76,18 @@ class FolderReader(FileReader):
                 found.update(np.unique(read_mask(mask)).tolist())
         return sorted(found)
 
-    def _list(self, split: str) -> dict[str, Files]:
+    def _list(self, split: str) -> Listing:
         if split not in SPLITS:
             extra = list_files(self.root / "unlabelled", recursive=True)
-            return {f"unlabelled/{name}": Files(path, None) for name, path in extra.items()}
-        images = list_files(self._require(self.root / "images" / split), recursive=True)
-        masks = list_files(self._require(self.root / "labels" / split), masks=True, recursive=True)
-        pairs = self._pair(
-            images, masks, hint=f"Images without labels belong in {self.root / 'unlabelled'}. "
+            return Listing({f"unlabelled/{name}": Files(p, None) for name, p in extra.items()})
+        folders = (self.root / "images" / split, self.root / "labels" / split)
+        if missing := absent(*folders):
+            return Listing({}, missing)
+        found = pair(
+            list_files(folders[0], recursive=True),
+            list_files(folders[1], masks=True, recursive=True),
         )
-        return {f"{split}/{name}": files for name, files in pairs.items()}
+        return found._replace(pairs={f"{split}/{name}": f for name, f in found.pairs.items()})
 
 
 def _class_of(

@@ -11,6 +11,7 @@ changes anything.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -212,6 +213,7 @@ def train_loader(
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals_to_the_parent,
         # The loader draws a number when it starts; from a generator of its own, not from ours.
         generator=torch.Generator(),
     )
@@ -243,8 +245,15 @@ def eval_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_parent(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal, but it is the run that decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class _SampleNumbers(Sampler[list[int]]):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reco.data.reader import FileReader, Files, list_files, read_list, select
+from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import PASCAL
 from reco.loss import IGNORE
 
@@ -47,21 +47,25 @@ class PascalReader(FileReader):
             ),
         )
 
-    def _list(self, split: str) -> dict[str, Files]:
+    def _list(self, split: str) -> Listing:
         if split == "test":
             raise FileNotFoundError(
                 "Pascal VOC's test labels are not public: use dataset.eval_split=val"
             )
         if split == "unlabelled":
-            return {}
-        images = list_files(self._require(self.root / "JPEGImages"))
-        masks = list_files(self._require(self.root / "SegmentationClass"), masks=True)
+            return Listing({})
+        folders = (self.root / "JPEGImages", self.root / "SegmentationClass")
+        if missing := absent(*folders):
+            return Listing({}, missing)
+        images, masks = list_files(folders[0]), list_files(folders[1], masks=True)
         if split == "val":
-            return self._pair(select(images, self._voc_list("val"), "val.txt"), masks)
+            of_list = select(images, self._voc_list("val"), "val.txt")
+            return pair(of_list, masks, others=images)
         augmented = list_files(self.root / "SegmentationClassAug", masks=True)
         ids = self._train_ids(augmented)
         # VOC's own masks come first: they mark the objects' borders as void, SBD's don't.
-        return self._pair(select(images, ids, "The list of training images"), augmented | masks)
+        of_list = select(images, ids, "The list of training images")
+        return pair(of_list, augmented | masks, others=images)
 
     def _train_ids(self, augmented: dict[str, Path]) -> list[str]:
         lists = self.root / "ImageSets" / "Segmentation"

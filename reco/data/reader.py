@@ -5,6 +5,7 @@ Every error about a file names the file.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -15,8 +16,12 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from reco.data.spec import DatasetSpec
+from reco.loss import IGNORE
 
 SPLITS = ("train", "val", "test")
+
+# In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
+FULL_SIZE_CLASSES = "classes_at_full_size.json"
 
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 _MASK_ENDINGS = {".png", ".bmp", ".tif", ".tiff", ".gif"}  # JPEG would change label values
@@ -65,6 +70,15 @@ class Files(NamedTuple):
     mask: Path | None
 
 
+class Listing(NamedTuple):
+    """What the folders of a split hold."""
+
+    pairs: dict[str, Files]  # by id
+    missing: tuple[Path, ...] = ()  # folders; then there is nothing else
+    images_alone: tuple[Path, ...] = ()  # no mask goes with them
+    masks_alone: tuple[Path, ...] = ()  # no image goes with them, which does training no harm
+
+
 class FileReader:
     """What readers of image and mask files share. A subclass says which files a split has.
 
@@ -75,6 +89,7 @@ class FileReader:
         expected: layout, and where people get the data; part of every message about something
             missing.
         hint: what to do about a mask value that is no class.
+        alone_hint: what to do about an image without a mask.
 
     Raises:
         FileNotFoundError: ``root`` is not there.
@@ -88,15 +103,23 @@ class FileReader:
         class_of: Mapping[int, int],
         expected: str,
         hint: str = "",
+        alone_hint: str = "",
     ) -> None:
         self.spec = spec
         self.root = Path(root)
         self._expected = expected
         self._hint = hint
+        self._alone_hint = alone_hint
         self._allowed = sorted(class_of)
         self._table = _class_table(class_of)
+        self._listings: dict[str, Listing] = {}
         self._listed: dict[str, dict[str, Files]] = {}
-        self._require(self.root)
+        if not self.root.is_dir():
+            raise self._missing(self.root)
+        index = self.root / FULL_SIZE_CLASSES
+        self._full_size_classes: dict[str, list[int]] = (
+            json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
+        )
 
     def ids(self, split: str) -> list[str]:
         """Sorted ids of a split; see :class:`Reader`."""
@@ -107,6 +130,17 @@ class FileReader:
     def unlabelled_ids(self) -> list[str]:
         """Sorted ids of the images without labels; see :class:`Reader`."""
         return sorted(self._files("unlabelled"))
+
+    def listing(self, split: str) -> Listing:
+        """What is there of a split (or of ``"unlabelled"``), complete or not.
+
+        Raises:
+            FileNotFoundError: the split is not public, or its list of images is not there.
+            ValueError: files or lists that contradict each other.
+        """
+        if split not in self._listings:
+            self._listings[split] = self._list(split)
+        return self._listings[split]
 
     def image(self, id: str) -> Image.Image:
         """RGB image; see :class:`Reader`."""
@@ -121,13 +155,35 @@ class FileReader:
         _check_size(values, files)
         return Image.fromarray(self._to_classes(values, files.mask))
 
-    def _list(self, split: str) -> dict[str, Files]:
-        """Files by id of ``"train"``, ``"val"``, ``"test"`` or ``"unlabelled"``."""
+    def classes(self, id: str) -> frozenset[int]:
+        """The classes in an image's mask.
+
+        In a resized copy they are those of the full-size mask: a class of a few pixels may vanish
+        on the way, and the few-shot split must not depend on that.
+        """
+        if id in self._full_size_classes:
+            return frozenset(self._full_size_classes[id])
+        return present_classes(self.label(id))
+
+    def _list(self, split: str) -> Listing:
+        """Look for ``"train"``, ``"val"``, ``"test"`` or ``"unlabelled"``."""
         raise NotImplementedError
 
     def _files(self, split: str) -> dict[str, Files]:
+        """Files by id of a split that is complete."""
         if split not in self._listed:
-            self._listed[split] = self._list(split)
+            found = self.listing(split)
+            if found.missing:
+                raise self._missing(found.missing[0])
+            alone = [str(path) for path in found.images_alone]
+            if alone:
+                raise ValueError(
+                    f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
+                    f"{enumerate_some(alone)}. {self._alone_hint}Expected: {self._expected}"
+                )
+            if not found.pairs and split != "unlabelled":
+                raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
+            self._listed[split] = found.pairs
         return self._listed[split]
 
     def _find(self, id: str) -> Files:
@@ -141,29 +197,8 @@ class FileReader:
                 return files[id]
         raise ValueError(f"{id!r}: no such image in {self.root}")
 
-    def _require(self, folder: Path) -> Path:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
-        return folder
-
-    def _pair(
-        self, images: Mapping[str, Path], masks: Mapping[str, Path], hint: str = ""
-    ) -> dict[str, Files]:
-        """Every image with its mask.
-
-        Raises:
-            FileNotFoundError: no image at all.
-            ValueError: images without a mask, by name.
-        """
-        if not images:
-            raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
-        alone = [str(path) for id, path in sorted(images.items()) if id not in masks]
-        if alone:
-            raise ValueError(
-                f"{len(alone)} of {len(images)} images without a mask: {enumerate_some(alone)}. "
-                f"{hint}Expected: {self._expected}"
-            )
-        return {id: Files(path, masks[id]) for id, path in images.items()}
+    def _missing(self, folder: Path) -> FileNotFoundError:
+        return FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
 
     def _to_classes(self, values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
         """Class indices of mask file values."""
@@ -180,6 +215,35 @@ class FileReader:
                 f"allowed: {_ranges(self._allowed)}{self._hint}"
             )
         return np.asarray(classes, dtype=np.uint8)
+
+
+def present_classes(label: Image.Image) -> frozenset[int]:
+    """The classes in a label image of mode "L", without IGNORE."""
+    return frozenset(c for c, pixels in enumerate(label.histogram()) if pixels and c != IGNORE)
+
+
+def absent(*folders: Path) -> tuple[Path, ...]:
+    """Those of ``folders`` that are not there."""
+    return tuple(folder for folder in folders if not folder.is_dir())
+
+
+def pair(
+    images: Mapping[str, Path], masks: Mapping[str, Path], others: Collection[str] = ()
+) -> Listing:
+    """Every image with its mask, by id.
+
+    Args:
+        images: of the split.
+        masks: of the split, or of several.
+        others: ids of images in other splits, whose masks may be there too.
+    """
+    return Listing(
+        pairs={id: Files(path, masks[id]) for id, path in images.items() if id in masks},
+        images_alone=tuple(path for id, path in sorted(images.items()) if id not in masks),
+        masks_alone=tuple(
+            path for id, path in sorted(masks.items()) if id not in images and id not in others
+        ),
+    )
 
 
 def list_files(

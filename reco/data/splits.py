@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.data.folder import FolderReader
-from reco.data.reader import Reader, enumerate_some
+from reco.data.reader import FileReader, Reader, enumerate_some, present_classes
 from reco.data.seeding import stable_seed
-from reco.loss import IGNORE
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig
@@ -205,8 +204,9 @@ class _MaskIndex:
         return [self._known[id] for id in ids]
 
     def _read(self, id: str) -> frozenset[int]:
-        pixels = self._reader.label(id).histogram()
-        return frozenset(value for value, n in enumerate(pixels) if n and value != IGNORE)
+        if isinstance(self._reader, FileReader):
+            return self._reader.classes(id)
+        return present_classes(self._reader.label(id))
 
 
 def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from reco.data.reader import FileReader, Files, list_files, read_list, select
+from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import SUN
 from reco.loss import IGNORE
 
@@ -41,10 +41,13 @@ class SunReader(FileReader):
             ),
         )
 
-    def _list(self, split: str) -> dict[str, Files]:
+    def _list(self, split: str) -> Listing:
         if split == "unlabelled":
-            return {}
-        masks = list_files(self._require(self.root / "sunrgbd_train_test_labels"), masks=True)
+            return Listing({})
+        labels = self.root / "sunrgbd_train_test_labels"
+        if missing := absent(labels, *(self._folder(name) for name in ("train", "test"))):
+            return Listing({}, missing)
+        masks = list_files(labels, masks=True)
         train = self._images("train")
         test = self._images("test")
         list_file = self.root / "test_ids.txt"
@@ -52,11 +55,16 @@ class SunReader(FileReader):
             images = train | test
             test = select(images, read_list(list_file), str(list_file))
             train = {id: path for id, path in images.items() if id not in test}
-        return self._pair(train if split == "train" else test, masks)
+        if split == "train":
+            return pair(train, masks, others=test)
+        return pair(test, masks, others=train)
+
+    def _folder(self, name: str) -> Path:
+        return self.root / f"SUNRGBD-{name}_images"
 
     def _images(self, folder: str) -> dict[str, Path]:
         """Images of a folder by the names of their labels."""
-        files = list_files(self._require(self.root / f"SUNRGBD-{folder}_images"))
+        files = list_files(self._folder(folder))
         numbers = {}
         for name, path in files.items():
             match = re.fullmatch(r"img-(\d{6})", name)

@@ -1,0 +1,141 @@
+"""What an unpacked archive holds, and everything that is wrong with it, at once."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from reco.data.reader import FileReader, Files
+from reco.data.spec import DatasetSpec
+from reco.loss import IGNORE
+
+# Nothing in the files themselves tells that a whole city was not unpacked.
+CITIES = {
+    "train": (
+        *("aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf", "erfurt", "hamburg"),
+        *("hanover", "jena", "krefeld", "monchengladbach", "strasbourg", "stuttgart", "tubingen"),
+        *("ulm", "weimar", "zurich"),
+    ),
+    "val": ("frankfurt", "lindau", "munster"),
+}
+OFFICIAL_IMAGES = {
+    "camvid": {"train": 367, "val": 101, "test": 233},
+    "cityscapes": {"train": 2975, "val": 500},
+    "pascal": {"train": 10582, "val": 1449},
+    "sun": {"train": 5285, "val": 5050},
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check."""
+
+    spec: DatasetSpec
+    images: dict[str, int]  # by split; "unlabelled" too
+    pixels: dict[str, npt.NDArray[np.int64]]  # by split: (256,) pixels per class, IGNORE at 255
+    problems: list[str] = field(default_factory=list)  # one line each, files by name
+    notes: list[str] = field(default_factory=list)
+
+    def format(self) -> str:
+        """Number of images, pixels per class, notes, problems; one a line."""
+        labelled = [split for split in self.pixels if self.images[split]]
+        lines = [f"{split}: {count} images" for split, count in self.images.items()]
+        width = max(map(len, (*self.spec.class_names, "(void)"))) + 2
+        lines.append("share of pixels".ljust(width) + "".join(f"{s:>10}" for s in labelled))
+        for index, name in [*enumerate(self.spec.class_names), (IGNORE, "(void)")]:
+            shares = (self.pixels[s][index] / max(1, self.pixels[s].sum()) for s in labelled)
+            lines.append(name.ljust(width) + "".join(f"{share:>10.3%}" for share in shares))
+        lines += [f"note: {note}" for note in self.notes]
+        lines += [f"problem: {problem}" for problem in self.problems]
+        lines.append(f"{len(self.problems)} problems" if self.problems else "no problems")
+        return "\n".join(lines)
+
+
+def check_dataset(reader: FileReader) -> Report:
+    """Look for every image and mask of a data set and read each of them.
+
+    A problem is whatever would stop a run or falsify it: missing folders, images without mask,
+    masks without image, files that cannot be read, masks of another size than their image or with
+    values that are no classes. ``train`` and ``val`` have to be there, ``test`` need not.
+    """
+    report = Report(reader.spec, {}, {})
+    same_as_val: dict[str, Files] = {}
+    for split in ("train", "val", "test", "unlabelled"):
+        try:
+            found = reader.listing(split)
+        except (ValueError, FileNotFoundError) as error:
+            (report.notes if split == "test" else report.problems).append(f"{split}: {error}")
+            continue
+        if found.missing:
+            lines = [f"{folder}: no such folder" for folder in found.missing]
+            (report.notes if split == "test" else report.problems).extend(lines)
+            continue
+        if split == "val":
+            same_as_val = found.pairs
+        elif split == "test" and found.pairs == same_as_val:
+            continue
+        report.problems.extend(f"{path}: image without mask" for path in found.images_alone)
+        report.problems.extend(f"{path}: mask without image" for path in found.masks_alone)
+        if split != "unlabelled" and not found.pairs and not found.images_alone:
+            report.problems.append(f"{split}: no images")
+        _read_all(reader, split, found.pairs, report)
+    _compare_with_official(reader, report)
+    # Folders that splits share are looked at once for each: keep the first line of two.
+    report.problems[:] = dict.fromkeys(report.problems)
+    return report
+
+
+def _read_all(reader: FileReader, split: str, pairs: dict[str, Files], report: Report) -> None:
+    """Read images and masks on all cores and note what fails."""
+    report.images[split] = len(pairs)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        # Decoding, which nearly all the time goes into, runs side by side in threads.
+        results = pool.map(lambda item: _read(reader, *item), sorted(pairs.items()))
+        bar = tqdm(results, f"reading {split}", len(pairs), leave=False, delay=1)
+        pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+        for histogram, problems in bar:
+            pixels += histogram
+            report.problems.extend(problems)
+    if split != "unlabelled":
+        report.pixels[split] = pixels
+
+
+def _read(reader: FileReader, id: str, files: Files) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Pixels per class of one mask, and what is wrong with it or its image."""
+    histogram, problems = np.zeros(IGNORE + 1, dtype=np.int64), []
+    try:
+        reader.image(id)
+    except ValueError as error:
+        problems.append(str(error))
+    if files.mask is not None:
+        try:
+            histogram += reader.label(id).histogram()
+        except ValueError as error:
+            # Of a broken image the label's size check complains once more.
+            if not (problems and str(error).startswith(f"{files.image}:")):
+                problems.append(str(error))
+    return histogram, problems
+
+
+def _compare_with_official(reader: FileReader, report: Report) -> None:
+    """Cities that are not there are a problem; another number of images is worth a note."""
+    if reader.spec.name == "cityscapes":
+        for split, cities in CITIES.items():
+            for tree in ("leftImg8bit", "gtFine"):
+                folder = reader.root / tree / split
+                if folder.is_dir():
+                    report.problems.extend(
+                        f"{folder / city}: no such folder (city)"
+                        for city in cities
+                        if not (folder / city).is_dir()
+                    )
+    for split, count in OFFICIAL_IMAGES.get(reader.spec.name, {}).items():
+        if report.images.get(split, count) != count:
+            report.notes.append(
+                f"{split} holds {report.images[split]} images, the official archive {count}"
+            )

@@ -1,0 +1,155 @@
+"""A resized copy of a data set, so that training decodes small files instead of large ones.
+
+The copy has the layout and the file names of the original, so the same reader reads it, and the
+very pixels that training would make of the original at ``dataset.image_size``: images bilinear,
+masks by nearest neighbour in their files' own values, both as PNG.
+
+Every file is written beside its place and then renamed, so whatever bears its final name is
+whole; a run that was killed is taken up where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms.v2 import functional
+from tqdm import tqdm
+
+from reco.data.reader import FULL_SIZE_CLASSES, SPLITS, FileReader, Files, read_mask
+from reco.data.transforms import resize_pair
+
+_SIZE_FILE = "resized_to.json"
+_UNFINISHED = ".unfinished"
+
+
+def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> int:
+    """Copy a data set to ``target``, every image and mask at ``size``.
+
+    Args:
+        reader: of the original.
+        target: root of the copy; where it is complete already, nothing is done.
+        size: (height, width), usually the configuration's ``dataset.image_size``.
+
+    Returns:
+        Number of images that were not there yet.
+
+    Raises:
+        ValueError: ``target`` is the original, or a copy of another size; or a file that cannot be
+            read, by name.
+        FileNotFoundError: no training or validation images.
+    """
+    if target.resolve() == reader.root.resolve():
+        raise ValueError(f"{target}: is the data set itself, expected another folder for the copy")
+    pairs = _all_pairs(reader)
+    target.mkdir(parents=True, exist_ok=True)
+    _claim(target, size)
+    index = target / FULL_SIZE_CLASSES
+    if index.is_file():
+        if all((_image_place(reader, files, target)).is_file() for files in pairs.values()):
+            return 0
+        index.unlink()  # images were added, or some of the copy's are gone
+
+    def resize(item: tuple[str, Files]) -> tuple[str, list[int] | None, bool]:
+        id, files = item
+        is_new = _resize_one(reader, id, files, target, size)
+        return id, None if files.mask is None else sorted(reader.classes(id)), is_new
+
+    # Decoding, resizing and encoding, which the time goes into, run side by side in threads.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        results = pool.map(resize, sorted(pairs.items()))
+        done = list(tqdm(results, f"resizing to {size[0]}x{size[1]}", len(pairs)))
+    for path in sorted(reader.root.glob("*.txt")):  # lists of ids
+        write_whole(target / path.name, lambda to, path=path: shutil.copyfile(path, to))
+    classes = {id: found for id, found, _ in done if found is not None}
+    write_whole(index, lambda to: to.write_text(json.dumps(classes), encoding="utf-8"))
+    for path in target.rglob(f".*{_UNFINISHED}"):
+        path.unlink()  # what a killed run left
+    return sum(is_new for _, _, is_new in done)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` make a file beside ``path``, then give it its name: all of it or nothing.
+
+    The name in between is hidden and ends in the process's number, so that no reader takes it for
+    an image and two runs at once do not meet.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def _all_pairs(reader: FileReader) -> dict[str, Files]:
+    """Files by id of all splits; ``test`` may be missing.
+
+    Raises:
+        FileNotFoundError, ValueError: training or validation images are not there, or lack masks.
+    """
+    required = {reader.ids(split)[0] for split in ("train", "val")}
+    pairs: dict[str, Files] = {}
+    for split in (*SPLITS, "unlabelled"):
+        try:
+            pairs |= reader.listing(split).pairs
+        except FileNotFoundError:
+            assert split == "test", split
+    assert required <= set(pairs)
+    return pairs
+
+
+def _claim(target: Path, size: tuple[int, int]) -> None:
+    """Note the size of the copy, so that two sizes are never mixed."""
+    note = target / _SIZE_FILE
+    if note.is_file():
+        before = tuple(json.loads(note.read_text(encoding="utf-8")))
+        if before != size:
+            raise ValueError(
+                f"{target}: holds a copy resized to {before[0]}x{before[1]}, asked for "
+                f"{size[0]}x{size[1]}; choose another folder"
+            )
+    elif any(target.iterdir()):
+        raise ValueError(f"{target}: is not empty and no copy made here; choose another folder")
+    else:
+        write_whole(note, lambda to: to.write_text(json.dumps(size), encoding="utf-8"))
+
+
+def _resize_one(
+    reader: FileReader, id: str, files: Files, target: Path, size: tuple[int, int]
+) -> bool:
+    """Resize image and mask unless they are there; whether they were not."""
+    image_place = _image_place(reader, files, target)
+    if image_place.is_file():
+        return False
+    pixels = functional.pil_to_tensor(reader.image(id))
+    if files.mask is None:
+        values = torch.zeros(pixels.shape[1:], dtype=torch.uint8)
+    else:
+        reader.label(id)  # raises for what is no usable mask
+        values = torch.from_numpy(read_mask(files.mask).astype(np.uint8))
+    pixels, values = resize_pair(pixels, values, size)
+    if files.mask is not None:
+        mask_place = (target / files.mask.relative_to(reader.root)).with_suffix(".png")
+        _save_png(values.numpy(), mask_place)
+    # The image last: where it is, the mask is too.
+    _save_png(pixels.permute(1, 2, 0).numpy(), image_place)
+    return True
+
+
+def _image_place(reader: FileReader, files: Files, target: Path) -> Path:
+    return (target / files.image.relative_to(reader.root)).with_suffix(".png")
+
+
+def _save_png(pixels: np.ndarray, path: Path) -> None:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    write_whole(path, lambda to: image.save(to, format="PNG", compress_level=3))

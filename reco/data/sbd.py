@@ -1,0 +1,88 @@
+"""Pascal VOC 2012 and SBD: download, and SBD's MATLAB files as the masks that training reads."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import SBDataset, VOCSegmentation
+from tqdm import tqdm
+
+from reco.data.prepare import write_whole
+from reco.data.spec import voc_palette
+
+_VOC = Path("VOCdevkit", "VOC2012")
+_SBD = Path("benchmark_RELEASE", "dataset")
+
+
+def download_pascal(root: Path) -> None:
+    """Fetch VOC 2012 and SBD, three gigabytes, into ``root`` as their archives unpack.
+
+    What is there already is not fetched again.
+
+    Raises:
+        RuntimeError, OSError: from torchvision: no network, or a damaged archive.
+    """
+    if not (root / _VOC / "JPEGImages").is_dir():
+        VOCSegmentation(root, year="2012", image_set="trainval", download=True)
+    if not (root / _SBD / "cls").is_dir():
+        # torchvision moves the content of the archive right into the folder that it is given.
+        SBDataset(root / _SBD, image_set="train", mode="segmentation", download=True)
+
+
+def convert_sbd(root: Path) -> int:
+    """Write SBD's ``cls/*.mat`` as palette PNGs to ``SegmentationClassAug`` beside VOC's masks.
+
+    Files that are there already are left alone; a killed run can be taken up.
+
+    Args:
+        root: holds ``VOCdevkit/VOC2012``, or is that folder; ``benchmark_RELEASE/dataset`` lies in
+            it or above it.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        ImportError: scipy is not installed.
+        FileNotFoundError: no VOC or SBD folder.
+        ValueError: a file that is no SBD mask, by name.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError("SBD's files need scipy: pip install 'reco[sbd]'") from error
+
+    voc = next((p for p in (root, root / _VOC, root / _VOC.name) if _is_voc(p)), None)
+    if voc is None:
+        raise FileNotFoundError(f"{root}: no Pascal VOC here, expected {root / _VOC}/JPEGImages")
+    sources = [folder / _SBD / "cls" for folder in (voc, *voc.resolve().parents[:2])]
+    source = next((folder for folder in sources if folder.is_dir()), None)
+    if source is None:
+        raise FileNotFoundError(f"no SBD, expected one of {', '.join(map(str, sources))}")
+    palette = [value for colour in voc_palette(256) for value in colour]
+
+    def convert(path: Path) -> bool:
+        place = voc / "SegmentationClassAug" / f"{path.stem}.png"
+        if place.is_file():
+            return False
+        try:
+            values = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+            if values.ndim != 2 or not ((values <= 20) | (values == 255)).all():
+                raise ValueError("values are no classes of Pascal VOC")
+        except Exception as error:  # a broken file makes scipy raise nearly anything
+            raise ValueError(f"{path}: cannot be read as a mask of SBD: {error}") from error
+        image = Image.fromarray(values.astype(np.uint8))
+        image.putpalette(palette)
+        write_whole(place, lambda to: image.save(to, format="PNG"))
+        return True
+
+    files = sorted(source.glob("*.mat"))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return sum(tqdm(pool.map(convert, files), "converting SBD", len(files)))
+
+
+def _is_voc(folder: Path) -> bool:
+    return (folder / "JPEGImages").is_dir()

@@ -1,0 +1,122 @@
+"""Two processes on the CPU train as one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from conftest import TINY
+from torch import nn
+
+from reco import objective, trainer
+from reco.config import load_config
+from reco.data import synthetic
+
+ITERATIONS = 20
+
+
+def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, ...]) -> None:
+    """One process of a run; ``exact`` leaves out what cannot be divided among processes."""
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ |= {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": Path(folder, "port").read_text(),
+        }
+    synthetic.SCENES = {"train": 12, "val": 3, "test": 2}
+    if exact:
+        # Augmentation draws random numbers image by image, and each process has fewer images.
+        objective.photometric_flip = lambda images, *masks: (images, *masks)
+    config = load_config("demo.yaml", [*TINY, f"train.iterations={ITERATIONS}", *overrides])
+    run_ = trainer.Trainer(config, Path(folder, f"{world}"))
+    if exact:
+        for module in run_.student.modules():
+            if isinstance(module, nn.BatchNorm2d):  # frozen: its statistics are the batch's
+                module.eval()
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+        if world == 1:
+            # The order in which two processes hold the images, so that the same draws are the
+            # same pixels: labelled and unlabelled ones of the first, then those of the second.
+            in_order, compute = [0, 1, 4, 5, 2, 3, 6, 7], run_.objective.reco.with_statistics
+
+            def with_statistics(representations, logits, labels, *, valid):
+                batch = (tensor[in_order] for tensor in (representations, logits, labels))
+                return compute(*batch, valid=valid[in_order])
+
+            run_.objective.reco.with_statistics = with_statistics
+    try:
+        run_.run()
+    finally:
+        trainer.distributed.tear_down()
+
+
+def records(folder: Path, world: int) -> list[dict]:
+    lines = (folder / str(world) / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def two_processes(folder: Path, exact: bool, *overrides: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        (folder / "port").write_text(str(free.getsockname()[1]))
+    mp.start_processes(
+        run, (2, str(folder), exact, overrides), nprocs=2, start_method="spawn", join=True
+    )
+
+
+@pytest.mark.slow
+def test_two_processes_follow_the_losses_of_one(tmp_path):
+    overrides = (
+        "method.mix=none",
+        "method.teacher_mode=eval",
+        "dataset.scale_range=[1.0, 1.0]",
+        "train.labelled_batch_size=4",
+        "train.unlabelled_batch_size=4",
+        f"train.validate_every={ITERATIONS}",
+    )
+    two_processes(tmp_path, True, *overrides)
+    context = mp.get_context("spawn")
+    alone = context.Process(target=run, args=(0, 1, str(tmp_path), True, overrides))
+    alone.start()
+    alone.join()
+    assert alone.exitcode == 0
+    one, two = records(tmp_path, 1), records(tmp_path, 2)
+    assert len(one) == len(two) == ITERATIONS + 1
+    for first, second in zip(one[:-1], two[:-1], strict=True):
+        for name in ("total", "supervised", "unsupervised", "reco"):
+            assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), first[
+                "iteration"
+            ]
+    assert one[-2]["reco"] > 0
+    assert one[-2]["unsupervised"] > 0
+    # Every validation image counted once, by one rank or the other.
+    pixels = [
+        sum(map(sum, validation[-1]["validation"]["student"]["matrix"]))
+        for validation in (one, two)
+    ]
+    assert pixels == [3 * 96 * 128] * 2
+
+
+@pytest.mark.slow
+def test_everything_on_and_a_rank_without_labels_does_not_hang(tmp_path):
+    """Batch norm, mixing and augmentation as they are; partial labels of one pixel leave most
+    crops of a rank without any label."""
+    two_processes(
+        tmp_path,
+        False,
+        "dataset.labelled_images=all",
+        "dataset.partial_labels=pixel",
+        "dataset.crop_size=[16, 16]",
+        "train.unlabelled_batch_size=4",
+        f"train.validate_every={ITERATIONS}",
+    )
+    assert len(records(tmp_path, 2)) == ITERATIONS + 1
+    assert all(r["total"] is not None for r in records(tmp_path, 2)[:-1])
