@@ -6,13 +6,17 @@ in [0, 1].
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from reco.config import DatasetConfig
+from reco.data.loading import EvalDataset
+from reco.data.partial import partial_labels
+from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
 from reco.loss import IGNORE
 
@@ -24,6 +28,7 @@ _RIGHT, _WRONG = (222, 222, 222), (200, 30, 30)
 # Dark blue to yellow: ordered in lightness, and the same order to colour-blind eyes.
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _GAP = 8
+_WIDTH = 240  # pixels that a picture of a panel takes at least, about
 
 
 class PanelRow(NamedTuple):
@@ -76,22 +81,27 @@ def panel(rows: Sequence[PanelRow], spec: DatasetSpec, *, title: str = "") -> Im
         title: a line above.
     """
     titles = ("image", "truth", "prediction", "errors", "confidence 0 to 1")
+    widest = max(row.image.shape[1] for row in rows)
+    zoom = max(1, round(_WIDTH / widest))  # small images are shown larger, pixel by pixel
     pictures = [
-        (
-            row.image,
-            colourise(row.truth, spec.palette),
-            colourise(row.prediction, spec.palette),
-            error_map(row.truth, row.prediction),
-            confidence_map(row.confidence),
-        )
+        [
+            Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1))
+            for picture in (
+                row.image,
+                colourise(row.truth, spec.palette),
+                colourise(row.prediction, spec.palette),
+                error_map(row.truth, row.prediction),
+                confidence_map(row.confidence),
+            )
+        ]
         for row in rows
     ]
     font = ImageFont.load_default(size=14)
-    width = max(max(120, row.image.shape[1]) for row in rows) + _GAP
+    width = max(120, zoom * widest) + _GAP
     line = 22
     legend = _legend_places(spec.class_names, font, width * len(titles) - _GAP)
     top = 2 * line if title else line
-    body = sum(row.image.shape[0] + _GAP for row in rows)
+    body = sum(row[0].height + _GAP for row in pictures)
     bottom = legend[-1][1] + line
     canvas = Image.new("RGB", (width * len(titles) + _GAP, top + body + bottom), "white")
     draw = ImageDraw.Draw(canvas)
@@ -102,12 +112,58 @@ def panel(rows: Sequence[PanelRow], spec: DatasetSpec, *, title: str = "") -> Im
     y = top
     for row in pictures:
         for column, picture in enumerate(row):
-            canvas.paste(Image.fromarray(picture), (_GAP + column * width, y))
-        y += row[0].shape[0] + _GAP
+            canvas.paste(picture, (_GAP + column * width, y))
+        y += row[0].height + _GAP
     for (x, below), name, colour in zip(legend, spec.class_names, spec.palette, strict=True):
         draw.rectangle((_GAP + x, y + below, _GAP + x + 13, y + below + 13), colour, "black")
         draw.text((_GAP + x + 19, y + below - 2), name, fill="black", font=font)
     return canvas
+
+
+def label_strip(
+    image: Pixels, labels: Mapping[str, Pixels], palette: Sequence[tuple[int, int, int]]
+) -> Image.Image:
+    """The image, then once for each entry of ``labels`` darkened under the labels that are known.
+
+    Single pixels would not be seen: where only a few are known they are drawn as squares.
+
+    Args:
+        image: ``(H, W, 3)``.
+        labels: title -> ``(H, W)``.
+        palette: colour of each class.
+    """
+    height, width = image.shape[:2]
+    font = ImageFont.load_default(size=14)
+    canvas = Image.new("RGB", ((width + _GAP) * (len(labels) + 1) + _GAP, height + 30), "white")
+    draw = ImageDraw.Draw(canvas)
+    radius = max(2, height // 90)
+    dark = (image // 3).astype(np.uint8)
+    x = _GAP
+    for title, known in [("image", None), *labels.items()]:
+        draw.text((x, 2), title, fill="black", font=font)
+        picture = image if known is None else overlay(dark, known, palette, opacity=1)
+        canvas.paste(Image.fromarray(picture), (x, 22))
+        places = [] if known is None else np.argwhere(known != IGNORE).tolist()
+        if known is not None and len(places) <= len(palette):
+            for row, column in places:
+                corner = (x + column - radius, 22 + row - radius)
+                end = (x + column + radius, 22 + row + radius)
+                draw.rectangle((*corner, *end), palette[known[row, column]])
+        x += width + _GAP
+    return canvas
+
+
+def draw_budgets(reader: Reader, config: DatasetConfig) -> Image.Image:
+    """The four budgets of partial labels on the first training image."""
+    id = reader.ids("train")[0]
+    sample = EvalDataset(reader, [id], config.image_size)[0]
+    budgets: dict[str, Literal["pixel"] | float] = {"one pixel per class": "pixel"}
+    budgets |= {f"{share:.0%} of each class": share for share in (0.01, 0.05, 0.25)}
+    labels = {
+        title: partial_labels(sample.label, budget, seed=config.split_seed, id=id).numpy()
+        for title, budget in budgets.items()
+    }
+    return label_strip(sample.image.permute(1, 2, 0).numpy(), labels, reader.spec.palette)
 
 
 def _legend_places(

@@ -37,6 +37,17 @@ def test_errors_are_where_truth_and_prediction_differ():
     assert wrong[1, 0].tolist() == [0, 0, 0]
 
 
+def test_small_images_are_shown_larger():
+    row = PanelRow(
+        np.zeros((6, 40, 3), np.uint8),
+        np.zeros((6, 40), np.uint8),
+        np.zeros((6, 40), np.uint8),
+        np.zeros((6, 40), np.float32),
+    )
+    picture = np.array(panel([row], SPEC))
+    assert ((picture == SPEC.palette[0]).all(2)).sum() >= 2 * 36 * 240
+
+
 def test_panel_holds_every_picture_and_the_legend():
     generator = np.random.default_rng(0)
     rows = [
@@ -46,7 +57,7 @@ def test_panel_holds_every_picture_and_the_legend():
             generator.integers(0, 2, (h, w), dtype=np.uint8),
             generator.random((h, w), dtype=np.float32),
         )
-        for h, w in ((40, 150), (30, 130))
+        for h, w in ((40, 250), (30, 230))
     ]
     canvas = np.array(panel(rows, SPEC, title="after 100 iterations"))
     for row in rows:

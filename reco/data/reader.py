@@ -23,7 +23,7 @@ SPLITS = ("train", "val", "test")
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"
 
-_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 _MASK_ENDINGS = {".png", ".bmp", ".tif", ".tiff", ".gif"}  # JPEG would change label values
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _EXIF_ORIENTATION = 0x0112
@@ -188,13 +188,13 @@ class FileReader:
 
     def _find(self, id: str) -> Files:
         # Splits already listed come first: the others may not even exist.
-        for split in (*self._listed, *SPLITS, "unlabelled"):
+        for split in (*self._listings, *SPLITS, "unlabelled"):
             try:
-                files = self._files(split)
+                pairs = self.listing(split).pairs
             except FileNotFoundError:
                 continue
-            if id in files:
-                return files[id]
+            if id in pairs:
+                return pairs[id]
         raise ValueError(f"{id!r}: no such image in {self.root}")
 
     def _missing(self, folder: Path) -> FileNotFoundError:
@@ -262,7 +262,7 @@ def list_files(
     Raises:
         ValueError: two files of one name and different endings.
     """
-    endings = _MASK_ENDINGS if masks else _IMAGE_ENDINGS
+    endings = _MASK_ENDINGS if masks else IMAGE_ENDINGS
     found: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder, followlinks=True):
         for file in names:
@@ -308,8 +308,7 @@ def read_image(path: str | Path) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _to_rgb(image)
+            return upright_rgb(image)
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
 
@@ -340,7 +339,13 @@ def enumerate_some(items: Collection[object], most: int = 8) -> str:
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """As :func:`read_image`, from an opened image.
+
+    Raises:
+        ValueError: floating-point pixels, whose range nobody knows.
+    """
+    image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise ValueError("floating-point pixels, expected 8 or 16 bit")
     if image.mode.startswith("I"):

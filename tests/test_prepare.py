@@ -1,0 +1,342 @@
+"""Checking an archive, resized copies, SBD's files, and the script over them."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_data import (
+    draw_mask,
+    make_camvid,
+    make_cityscapes,
+    make_folder,
+    make_pascal,
+    make_sun,
+    save_image,
+    save_mask,
+    write_lines,
+)
+from PIL import Image
+
+from reco.config import DatasetConfig
+from reco.data import open_dataset, sbd
+from reco.data.check import CITIES, check_dataset
+from reco.data.loading import EvalDataset
+from reco.data.prepare import resize_dataset, write_whole
+from reco.data.splits import make_split
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_data.py"
+
+
+def reader_of(name: str, root: Path, **settings):
+    return open_dataset(DatasetConfig(name=name, root=str(root), **settings))
+
+
+def make_all_cities(root: Path) -> Path:
+    make_cityscapes(root)
+    for split, cities in CITIES.items():
+        for i, city in enumerate(cities):
+            mask = draw_mask([7, 8, 11], i, size=(8, 16))
+            stem = f"{city}_999999_000019"
+            save_image(root / f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", mask, i)
+            save_mask(root / f"gtFine/{split}/{city}/{stem}_gtFine_labelIds.png", mask)
+    return root
+
+
+def run_script(monkeypatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["prepare_data.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    return stop.value.code
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "extra"),
+    [
+        ("camvid", make_camvid, {}),
+        ("cityscapes", make_all_cities, {}),
+        ("pascal", make_pascal, {}),
+        ("sun", make_sun, {}),
+        ("folder", make_folder, {"class_names": ("a", "b", "c")}),
+    ],
+)
+def test_sound_archives_have_no_problems(tmp_path, name, make, extra):
+    reader = reader_of(name, make(tmp_path), **extra)
+    report = check_dataset(reader)
+    assert report.problems == []
+    for split in ("train", "val"):
+        ids = reader.ids(split)
+        assert report.images[split] == len(ids)
+        labels = [np.array(reader.label(id)).ravel() for id in ids]
+        expected = np.bincount(np.concatenate(labels), minlength=256)
+        assert report.pixels[split].tolist() == expected.tolist()
+    assert "no problems" in report.format()
+    assert f"train: {len(reader.ids('train'))} images" in report.format()
+
+
+def test_all_problems_of_a_bad_archive_are_reported_at_once(tmp_path, monkeypatch, capsys):
+    root = make_all_cities(tmp_path / "city scapes")
+    images, masks = root / "leftImg8bit", root / "gtFine"
+    shutil.rmtree(images / "train/zurich")
+    shutil.rmtree(masks / "train/zurich")
+    shutil.rmtree(images / "val/munster")
+    (masks / "train/ulm/ulm_999999_000019_gtFine_labelIds.png").unlink()
+    broken = images / "train/aachen/aachen_000000_000019_leftImg8bit.png"
+    broken.write_bytes(broken.read_bytes()[:-900])
+    encoding = masks / "train/aachen/aachen_000002_000019_gtFine_labelIds.png"
+    save_mask(encoding, draw_mask([0, 200], 0))
+    size = masks / "train/aachen/aachen_000004_000019_gtFine_labelIds.png"
+    save_mask(size, draw_mask([7], 0, size=(36, 47)))
+    colour = masks / "val/frankfurt/frankfurt_000000_000019_gtFine_labelIds.png"
+    save_image(colour, draw_mask([7], 0), 0)
+
+    assert run_script(monkeypatch, "cityscapes", "--root", root) == 1
+    printed = capsys.readouterr().out
+    problems = [line for line in printed.splitlines() if line.startswith("problem: ")]
+    for expected in (
+        "leftImg8bit/train/zurich: no such folder (city)",
+        "gtFine/train/zurich: no such folder (city)",
+        "leftImg8bit/val/munster: no such folder (city)",
+        "munster_999999_000019_gtFine_labelIds.png: mask without image",
+        "ulm_999999_000019_leftImg8bit.png: image without mask",
+        f"{broken}: cannot be read as an image",
+        f"{encoding}: holds 200, which is no class",
+        f"{size} is 47 x 36 pixels",
+        f"{colour}: is a colour image",
+    ):
+        assert len([line for line in problems if expected in line]) == 1, expected
+    assert len(problems) == 9
+    assert "9 problems" in printed
+
+
+def test_missing_folders_are_all_named(tmp_path):
+    make_camvid(tmp_path)
+    for name in ("train", "trainannot", "valannot", "test"):
+        shutil.rmtree(tmp_path / name)
+    report = check_dataset(reader_of("camvid", tmp_path))
+    assert [line.partition(": ")[0] for line in report.problems] == [
+        str(tmp_path / name) for name in ("train", "trainannot", "valannot")
+    ]
+    assert any("test: no such folder" in note for note in report.notes)  # worth a note only
+
+
+def test_masks_of_other_splits_are_not_alone(tmp_path):
+    """Lists that choose images leave masks over; only a mask whose image is nowhere is odd."""
+    make_sun(tmp_path / "sun")
+    write_lines(tmp_path / "sun/test_ids.txt", ["img-005052"])
+    make_pascal(tmp_path / "voc")
+    voc = tmp_path / "voc/VOCdevkit/VOC2012"
+    write_lines(voc / "ImageSets/Segmentation/train_aug.txt", ["2007_000032"])
+    save_mask(voc / "SegmentationClassAug/2011_000001.png", draw_mask([1], 0))
+    assert check_dataset(reader_of("sun", tmp_path / "sun")).problems == []
+    (problem,) = check_dataset(reader_of("pascal", tmp_path / "voc")).problems
+    assert problem.endswith("SegmentationClassAug/2011_000001.png: mask without image")
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("cityscapes", make_cityscapes), ("sun", make_sun), ("camvid", make_camvid)]
+)
+def test_a_copy_gives_the_pixels_and_splits_of_the_original(tmp_path, name, make):
+    size = (18, 24)
+    original = reader_of(name, make(tmp_path / "original"))
+    config = DatasetConfig(name=name, root="unused", labelled_images=3, min_classes_per_image=2)
+    assert resize_dataset(original, tmp_path / "copy", size) > 0
+    copy = reader_of(name, tmp_path / "copy")
+    for split in ("train", "val"):
+        ids = original.ids(split)
+        assert copy.ids(split) == ids
+        pairs = zip(EvalDataset(original, ids, size), EvalDataset(copy, ids, size), strict=True)
+        for expected, sample in pairs:
+            assert torch.equal(sample.image, expected.image)
+            assert torch.equal(sample.label, expected.label)
+    assert copy.unlabelled_ids() == original.unlabelled_ids()
+    assert copy.label(copy.ids("train")[0]).size == (24, 18)
+    assert make_split(copy, config) == make_split(original, config)
+
+
+def test_a_class_that_vanishes_in_the_copy_still_counts_in_the_split(tmp_path):
+    make_camvid(tmp_path / "original")
+    mask = np.full((36, 48), 3, dtype=np.uint8)
+    mask[1, 1] = 8
+    save_mask(tmp_path / "original/trainannot/0001TP_006690.png", mask)
+    resize_dataset(reader_of("camvid", tmp_path / "original"), tmp_path / "copy", (9, 12))
+    copy = reader_of("camvid", tmp_path / "copy")
+    assert set(np.unique(copy.label("0001TP_006690"))) == {3}
+    assert copy.classes("0001TP_006690") == {3, 8}
+
+
+def test_masks_of_large_values_survive(tmp_path):
+    make_folder(tmp_path / "original", values=(0, 1))
+    for path in (tmp_path / "original/labels").rglob("*.png"):
+        Image.fromarray(np.array(Image.open(path)).astype(np.uint16) * 1000).save(path)
+    settings = {"class_names": ("a", "b"), "label_map": {0: 0, 1000: 1}}
+    original = reader_of("folder", tmp_path / "original", **settings)
+    resize_dataset(original, tmp_path / "copy", (18, 24))
+    copy = reader_of("folder", tmp_path / "copy", **settings)
+    assert copy.ids("train") == original.ids("train")
+    assert check_dataset(copy).problems == []
+
+
+def test_second_run_does_nothing_and_a_hole_is_filled(tmp_path):
+    original = reader_of("cityscapes", make_cityscapes(tmp_path / "original"))
+    copy = tmp_path / "copy"
+    written = resize_dataset(original, copy, (18, 24))
+    assert written == 8 + 3 + 2
+    before = content(copy)
+    times = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert resize_dataset(original, copy, (18, 24)) == 0
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == times
+    next((copy / "leftImg8bit/train/aachen").iterdir()).unlink()
+    assert resize_dataset(original, copy, (18, 24)) == 1
+    assert content(copy) == before
+
+
+def test_copies_that_make_no_sense_are_refused(tmp_path):
+    original = reader_of("camvid", make_camvid(tmp_path / "original"))
+    with pytest.raises(ValueError, match="is the data set itself"):
+        resize_dataset(original, tmp_path / "original", (18, 24))
+    resize_dataset(original, tmp_path / "copy", (18, 24))
+    with pytest.raises(ValueError, match="resized to 18x24, asked for 20x24"):
+        resize_dataset(original, tmp_path / "copy", (20, 24))
+    write_lines(tmp_path / "other/thesis.txt", ["years of work"])
+    with pytest.raises(ValueError, match="not empty"):
+        resize_dataset(original, tmp_path / "other", (18, 24))
+
+
+def test_killed_half_way_it_leaves_no_broken_file_and_goes_on(tmp_path):
+    original = reader_of("camvid", make_camvid(tmp_path / "original", train=40))
+    size = (180, 240)
+    code = (
+        "import sys; from pathlib import Path; from reco.data.camvid import CamVidReader;"
+        "from reco.data.prepare import resize_dataset;"
+        f"resize_dataset(CamVidReader(sys.argv[1]), Path(sys.argv[2]), {size})"
+    )
+    copy = tmp_path / "copy"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(original.root), str(copy)], stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and len(list(copy.rglob("*.png"))) < 10:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it was done before it could be killed"
+    whole = [path for path in copy.rglob("*.png") if not path.name.startswith(".")]
+    for path in whole:
+        np.array(Image.open(path))  # decodes to the last byte
+    # As if it had been killed in the middle of writing, which may or may not have happened.
+    (copy / "train/.0001TP_006690.png.1.unfinished").write_bytes(b"half")
+    written = resize_dataset(original, copy, size)
+    assert 0 < written < 45
+    resize_dataset(original, tmp_path / "undisturbed", size)
+    assert content(copy) == content(tmp_path / "undisturbed")
+
+
+def test_a_failing_write_leaves_nothing(tmp_path):
+    def write(path: Path) -> None:
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "a.txt", write)
+    assert os.listdir(tmp_path) == []
+
+
+def make_sbd(root: Path) -> None:
+    """SBD's .mat files of the images that ``make_pascal`` gives PNGs."""
+    scipy_io = pytest.importorskip("scipy.io")
+    masks = root / "VOCdevkit/VOC2012/SegmentationClassAug"
+    folder = root / "benchmark_RELEASE/dataset/cls"
+    folder.mkdir(parents=True)
+    for path in masks.iterdir():
+        values = np.array(Image.open(path))
+        record = np.empty((1, 1), dtype=[("Boundaries", object), ("Segmentation", object)])
+        record["Boundaries"][0, 0] = np.zeros((20, 1))
+        record["Segmentation"][0, 0] = values
+        scipy_io.savemat(folder / f"{path.stem}.mat", {"GTcls": record})
+
+
+@pytest.mark.parametrize("below", ["", "VOCdevkit/VOC2012"])
+def test_sbd_conversion(tmp_path, below):
+    make_pascal(tmp_path, sbd_lists=True)
+    make_sbd(tmp_path)
+    masks = tmp_path / "VOCdevkit/VOC2012/SegmentationClassAug"
+    expected = {path.name: np.array(Image.open(path)) for path in masks.iterdir()}
+    shutil.rmtree(masks)
+    assert sbd.convert_sbd(tmp_path / below) == len(expected)
+    for name, values in expected.items():
+        image = Image.open(masks / name)
+        assert image.mode == "P"
+        assert (np.array(image) == values).all()
+    assert sbd.convert_sbd(tmp_path / below) == 0
+    assert len(reader_of("pascal", tmp_path).ids("train")) == 12
+    (tmp_path / "benchmark_RELEASE/dataset/cls/2010_000001.mat").write_bytes(b"no matlab")
+    with pytest.raises(ValueError, match=r"2010_000001\.mat: cannot be read as a mask of SBD"):
+        sbd.convert_sbd(tmp_path)
+
+
+def test_sbd_conversion_without_scipy_or_data(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="no Pascal VOC here"):
+        sbd.convert_sbd(tmp_path)
+    make_pascal(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no SBD, expected one of"):
+        sbd.convert_sbd(tmp_path)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(ImportError, match=r"reco\[sbd\]"):
+        sbd.convert_sbd(tmp_path)
+
+
+def test_download_asks_torchvision_for_what_is_not_there(tmp_path, monkeypatch):
+    asked = []
+    for name in ("VOCSegmentation", "SBDataset"):
+        monkeypatch.setattr(sbd, name, lambda *a, name=name, **k: asked.append((name, a, k)))
+    sbd.download_pascal(tmp_path)
+    voc, masks = asked
+    assert voc[:2] == ("VOCSegmentation", (tmp_path,))
+    assert masks[:2] == ("SBDataset", (tmp_path / "benchmark_RELEASE/dataset",))
+    assert voc[2]["download"]
+    assert masks[2]["download"]
+    make_pascal(tmp_path)
+    (tmp_path / "benchmark_RELEASE/dataset/cls").mkdir(parents=True)
+    sbd.download_pascal(tmp_path)
+    assert len(asked) == 2
+
+
+def test_script(tmp_path, monkeypatch, capsys):
+    root = make_camvid(tmp_path / "camvid")
+    assert run_script(monkeypatch, "camvid", "--root", root) == 0
+    assert "note: train holds 8 images, the official archive 367" in capsys.readouterr().out
+    few = ("--set", "dataset.labelled_images=3", "dataset.image_size=[18, 24]")
+    copy, split = tmp_path / "copy", tmp_path / "split.json"
+    for expected in ("13 images written", "0 images written"):
+        assert run_script(monkeypatch, "camvid", "--root", root, "--resize-to", copy, *few) == 0
+        assert expected in capsys.readouterr().out
+    assert run_script(monkeypatch, "camvid", "--root", copy, "--split", split, *few) == 0
+    printed = capsys.readouterr().out
+    assert "3 labelled, 5 unlabelled images" in printed
+    assert "with bicyclist" in printed
+    assert (
+        make_split(
+            reader_of("camvid", root),
+            DatasetConfig(name="camvid", labelled_images=3, min_classes_per_image=9),
+        ).hash
+        in split.read_text()
+    )
+    picture = tmp_path / "budgets.png"
+    assert run_script(monkeypatch, "camvid", "--root", root, "--picture", picture) == 0
+    assert Image.open(picture).size[0] > 5 * 480
+    assert run_script(monkeypatch, "camvid", "--root", tmp_path / "nowhere") == 1
+    assert "error: " in capsys.readouterr().err
+    assert run_script(monkeypatch, "camvid", "--convert-sbd") == 2
