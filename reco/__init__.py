@@ -1,3 +1,40 @@
-"""ReCo: semantic segmentation from a handful of labelled images, with Regional Contrast."""
+"""ReCo: semantic segmentation from a handful of labelled images, with Regional Contrast.
+
+``reco.load("best.pt").predict("street.jpg")`` labels an image; ``from reco.loss import ReCoLoss``
+is the loss for one's own code.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from reco.loss import ReCoLoss
+    from reco.model import DeepLabV3Plus
+    from reco.predictor import Prediction, Predictor, load
+    from reco.teacher import MeanTeacher
 
 __version__ = "0.1.0"
+
+__all__ = ["DeepLabV3Plus", "MeanTeacher", "Prediction", "Predictor", "ReCoLoss", "load"]
+
+# Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.
+_HOMES = {
+    "DeepLabV3Plus": "reco.model",
+    "MeanTeacher": "reco.teacher",
+    "Prediction": "reco.predictor",
+    "Predictor": "reco.predictor",
+    "ReCoLoss": "reco.loss",
+    "load": "reco.predictor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

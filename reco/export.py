@@ -1,0 +1,274 @@
+"""The deployable network: no representation head, no training code.
+
+Three files hold the same network: ``torch.export``'s ``.pt2`` and ONNX, which run without this
+package, and a plain state dict for a network built in code.
+
+Shapes: images (B, 3, H, W), any B and any H, W >= 17; logits (B, C, H, W).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from reco.checkpoint import load_checkpoint
+from reco.config import config_from_dict
+from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from reco.model import DeepLabV3Plus
+from reco.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
+
+Format = Literal["pt2", "onnx", "state_dict"]
+Input = Literal["uint8", "float", "normalised"]
+
+_ENDINGS: dict[Format, str] = {"pt2": ".pt2", "onnx": ".onnx", "state_dict": "-state.pt"}
+# The size of the traced example: no size that rounds evenly anywhere.
+_EXAMPLE = (2, 3, 65, 97)
+# A traced network refuses images whose feature map, a sixteenth of them, would be one pixel wide.
+_SMALLEST = 17
+_RANDOM_IMAGES = ((96, 128), (75, 203))
+
+
+class Deployable(nn.Module):
+    """Images to logits at the images' own size.
+
+    Args:
+        network: normalised images to logits; its representation head is taken off.
+        input: what ``images`` are: ``"uint8"`` 0..255, ``"float"`` 0..1, or already
+            ``"normalised"`` by the caller.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __init__(self, network: DeepLabV3Plus, *, input: Input = "uint8") -> None:
+        super().__init__()
+        if input not in get_args(Input):
+            raise ValueError(f"input = {input!r}: expected one of {', '.join(get_args(Input))}")
+        network.representation = None
+        self.network = network
+        self.input = input
+        for name, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits ``(B, C, H, W)`` float32 of images ``(B, 3, H, W)``."""
+        normalised = images
+        if self.input != "normalised":
+            scaled = images.float() / 255 if self.input == "uint8" else images
+            normalised = (scaled - self.mean) / self.deviation
+        logits: Tensor = self.network(normalised)
+        return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+    def convert(self, images: Tensor) -> Tensor:
+        """uint8 images as the kind that :meth:`forward` takes."""
+        if self.input == "uint8":
+            return images
+        scaled = images.float() / 255
+        return scaled if self.input == "float" else (scaled - self.mean) / self.deviation
+
+
+class Exported(NamedTuple):
+    """A written file, and how it compares with the checkpoint."""
+
+    path: Path
+    parameters: int
+    difference: float  # largest absolute difference of a logit
+    agreement: float  # share of pixels with the same label
+
+    def summary(self) -> str:
+        """A line for a person."""
+        return (
+            f"{self.path}: {self.parameters / 1e6:.2f} M parameters, logits differ by at most "
+            f"{self.difference:.1e}, {100 * self.agreement:.3f} % of pixels have the same label"
+        )
+
+
+def export_checkpoint(
+    path: Path,
+    output: Path | None = None,
+    *,
+    formats: Sequence[Format] = ("pt2", "state_dict"),
+    network: Network = "auto",
+    input: Input = "uint8",
+    images: Sequence[AnyImage] = (),
+) -> list[Exported]:
+    """Write a checkpoint's network in deployable forms and compare each with the checkpoint.
+
+    Files are called as the checkpoint, with the endings ``.pt2``, ``.onnx`` and ``-state.pt``.
+    What their numbers mean (classes, palette, expected input) is in the file: ``metadata.json``
+    among the extra files of the ``.pt2``, the metadata of the ONNX model, ``-state.json`` beside
+    the state dict.
+
+    Args:
+        path: the checkpoint.
+        output: folder of the files; beside the checkpoint by default.
+        formats: which to write. ``onnx`` needs the extra ``onnx``.
+        network: as :func:`reco.load` takes it.
+        input: what the exported network takes; see :class:`Deployable`. A state dict is of the
+            bare network, which always takes normalised images.
+        images: to compare on; random ones by default. They are brought to the size at which the
+            run was evaluated.
+
+    Raises:
+        CheckpointError: not a checkpoint, or without the network asked for.
+        ImportError: the extra ``onnx`` is missing.
+        ValueError: an unknown format or input, or an image that cannot be read.
+    """
+    for name in formats:
+        if name not in get_args(Format):
+            raise ValueError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
+    if "onnx" in formats:
+        _require_onnx()
+    checkpoint = load_checkpoint(path)
+    config = config_from_dict(checkpoint["config"], str(path))
+    trained = choose_network(checkpoint, network, path)
+    assert isinstance(trained, DeepLabV3Plus)
+    spec = checkpoint_spec(checkpoint)
+    predictor = Predictor(trained, spec, image_size=config.dataset.image_size)
+    samples = [predictor.to_input(image)[None] for image in (images or _random_images())]
+    for number, sample in enumerate(samples):
+        if min(sample.shape[2:]) < _SMALLEST:
+            raise ValueError(
+                f"image {number + 1} to compare on is {sample.shape[3]} x {sample.shape[2]} "
+                f"pixels: expected at least {_SMALLEST} x {_SMALLEST}"
+            )
+    # Of the checkpoint as it is, head and all, by the code that evaluates.
+    expected = [_reference(trained, sample) for sample in samples]
+    deployable = Deployable(trained, input=input)
+    metadata = {
+        "class_names": list(spec.class_names),
+        "palette": [list(colour) for colour in spec.palette],
+        "input": _describe(input),
+        "output": "float32 logits (batch, classes, height, width) at the input's size",
+        "image_size": config.dataset.image_size,
+        "mean": list(IMAGENET_MEAN),
+        "std": list(IMAGENET_STD),
+        # Arguments of reco.model.DeepLabV3Plus, which takes the state dict.
+        "model": {
+            "num_classes": spec.num_classes,
+            "backbone": config.model.backbone,
+            "weights": "none",
+            "representation_dim": None,
+            "output_stride": config.model.output_stride,
+            "channels": config.model.channels,
+        },
+        "iteration": checkpoint["iteration"],
+    }
+    folder = path.parent if output is None else output
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
+    runs: dict[Format, Callable[[Tensor], Tensor]] = {}
+    if "pt2" in formats or "onnx" in formats:
+        program = _trace(deployable)
+        if "pt2" in formats:
+            runs["pt2"] = _write_pt2(program, targets["pt2"], metadata)
+        if "onnx" in formats:
+            runs["onnx"] = _write_onnx(program, targets["onnx"], metadata)
+    if "state_dict" in formats:
+        runs["state_dict"] = _write_state(deployable, targets["state_dict"], metadata)
+    parameters = sum(p.numel() for p in deployable.parameters())
+    results = []
+    for name in formats:
+        difference, same, pixels = 0.0, 0, 0
+        for sample, logits in zip(samples, expected, strict=True):
+            found = runs[name](deployable.convert(sample))
+            difference = max(difference, float((found - logits).abs().max()))
+            same += int((found.argmax(1) == logits.argmax(1)).sum())
+            pixels += logits[:, 0].numel()
+        results.append(Exported(targets[name], parameters, difference, same / pixels))
+    return results
+
+
+def _describe(input: Input) -> str:
+    kind = {"uint8": "uint8 0..255", "float": "float32 0..1", "normalised": "float32 normalised"}
+    return f"{kind[input]} RGB (batch, 3, height, width), height and width >= {_SMALLEST}"
+
+
+def _random_images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in _RANDOM_IMAGES]
+
+
+@torch.no_grad()
+def _reference(network: nn.Module, images: Tensor) -> Tensor:
+    logits: Tensor = network(normalise(images))
+    return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+
+
+def _trace(deployable: Deployable) -> torch.export.ExportedProgram:
+    images = deployable.convert(torch.zeros(_EXAMPLE, dtype=torch.uint8))
+    dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+    with torch.no_grad():
+        return torch.export.export(deployable, (images,), dynamic_shapes=(dynamic,))
+
+
+def _write_pt2(
+    program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """Write, read again, and return what runs it."""
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+    run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
+    return torch.no_grad()(run)
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            f'ONNX needs {error.name}: pip install "reco[onnx]"', name=error.name
+        ) from error
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """Write, read again with onnxruntime, and return what runs it."""
+    import onnx
+    import onnxruntime
+
+    exported = torch.onnx.export(
+        program, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+    )
+    assert exported is not None
+    model = exported.model_proto
+    _name_axes(model.graph)
+    onnx.helper.set_model_props(model, {k: json.dumps(v) for k, v in metadata.items()})
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+    return run
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the free axes of input and output what they are, instead of ``s34``."""
+    for value in (*graph.input, *graph.output):
+        for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
+            value.type.tensor_type.shape.dim[axis].dim_param = name
+
+
+def _write_state(
+    deployable: Deployable, path: Path, metadata: dict[str, Any]
+) -> Callable[[Tensor], Tensor]:
+    """Write, build the network anew from what was written, and return what runs it."""
+    torch.save(deployable.network.state_dict(), path)
+    described = {**metadata, "input": _describe("normalised")}
+    path.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    again = DeepLabV3Plus(**metadata["model"])
+    again.load_state_dict(torch.load(path, weights_only=True))
+    rebuilt = Deployable(again, input=deployable.input)
+    return torch.no_grad()(rebuilt)

@@ -1,0 +1,211 @@
+"""Labelling files: from paths on the command line to pictures on disk."""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm import tqdm
+
+from reco.data.reader import IMAGE_ENDINGS
+from reco.predictor import Prediction, Predictor, to_array
+from reco.visualise import overlay
+
+
+class Outcome(NamedTuple):
+    """What became of the files."""
+
+    predicted: int
+    passed_over: int  # files of a folder or glob that are no images
+    failures: list[str]  # one message for each file that could not be read
+
+    def summary(self, output: Path) -> str:
+        """One or two lines for a person."""
+        text = f"{self.predicted} images labelled; results are in {output}"
+        if self.passed_over:
+            text += f"\n{self.passed_over} other files passed over"
+        if self.failures:
+            text += f"\n{len(self.failures)} images failed"
+        return text
+
+
+class Found(NamedTuple):
+    """An image and the name, with folders and without ending, of its results."""
+
+    path: Path
+    name: Path
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[str | Path],
+    output: Path,
+    *,
+    confidence: bool = False,
+    batch_size: int = 4,
+) -> Outcome:
+    """Label images and write the results, which keep the images' names and folders.
+
+    ``labels/<name>.png`` holds class indices in the data set's palette, ``overlays/<name>.png`` the
+    image under the classes' colours, ``confidence/<name>.png`` the confidence, 0 to 255 for 0 to 1.
+    A file that cannot be read is reported, and the rest goes on.
+
+    Args:
+        predictor: from :func:`reco.load`.
+        inputs: files, folders (with all below them) and globs such as ``"photos/**/*.jpg"``.
+        output: folder of the results; what lies in it is not taken as input.
+        confidence: write the confidence too.
+        batch_size: images that the network labels at once where it sees them at one size.
+
+    Raises:
+        ValueError: nothing to do, or two images whose results would have one name.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size}: expected at least 1")
+    images, passed_over = find_images(inputs, exclude=output)
+    failures: list[str] = []
+    predicted = 0
+    with tqdm(total=len(images), unit="image") as bar:
+        for batch in _batches(predictor, images, batch_size, failures, bar):
+            arrays = [array for _, array in batch]
+            results = predictor.predict_batch(arrays)
+            for (found, array), result in zip(batch, results, strict=True):
+                _write(predictor, array, result, output, found.name, confidence)
+            predicted += len(batch)
+            bar.update(len(batch))
+    return Outcome(predicted, passed_over, failures)
+
+
+def find_images(
+    inputs: Sequence[str | Path], *, exclude: Path | None = None
+) -> tuple[list[Found], int]:
+    """Images of files, folders and globs, in order, and how many other files were passed over.
+
+    A file that is named is taken whatever its ending; a name that is not there is kept, so that
+    reading it reports it.
+
+    Raises:
+        ValueError: no images, or two images whose results would have one name.
+    """
+    listed: dict[Path, Path] = {}  # image -> name with ending
+    passed_over = 0
+    excluded = exclude.resolve() if exclude is not None else None
+    for given in inputs:
+        text, path = str(given), Path(given)
+        if path.is_dir():
+            base, candidates = path, _files_below(path)
+        elif not path.exists() and _has_wildcard(text):
+            base = _fixed_part(text)
+            candidates = sorted(Path(p) for p in glob.glob(text, recursive=True))
+            candidates = [p for p in candidates if p.is_file()]
+            if not candidates:
+                raise ValueError(f"{text}: no file has such a name")
+        else:
+            listed.setdefault(path, Path(path.name))
+            continue
+        for candidate in candidates:
+            if excluded is not None and excluded in candidate.resolve().parents:
+                continue
+            if candidate.suffix.lower() in IMAGE_ENDINGS and not candidate.name.startswith("."):
+                listed.setdefault(candidate, candidate.relative_to(base))
+            else:
+                passed_over += 1
+    if not listed:
+        shown = ", ".join(map(str, inputs))
+        raise ValueError(f"no images in {shown}; expected {', '.join(sorted(IMAGE_ENDINGS))}")
+    return _name(listed), passed_over
+
+
+def _files_below(folder: Path) -> list[Path]:
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
+
+
+def _has_wildcard(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _fixed_part(pattern: str) -> Path:
+    """The folders of a glob in front of its first wildcard."""
+    return Path(*itertools.takewhile(lambda part: not _has_wildcard(part), Path(pattern).parts))
+
+
+def _name(listed: dict[Path, Path]) -> list[Found]:
+    """Names of the results: without ending, unless that would make two alike."""
+    stems = [name.with_suffix("") for name in listed.values()]
+    times = Counter(stems)
+    found = [
+        Found(path, stem if times[stem] == 1 else name)
+        for (path, name), stem in zip(listed.items(), stems, strict=True)
+    ]
+    first: dict[Path, Path] = {}
+    for path, name in found:
+        if name in first:
+            raise ValueError(
+                f"{first[name]} and {path}: the results of both would be {name}.png; label them "
+                "in two calls, each with an output folder of its own"
+            )
+        first[name] = path
+    return found
+
+
+def _batches(
+    predictor: Predictor,
+    images: Sequence[Found],
+    batch_size: int,
+    failures: list[str],
+    bar: tqdm[Any],
+) -> Iterator[list[tuple[Found, npt.NDArray[np.uint8]]]]:
+    """Neighbouring images that the network sees at one size, read; failures are noted."""
+    batch: list[tuple[Found, npt.NDArray[np.uint8]]] = []
+    for found in images:
+        try:
+            array = to_array(found.path)
+        except ValueError as error:
+            failures.append(str(error))
+            tqdm.write(f"error: {error}")
+            bar.update()
+            continue
+        full = len(batch) == batch_size
+        if batch and (full or predictor.input_size(batch[0][1]) != predictor.input_size(array)):
+            yield batch
+            batch = []
+        batch.append((found, array))
+    if batch:
+        yield batch
+
+
+def _write(
+    predictor: Predictor,
+    image: npt.NDArray[np.uint8],
+    prediction: Prediction,
+    output: Path,
+    name: Path,
+    confidence: bool,
+) -> None:
+    """Write the results of one image."""
+    palette = predictor.spec.palette
+    labels = Image.fromarray(prediction.labels)
+    labels.putpalette([value for colour in palette for value in colour])
+    pictures = {
+        "labels": labels,
+        "overlays": Image.fromarray(overlay(image, prediction.labels, palette)),
+    }
+    if confidence:
+        levels = (255 * prediction.confidence).round().astype(np.uint8)
+        pictures["confidence"] = Image.fromarray(levels)
+    for kind, picture in pictures.items():
+        target = output / kind / name.parent / f"{name.name}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(target)

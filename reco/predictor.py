@@ -1,0 +1,244 @@
+"""A trained network, ready to label images of any size and kind.
+
+Shapes: images (H, W, 3) uint8 RGB; network inputs (B, 3, h, w); probabilities (C, h, w).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+from reco import distributed
+from reco.build import restore_networks
+from reco.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from reco.config import config_from_dict
+from reco.data.reader import read_image, upright_rgb
+from reco.data.spec import DatasetSpec
+from reco.inference import predict_probabilities
+
+AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
+Network = Literal["auto", "student", "teacher"]
+
+# An image of more pixels is predicted in tiles; they see this much of their surroundings.
+_MOST_PIXELS = 2**21
+_TILE, _SURROUNDINGS = 1024, 128
+# Numbers (classes x pixels) that are brought to the image's own size at a time.
+_BAND_NUMBERS = 2**25
+
+
+class Prediction(NamedTuple):
+    """What the network says about one image, at the image's own size."""
+
+    labels: npt.NDArray[np.uint8]  # (H, W) class indices
+    confidence: npt.NDArray[np.float32]  # (H, W) softmax probability of the label, 0 to 1
+
+
+class Predictor:
+    """Labels images.
+
+    As in an evaluation, an image is brought to ``image_size`` for the network, and the
+    probabilities are brought back to the image's own size. Without ``image_size`` the network sees
+    the image as it is; one of more than two megapixels in tiles, so that memory stays bounded.
+
+    Args:
+        network: normalised images to logits; put into eval mode.
+        spec: class names and palette.
+        image_size: (height, width) that the network sees, or ``None``.
+        device: where to compute.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: DatasetSpec,
+        *,
+        image_size: tuple[int, int] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.network = network.to(self.device).eval()
+        self.spec = spec
+        self.image_size = image_size
+
+    def predict(self, image: AnyImage) -> Prediction:
+        """Label one image.
+
+        Args:
+            image: a PIL image of any mode, a path, or uint8 ``(H, W)`` grey, ``(H, W, 3)`` RGB or
+                ``(H, W, 4)`` RGBA. What EXIF data say about its orientation is followed.
+
+        Raises:
+            ValueError: a file that cannot be read, or an array of another kind.
+        """
+        return self.predict_batch([image])[0]
+
+    @torch.no_grad()
+    def predict_batch(self, images: Sequence[AnyImage]) -> list[Prediction]:
+        """Label several images: at once where the network sees them at one size."""
+        arrays = [to_array(image) for image in images]
+        inputs = [self.to_input(array) for array in arrays]
+        one_size = len({tensor.shape for tensor in inputs}) == 1
+        groups = [torch.stack(inputs)] if one_size else [tensor[None] for tensor in inputs]
+        predictions: list[Prediction] = []
+        for group in groups:
+            if group.shape[2] * group.shape[3] > _MOST_PIXELS:
+                predictions += [self._in_tiles(image) for image in group]
+                continue
+            for probabilities in predict_probabilities(self.network, group.to(self.device)):
+                size = arrays[len(predictions)].shape[:2]
+                predictions.append(_most_probable(probabilities, size))
+        return predictions
+
+    def input_size(self, image: npt.NDArray[np.uint8]) -> tuple[int, int]:
+        """(height, width) at which the network sees ``image``, ``(H, W, 3)``."""
+        return self.image_size or (image.shape[0], image.shape[1])
+
+    def to_input(self, image: AnyImage) -> Tensor:
+        """What the network sees of ``image``: ``(3, h, w)`` uint8, resized as evaluations do."""
+        pixels = to_array(image)
+        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        size = self.input_size(pixels)
+        if tuple(tensor.shape[1:]) == size:
+            return tensor
+        resized: Tensor = functional.resize(tensor, list(size), antialias=True)
+        return resized
+
+    def _in_tiles(self, image: Tensor) -> Prediction:
+        """Tile by tile, each predicted with its surroundings and cut back to itself."""
+        height, width = image.shape[1:]
+        labels = np.empty((height, width), dtype=np.uint8)
+        confidence = np.empty((height, width), dtype=np.float32)
+        for top, bottom in _spans(height):
+            for left, right in _spans(width):
+                first_row, first_column = (max(0, v - _SURROUNDINGS) for v in (top, left))
+                seen = image[
+                    None,
+                    :,
+                    first_row : bottom + _SURROUNDINGS,
+                    first_column : right + _SURROUNDINGS,
+                ].to(self.device)
+                (probabilities,) = predict_probabilities(self.network, seen)
+                tile = _most_probable(probabilities, probabilities.shape[1:])
+                rows = slice(top - first_row, bottom - first_row)
+                columns = slice(left - first_column, right - first_column)
+                labels[top:bottom, left:right] = tile.labels[rows, columns]
+                confidence[top:bottom, left:right] = tile.confidence[rows, columns]
+        return Prediction(labels, confidence)
+
+
+def load(
+    path: str | Path,
+    *,
+    network: Network = "auto",
+    image_size: tuple[int, int] | Literal["config"] | None = "config",
+    device: str = "auto",
+) -> Predictor:
+    """Read a checkpoint, trained on whatever device, and make it ready to label images.
+
+    ``reco.load("best.pt").predict("street.jpg").labels`` is the shortest way to a result.
+
+    Args:
+        path: ``best.pt`` or ``last.pt`` of a run.
+        network: ``"auto"`` is the teacher, or the student of a supervised run, which has no other.
+        image_size: (height, width) the network sees, ``None`` for the image as it is, or
+            ``"config"`` for what the run was trained and evaluated at.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        CheckpointError: not a checkpoint of this project, or one without a teacher when the
+            teacher is asked for.
+        ValueError: no such device.
+    """
+    path = Path(path)
+    checkpoint = load_checkpoint(path)
+    if image_size == "config":
+        image_size = config_from_dict(checkpoint["config"], str(path)).dataset.image_size
+    return Predictor(
+        choose_network(checkpoint, network, path),
+        checkpoint_spec(checkpoint),
+        image_size=image_size,
+        device=distributed.set_up(device),
+    )
+
+
+def choose_network(checkpoint: Checkpoint, network: Network, path: Path) -> nn.Module:
+    """The network of a checkpoint that ``network`` names, as in :func:`load`, in eval mode."""
+    networks = restore_networks(checkpoint, str(path))
+    if network == "auto":
+        network = "teacher" if "teacher" in networks else "student"
+    if network not in networks:
+        have = " and ".join(networks)
+        raise CheckpointError(f"{path}: network = {network!r}: this run has the {have} alone")
+    return networks[network]
+
+
+def checkpoint_spec(checkpoint: Checkpoint) -> DatasetSpec:
+    """Class names and palette of a checkpoint."""
+    dataset = checkpoint["dataset"]
+    palette = tuple((red, green, blue) for red, green, blue in dataset["palette"])
+    return DatasetSpec(dataset["name"], tuple(dataset["class_names"]), palette)
+
+
+def to_array(image: AnyImage) -> npt.NDArray[np.uint8]:
+    """``(H, W, 3)`` uint8 RGB of anything that :meth:`Predictor.predict` takes."""
+    if isinstance(image, str | Path):
+        return np.array(read_image(image))
+    if isinstance(image, np.ndarray):
+        channels = (1, 3, 4)
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in channels)
+        if image.dtype != np.uint8 or not fits or image.size == 0:
+            raise ValueError(
+                f"image is an array of {image.dtype} {image.shape}: expected uint8 (H, W), "
+                "(H, W, 3) or (H, W, 4), not empty"
+            )
+        if image.ndim == 2 or image.shape[2] == 1:
+            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+        return np.ascontiguousarray(image[:, :, :3])
+    return np.array(upright_rgb(image))
+
+
+def _spans(extent: int) -> list[tuple[int, int]]:
+    """Tiles of nearly equal size along one axis."""
+    count = -(-extent // _TILE)
+    edges = [i * extent // count for i in range(count + 1)]
+    return list(itertools.pairwise(edges))
+
+
+def _most_probable(probabilities: Tensor, size: Sequence[int]) -> Prediction:
+    """Label and confidence ``(H, W)`` of probabilities ``(C, h, w)`` brought to ``size``.
+
+    Bilinear, as in an evaluation, but a band of rows at a time: all classes of a large photograph
+    would not fit into memory.
+    """
+    height, width = size
+    classes, rows, columns = probabilities.shape
+    labels = torch.empty((height, width), dtype=torch.uint8)
+    confidence = torch.empty((height, width), dtype=torch.float32)
+    band = max(1, _BAND_NUMBERS // (classes * max(width, columns)))
+    at = ((torch.arange(height, device=probabilities.device) + 0.5) * rows / height - 0.5).clamp(0)
+    above = at.long().clamp(max=rows - 1)
+    below = (above + 1).clamp(max=rows - 1)
+    share = (at - above)[:, None]
+    for top in range(0, height, band):
+        part = slice(top, min(top + band, height))
+        if (height, width) == (rows, columns):
+            values = probabilities[:, part]
+        else:
+            upper, lower = probabilities[:, above[part]], probabilities[:, below[part]]
+            values = torch.lerp(upper, lower, share[part].to(upper))
+            values = F.interpolate(
+                values[None], (values.shape[1], width), mode="bilinear", align_corners=False
+            )[0]
+        best: Any = values.max(0)
+        confidence[part], labels[part] = best.values, best.indices.to(torch.uint8)
+    return Prediction(labels.numpy(), confidence.numpy())
