@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 FORMAT = 1
+_LATEST = ("last.pt", "previous.pt")
 
 Checkpoint = dict[str, Any]
 """``format``, ``config``, ``dataset`` (name, class names, palette), ``split``, ``iteration``,
@@ -76,6 +77,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return content
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether :func:`save_latest` has written to ``folder``."""
+    return any((folder / name).exists() for name in _LATEST)
+
+
 def load_latest(folder: Path) -> Checkpoint:
     """``last.pt`` of a run folder or, with a warning, ``previous.pt`` where that one is broken.
 
@@ -83,7 +89,7 @@ def load_latest(folder: Path) -> Checkpoint:
         CheckpointError: neither can be read.
     """
     errors = []
-    for name in ("last.pt", "previous.pt"):
+    for name in _LATEST:
         try:
             checkpoint = load_checkpoint(folder / name)
         except CheckpointError as error:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from reco import distributed
 from reco.data.loading import EvalSample
 from reco.data.transforms import normalise
-from reco.metrics import ConfusionMatrix, format_table, near_boundary
+from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
 
 Blend = Literal["uniform", "linear", "hann"]
 
@@ -162,11 +162,11 @@ class Evaluation:
     examples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain numbers."""
+        """All figures as JSON knows them; ``None`` where there is none."""
         return {
             **self.confusion.to_dict(),
-            "boundary_mean_iou": self.boundary.mean_iou(),
-            "boundary_iou": self.boundary.iou().tolist(),
+            "boundary_mean_iou": finite_or_none(self.boundary.mean_iou()),
+            "boundary_iou": [finite_or_none(iou) for iou in self.boundary.iou().tolist()],
             "boundary_width": self.boundary_width,
         }
 
@@ -204,6 +204,9 @@ def evaluate(
         mode: how they look at an image.
         boundary_width: pixels on either side of a true boundary that count as near it.
         num_examples: keep labels ``(H, W)`` uint8 and confidence ``(H, W)`` of as many images.
+
+    Raises:
+        ValueError: a network tells another number of classes apart.
     """
     results = {
         name: Evaluation(
@@ -221,6 +224,11 @@ def evaluate(
             near = near_boundary(labels, boundary_width)
             for name, network in networks.items():
                 probabilities = predict_probabilities(network, images, mode)
+                if probabilities.shape[1] != num_classes:
+                    raise ValueError(
+                        f"network {name!r} predicts {probabilities.shape[1]} classes: "
+                        f"expected the data set's {num_classes}"
+                    )
                 confidence, predictions = _resize(probabilities, labels.shape[1:]).max(1)
                 result = results[name]
                 result.confusion.update(predictions, labels)

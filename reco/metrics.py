@@ -6,6 +6,7 @@ prediction. Pixels labelled IGNORE never count.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,9 @@ from reco.loss import IGNORE
 class ConfusionMatrix:
     """Counts of (true class, predicted class), and the figures that follow from them.
 
-    A class without a true pixel is absent: its IoU and accuracy are NaN, and means leave it out.
+    A class without a true pixel is absent: its IoU and accuracy are NaN, and means leave it out,
+    even where it is predicted (those pixels still lower the IoU of the classes they belong to).
+    torchmetrics scores such a class 0; it agrees wherever every predicted class has true pixels.
 
     Args:
         num_classes: C.
@@ -40,7 +43,8 @@ class ConfusionMatrix:
             where: ``(B, H, W)`` bool: count only these pixels.
 
         Raises:
-            ValueError: shapes differ.
+            ValueError: shapes differ; on the CPU, where looking waits for nothing, also a counted
+                class outside 0 .. C-1. Elsewhere such a pixel is not counted.
         """
         if predictions.shape != labels.shape:
             raise ValueError(
@@ -48,6 +52,18 @@ class ConfusionMatrix:
                 f"{tuple(labels.shape)}: expected the same shape"
             )
         counted = labels != IGNORE if where is None else (labels != IGNORE) & where
+        known = torch.ones_like(counted)
+        for classes in (predictions, labels):
+            known = known & (classes >= 0) & (classes < self.num_classes)
+        if counted.device.type == "cpu" and bool((counted & ~known).any()):
+            for name, classes in (("predictions", predictions), ("labels", labels)):
+                lowest, highest = (int(extreme) for extreme in classes[counted].aminmax())
+                if lowest < 0 or highest >= self.num_classes:
+                    raise ValueError(
+                        f"ConfusionMatrix: {name} holds classes {lowest} .. {highest}: "
+                        f"expected 0 .. {self.num_classes - 1}"
+                    )
+        counted = counted & known
         pairs = labels.long() * self.num_classes + predictions.long()
         # One more cell takes what is not counted: no shape depends on the data.
         cells = self.num_classes**2
@@ -93,14 +109,14 @@ class ConfusionMatrix:
         return [c for c, count in enumerate(self.matrix.sum(1).tolist()) if count == 0]
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as plain numbers; NaN stands for an absent class."""
+        """All figures as JSON knows them; ``None`` where there is none, as for an absent class."""
         return {
-            "mean_iou": self.mean_iou(),
-            "iou": self.iou().tolist(),
-            "pixel_accuracy": self.pixel_accuracy(),
-            "mean_class_accuracy": self.mean_class_accuracy(),
-            "class_accuracy": self.class_accuracy().tolist(),
-            "frequency_weighted_iou": self.frequency_weighted_iou(),
+            "mean_iou": finite_or_none(self.mean_iou()),
+            "iou": [finite_or_none(iou) for iou in self.iou().tolist()],
+            "pixel_accuracy": finite_or_none(self.pixel_accuracy()),
+            "mean_class_accuracy": finite_or_none(self.mean_class_accuracy()),
+            "class_accuracy": [finite_or_none(share) for share in self.class_accuracy().tolist()],
+            "frequency_weighted_iou": finite_or_none(self.frequency_weighted_iou()),
             "absent_classes": self.absent_classes(),
             "matrix": self.matrix.tolist(),
         }
@@ -109,6 +125,11 @@ class ConfusionMatrix:
         """True, predicted and right pixels of each class, ``(C,)`` float64 on the CPU."""
         matrix = self.matrix.cpu().double()
         return matrix.sum(1), matrix.sum(0), matrix.diagonal()
+
+
+def finite_or_none(figure: float) -> float | None:
+    """``None`` for NaN, which JSON has no word for."""
+    return None if math.isnan(figure) else figure
 
 
 def near_boundary(labels: Tensor, width: int) -> Tensor:
@@ -183,4 +204,4 @@ def format_table(
 
 def _percent(value: Tensor | float) -> str:
     number = 100 * float(value)
-    return "-" if number != number else f"{number:.2f}"
+    return "-" if math.isnan(number) else f"{number:.2f}"

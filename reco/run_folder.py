@@ -35,18 +35,29 @@ class RunFolder:
         self.path = path
         self.metrics_path = path / "metrics.jsonl"
 
-    def create(self, config: Config, split: Mapping[str, Any]) -> None:
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.path.is_dir() and any(self.path.iterdir())
+
+    def create(self, config: Config, split: Mapping[str, Any], *, again: bool = False) -> None:
         """Start a run here.
+
+        Args:
+            config: of the run.
+            split: content of ``split.json``.
+            again: a run that was stopped before its first checkpoint lies here; start it anew.
 
         Raises:
             FileExistsError: the folder already holds a run.
         """
-        if self.path.is_dir() and any(self.path.iterdir()):
+        if self.exists and not again:
             raise FileExistsError(
                 f"{self.path} already holds a run of this configuration: go on with it by "
                 "--resume, delete it, or choose another --set output_dir=… or train.seed=…"
             )
-        (self.path / "panels").mkdir(parents=True)
+        (self.path / "panels").mkdir(parents=True, exist_ok=True)
+        self.forget_after(0)
         (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         for name, content in (("split", split), ("environment", _environment())):
             text = json.dumps(content, indent=1) + "\n"

@@ -191,8 +191,7 @@ def _train_cell(cell: Cell, device: str, test_split: str | None) -> None:
     config = cell.config
     if device:
         config = replace(config, train=replace(config.train, device=device))
-    resume = (cell.folder / "last.pt").exists() or (cell.folder / "previous.pt").exists()
-    outcome = train(config, cell.folder, resume=resume)
+    outcome = train(config, cell.folder, resume=cell.folder.exists())
     if outcome.finished and test_split:
         evaluate_checkpoints([cell.folder / "last.pt"], split=test_split, device=device or "auto")
 

@@ -23,7 +23,14 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.build import build_network, build_objective, build_teacher
-from reco.checkpoint import Checkpoint, load_latest, load_state, save_checkpoint, save_latest
+from reco.checkpoint import (
+    Checkpoint,
+    has_checkpoint,
+    load_latest,
+    load_state,
+    save_checkpoint,
+    save_latest,
+)
 from reco.config import Config, ConfigError
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
@@ -131,7 +138,9 @@ class Trainer:
         )
 
         self.folder = RunFolder(folder)
-        checkpoint = load_latest(self.folder.path) if resume else None
+        # A run that was stopped before its first checkpoint resumes from the beginning.
+        from_start = not resume or (self.folder.exists and not has_checkpoint(folder))
+        checkpoint = None if from_start else load_latest(folder)
         torch.manual_seed(config.train.seed)
         num_classes = self.reader.spec.num_classes
         self.student = build_network(config, num_classes, pretrained=checkpoint is None)
@@ -154,7 +163,7 @@ class Trainer:
         if checkpoint is not None:
             self._restore(checkpoint)
         elif distributed.rank() == 0:
-            self.folder.create(config, self.split.to_dict())
+            self.folder.create(config, self.split.to_dict(), again=resume)
 
         self.model: nn.Module = self.student
         if config.train.compile:

@@ -14,11 +14,12 @@ from reco.data import synthetic
 TINY = (
     "dataset.crop_size=[32, 32]",
     "dataset.labelled_images=3",
+    "model.backbone=mobilenet_v3_large",
     "model.channels=8",
     "model.representation_dim=8",
     "reco.num_queries=8",
     "reco.num_negatives=8",
-    "method.unsupervised_threshold=0.2",
+    "method.unsupervised_threshold=0.05",
     "reco.weak_threshold=0.1",
     "train.labelled_batch_size=2",
     "train.unlabelled_batch_size=2",

@@ -22,11 +22,11 @@ BLENDS = ("uniform", "linear", "hann")
 
 
 def test_windows_leave_no_pixel_uncovered():
-    for window in (1, 2, 5, 16, 33):
-        for extent in {window, window + 1, 2 * window, 97, 131}:
+    for window in (1, 2, 5, 16):
+        for extent in {window, window + 1, 2 * window, 61}:
             if extent < window:
                 continue
-            for overlap in (0.0, 0.3, 0.5, 0.9):
+            for overlap in (0.0, 0.3, 0.9):
                 for margin in {0, 1, (window - 1) // 2}:
                     if 2 * margin >= window:
                         continue
@@ -137,6 +137,11 @@ def test_evaluate_counts_what_the_networks_say():
         torch.testing.assert_close(confidence, predict_probabilities(network, image)[0].amax(0))
         assert torch.equal(prediction.long(), network(normalise(image))[0].argmax(0))
         assert 0 < results[name].boundary.matrix.sum() <= results[name].confusion.matrix.sum()
+
+
+def test_another_number_of_classes_is_refused():
+    with pytest.raises(ValueError, match=r"network 'a' predicts 5 classes: expected .* 4"):
+        evaluate({"a": nn.Conv2d(3, 5, 1)}, samples(1), 4, device="cpu")
 
 
 def test_predictions_come_at_the_labels_size():
