@@ -86,14 +86,16 @@ def outcome(batch: Batch, arguments: dict[str, Any], seed: int) -> Outcome:
 def run_case(name: str, rank: int | None) -> Outcome:
     """The case on this rank's share of the images, or on all where ``rank`` is None."""
     arguments = dict(CASES[name])
-    if "chunk" in arguments:
-        module._CHUNK_NUMBERS_CPU = arguments.pop("chunk")
+    chunk = arguments.pop("chunk", module._CHUNK_NUMBERS_CPU)
     representations, logits, labels = joined_batch(arguments)
     if rank is not None:
         images = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
         representations = representations.detach()[images].requires_grad_()
         logits, labels = logits[images], labels[images]
-    return outcome((representations, logits, labels), arguments, seed=7 if not rank else 99)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_CHUNK_NUMBERS_CPU", chunk)
+        # Rank 1's seed must not matter.
+        return outcome((representations, logits, labels), arguments, seed=7 if not rank else 99)
 
 
 def ddp_gradient(rank: int | None) -> Tensor:
@@ -115,6 +117,13 @@ def ddp_gradient(rank: int | None) -> Tensor:
     return head.weight.grad
 
 
+def alone(**arguments: Any) -> Tensor:
+    value, _ = reco_loss(
+        *make_batch(), num_queries=5, num_negatives=7, generator=seeded(3), **arguments
+    )
+    return value.detach()
+
+
 def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -127,7 +136,7 @@ def work(rank: int, folder: str) -> None:
     results: dict[str, Any] = {name: run_case(name, rank) for name in CASES}
     results["ddp"] = ddp_gradient(rank)
     if rank == 1:  # alone: the other rank must not be waited for
-        results["alone"] = outcome(make_batch(), {"across_ranks": False}, seed=3)
+        results["alone"] = alone(across_ranks=False)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -148,12 +157,6 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
-@pytest.fixture
-def _chunks_restored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK_NUMBERS_CPU", module._CHUNK_NUMBERS_CPU)
-
-
-@pytest.mark.usefixtures("_chunks_restored")
 @pytest.mark.parametrize("name", CASES)
 def test_ranks_average_to_one_process_on_the_joined_batch(
     results: list[dict[str, Any]], name: str
@@ -200,6 +203,4 @@ def test_ddp_trains_with_a_rank_that_has_no_valid_pixel(results: list[dict[str, 
 
 
 def test_a_rank_may_call_the_loss_alone_if_told_so(results: list[dict[str, Any]]) -> None:
-    batch = make_batch()
-    value, _ = reco_loss(*batch, num_queries=5, num_negatives=7, generator=seeded(3))
-    assert torch.equal(results[1]["alone"].value, value.detach())
+    assert torch.equal(results[1]["alone"], alone())
