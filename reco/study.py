@@ -3,8 +3,8 @@
 A study file names a configuration and what its runs change::
 
     config: demo.yaml
-    output_dir: runs/studies/demo
     seeds: [0, 1, 2]
+    set: {train.iterations: 2000}
     baseline: ClassMix
     methods:
       ClassMix: {reco.enabled: false}
@@ -13,30 +13,33 @@ A study file names a configuration and what its runs change::
       10 images: {}
 
 A seed is both that of the run and that of the split, so that methods are compared pair by pair.
+Runs are kept in ``runs/studies/runs`` (or below another ``output_dir``) by their configuration, so
+that studies share those that they have in common.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import multiprocessing
 import multiprocessing.context
-import random
 import statistics
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
+from reco import figures
 from reco.config import Config, ConfigError, find_config, load_config
 from reco.evaluation import evaluate_checkpoints
+from reco.results import Point, Result, read_points, read_results, results_table, write_csv
 from reco.run_folder import run_path
 from reco.trainer import train
 
-_KEYS = {"config", "output_dir", "seeds", "baseline", "methods", "budgets", "test_split"}
+_KEYS = {"config", "output_dir", "seeds", "set", "baseline", "methods", "budgets", "test_split"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,13 @@ class Study:
     methods: Mapping[str, Mapping[str, Any]]
     budgets: Mapping[str, Mapping[str, Any]]
     baseline: str | None = None
-    test_split: str | None = None  # evaluate the last checkpoint of each run on it
+    shared: Mapping[str, Any] = field(default_factory=dict)  # keys that all runs change
+    test_split: str | None = None  # evaluate the last checkpoint of each run on it too
+
+    @property
+    def results_dir(self) -> Path:
+        """Where tables and pictures go; the runs are in ``output_dir/runs``."""
+        return self.output_dir / self.name
 
 
 class Cell(NamedTuple):
@@ -63,36 +72,12 @@ class Cell(NamedTuple):
     folder: Path
 
 
-class Result(NamedTuple):
-    """The figures of a finished run, in %: a row of ``results.csv``."""
-
-    method: str
-    budget: str
-    seed: int
-    iterations: int
-    split: str
-    student_miou: float
-    teacher_miou: float | None  # None for a supervised run, as below
-    best_miou: float
-    student_boundary_miou: float
-    teacher_boundary_miou: float | None
-    commit: str
-    run: str  # folder, below the study's
-
-    @property
-    def miou(self) -> float:
-        """What one would use: the teacher's, the student's without one."""
-        return self.student_miou if self.teacher_miou is None else self.teacher_miou
-
-    @property
-    def boundary_miou(self) -> float:
-        """The same near boundaries."""
-        teacher = self.teacher_boundary_miou
-        return self.student_boundary_miou if teacher is None else teacher
-
-
-def load_study(path: str | Path) -> Study:
+def load_study(path: str | Path, config: str | None = None) -> Study:
     """Read a study file: a path, or a name in ``configs/`` such as ``studies/demo.yaml``.
+
+    Args:
+        path: of the study file.
+        config: take the runs from this configuration instead of the study's own.
 
     Raises:
         ConfigError: a key that is missing or unknown, or a baseline that is no method.
@@ -110,13 +95,14 @@ def load_study(path: str | Path) -> Study:
     if baseline is not None and baseline not in content["methods"]:
         raise ConfigError(f"{found}: baseline = {baseline!r}: expected one of the methods")
     return Study(
-        name=found.stem,
-        config=content["config"],
-        output_dir=Path(content.get("output_dir", f"runs/studies/{found.stem}")),
+        name=found.stem if config is None else f"{found.stem}-{Path(config).stem}",
+        config=config or content["config"],
+        output_dir=Path(content.get("output_dir", "runs/studies")),
         seeds=tuple(content.get("seeds", (0, 1, 2))),
         methods=content["methods"],
         budgets={str(name): keys for name, keys in content.get("budgets", {"": {}}).items()},
         baseline=baseline,
+        shared=content.get("set", {}),
         test_split=content.get("test_split"),
     )
 
@@ -128,6 +114,7 @@ def cells(study: Study, overrides: Sequence[str] = ()) -> list[Cell]:
         for budget, budget_keys in study.budgets.items():
             for method, method_keys in study.methods.items():
                 keys = {
+                    **study.shared,
                     **budget_keys,
                     **method_keys,
                     "train.seed": seed,
@@ -136,8 +123,8 @@ def cells(study: Study, overrides: Sequence[str] = ()) -> list[Cell]:
                 }
                 sets = [f"{key}={json.dumps(value)}" for key, value in keys.items()]
                 config = load_config(study.config, [*sets, *overrides])
-                name = "-".join(part for part in (method, budget) if part)
-                folder = run_path(config, "".join(c if c.isalnum() else "_" for c in name))
+                # Equal runs of several studies are one run, whatever a study calls them.
+                folder = run_path(config, Path(study.config).stem)
                 result.append(Cell(method, budget, seed, config, folder))
     return result
 
@@ -154,7 +141,8 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
     Returns:
         Whether every run is finished.
     """
-    todo = [cell for cell in cells(study, overrides) if read_result(cell, study) is None]
+    unfinished = [cell for cell in cells(study, overrides) if not read_cell(cell, study)]
+    todo = list({cell.folder: cell for cell in unfinished}.values())
     free = list(devices) or [""]
     running: dict[str, tuple[Cell, multiprocessing.context.SpawnProcess, float]] = {}
     seconds: list[float] = []
@@ -196,157 +184,38 @@ def _train_cell(cell: Cell, device: str, test_split: str | None) -> None:
         evaluate_checkpoints([cell.folder / "last.pt"], split=test_split, device=device or "auto")
 
 
-def read_result(cell: Cell, study: Study) -> Result | None:
-    """The figures of a run, or ``None`` while it is not finished."""
-    metrics = cell.folder / "metrics.jsonl"
-    if not metrics.is_file():
-        return None
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    validations = [record for record in records if "validation" in record]
-    if not validations or validations[-1]["iteration"] != cell.config.train.iterations:
-        return None
-    figures, split = validations[-1]["validation"], validations[-1]["split"]
-    if study.test_split:
-        tested = cell.folder / f"last-{study.test_split}.json"
-        if not tested.is_file():
-            return None
-        figures = json.loads(tested.read_text(encoding="utf-8"))["networks"]
-        split = study.test_split
-    environment = json.loads((cell.folder / "environment.json").read_text(encoding="utf-8"))
-    main = "teacher" if "teacher" in figures else "student"
-
-    def percent(network: str, key: str) -> float | None:
-        return round(100 * figures[network][key], 2) if network in figures else None
-
-    student, near = percent("student", "mean_iou"), percent("student", "boundary_mean_iou")
-    assert student is not None
-    assert near is not None
-    return Result(
+def read_cell(cell: Cell, study: Study) -> list[Result]:
+    """The figures of a run, a row for each split; none while it is not finished."""
+    return read_results(
+        cell.folder,
+        cell.config.train.iterations,
+        study.test_split,
         method=cell.method,
         budget=cell.budget,
         seed=cell.seed,
-        iterations=cell.config.train.iterations,
-        split=split,
-        student_miou=student,
-        teacher_miou=percent("teacher", "mean_iou"),
-        best_miou=round(100 * max(v["validation"][main]["mean_iou"] for v in validations), 2),
-        student_boundary_miou=near,
-        teacher_boundary_miou=percent("teacher", "boundary_mean_iou"),
-        commit=environment["commit"],
         run=cell.folder.relative_to(study.output_dir).as_posix(),
     )
 
 
-def results(study: Study, overrides: Sequence[str] = ()) -> list[Result]:
-    """Figures of the finished runs."""
-    found = (read_result(cell, study) for cell in cells(study, overrides))
-    return [result for result in found if result is not None]
-
-
 def write_results(study: Study, overrides: Sequence[str] = ()) -> None:
-    """Write ``results.csv`` and ``results.md`` of what is finished."""
-    finished = results(study, overrides)
-    study.output_dir.mkdir(parents=True, exist_ok=True)
-    write_csv(finished, study.output_dir / "results.csv")
-    text = f"# {study.name}\n\n{results_table(finished, study.baseline)}\n"
-    (study.output_dir / "results.md").write_text(text, encoding="utf-8")
-
-
-def write_csv(rows: Sequence[Result], path: Path) -> None:
-    """One line for each run."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(Result._fields)
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[Result]:
-    """What :func:`write_csv` wrote."""
-
-    def number(text: str) -> float | None:
-        return float(text) if text else None
-
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Result(
-                **{
-                    **row,
-                    "seed": int(row["seed"]),
-                    "iterations": int(row["iterations"]),
-                    **{key: number(row[key]) for key in row if key.endswith("miou")},
-                }  # type: ignore[arg-type]
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def results_table(rows: Sequence[Result], baseline: str | None) -> str:
-    """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
-
-    A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
-    bootstrap over the pairs. Fewer than five pairs cannot tell methods apart for sure, and the
-    table says so.
-    """
-    if not rows:
-        return "No run is finished yet."
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row.budget, row.method), []).append(row)
-    lines = [
-        "| method | budget | seeds | student mIoU | teacher mIoU | near boundaries | "
-        f"difference to {baseline or 'baseline'} |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    fewest = min(len(group) for group in groups.values())
-    for (budget, method), group in groups.items():
-        pairs = [
-            row.miou - other.miou
-            for row in group
-            for other in groups.get((budget, baseline or ""), [])
-            if row.seed == other.seed and method != baseline
-        ]
-        teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
-        cells_ = [
-            method,
-            budget or "-",
-            str(len(group)),
-            mean_and_deviation([row.student_miou for row in group]),
-            mean_and_deviation(teachers) if teachers else "-",
-            mean_and_deviation([row.boundary_miou for row in group]),
-            _difference(pairs),
-        ]
-        lines.append("| " + " | ".join(cells_) + " |")
-    if fewest < 5:
-        lines += [
-            "",
-            f"With {fewest} seeds in a cell, small differences cannot be told from chance.",
-        ]
-    return "\n".join(lines)
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """``45.1 ± 0.3``: mean and sample standard deviation; the mean alone of a single value."""
-    mean = statistics.mean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
-
-
-def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
-    """95 % percentile interval of the mean under resampling; the same for the same numbers."""
-    chance = random.Random(0)
-    means = sorted(
-        statistics.fmean(chance.choices(differences, k=len(differences))) for _ in range(draws)
-    )
-    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
-
-
-def _difference(pairs: Sequence[float]) -> str:
-    if not pairs:
-        return "-"
-    text = f"{statistics.fmean(pairs):+.1f}"
-    if len(pairs) > 1:
-        low, high = bootstrap_interval(pairs)
-        text += f" [{low:+.1f}, {high:+.1f}]"
-    return text
+    """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
+    rows, points = [], []
+    for cell in cells(study, overrides):
+        of_cell = read_cell(cell, study)
+        rows += of_cell
+        if of_cell:
+            identity = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
+            points += read_points(cell.folder, **identity)
+    folder = study.results_dir
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(rows, Result, folder / "results.csv")
+    write_csv(points, Point, folder / "curves.csv")
+    text = f"# {study.name}\n\n{results_table(rows, study.baseline)}\n"
+    if rows and find_spec("matplotlib") is not None:
+        figures.study_results(rows).savefig(folder / "results.png", dpi=150)
+        figures.study_curves(points).savefig(folder / "curves.png", dpi=150)
+        text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
+    (folder / "results.md").write_text(text, encoding="utf-8")
 
 
 def _status(
@@ -360,13 +229,13 @@ def _status(
     lines, left = [], 0
     now_running = [cell for cell, _, _ in running.values()]
     for cell in cells(study, overrides):
-        result = read_result(cell, study)
+        finished = read_cell(cell, study)
         state = "to do"
-        if result is not None:
-            state = f"{result.miou:.1f} %"
+        if finished:
+            state = f"{finished[0].miou:.1f} %"
         elif cell in now_running:
             state = "running"
-        left += result is None
+        left += not finished
         lines.append(f"  {cell.method:<24} {cell.budget:<12} seed {cell.seed}  {state}")
     if seconds:
         minutes = statistics.fmean(seconds) * left / places / 60

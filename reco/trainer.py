@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -37,7 +36,7 @@ from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader
 from reco.data.seeding import stable_seed
 from reco.data.splits import make_split
 from reco.inference import Evaluation, evaluate, format_evaluations
-from reco.loss import ReCoStatistics
+from reco.meter import Meter, RelationMeter, reco_summary
 from reco.objective import Losses, StepStatistics
 from reco.run_folder import RunFolder
 from reco.visualise import PanelRow, panel
@@ -175,7 +174,7 @@ class Trainer:
         self.images_per_step = config.labelled_batch_size + (
             config.train.unlabelled_batch_size if config.method.unsupervised else 0
         )
-        self.meter = Meter(self.device)
+        self.meter, self.relation_meter = Meter(self.device), RelationMeter()
         self.stop_signal: int | None = None
         self.table = ""
         self.panel: Path | None = None
@@ -189,6 +188,7 @@ class Trainer:
                 losses, statistics = self.train_step(labelled, unlabelled)
                 self.iteration += 1
                 self.meter.add(losses, statistics)
+                self.relation_meter.add(statistics.reco)
                 bar.update()
                 done = self.iteration == total
                 stopping = self._stopping()
@@ -196,11 +196,13 @@ class Trainer:
                 validating = done or (due and not stopping)
                 checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
                 if validating or checkpointing or self.iteration % train.log_every == 0:
-                    self._log(bar, statistics)
+                    self._log(bar, statistics, with_graph=validating)
                 if validating:
                     self._validate()
                 if checkpointing:
                     self._checkpoint()
+                if validating or checkpointing:
+                    self.meter.restart_clock()
                 if stopping:
                     break
         return Outcome(
@@ -257,8 +259,8 @@ class Trainer:
     def _to_device(self, batch: TrainSample) -> TrainSample:
         return TrainSample(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
-    def _log(self, bar: tqdm[Any], statistics: StepStatistics) -> None:
-        """Read the meter, stop on a loss that is not finite, write a line of metrics."""
+    def _log(self, bar: tqdm[Any], statistics: StepStatistics, *, with_graph: bool) -> None:
+        """Read the meters, stop on a loss that is not finite, write a line of metrics."""
         means, not_finite, steps, seconds = self.meter.read()
         if not_finite:
             raise NonFiniteLossError(
@@ -269,13 +271,17 @@ class Trainer:
             )
         rate = learning_rate(self.config, self.iteration - 1)
         speed = steps * self.images_per_step / seconds
-        record = {
+        record: dict[str, Any] = {
             "iteration": self.iteration,
             **means,
-            **_reco_summary(statistics.reco),
+            **reco_summary(statistics.reco),
             "learning_rate": rate,
+            "seconds": seconds,
             "images_per_second": speed,
         }
+        graph = self.relation_meter.read()
+        if with_graph and graph is not None:
+            record["relation_graph"] = graph
         if self.device.type == "cuda":
             record["memory_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
         if distributed.rank() == 0:
@@ -411,61 +417,6 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-class Meter:
-    """Means of losses and statistics since the last reading, kept on the device until then."""
-
-    _NAMES = (*Losses._fields, *(name for name in StepStatistics._fields if name != "reco"))
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(self._NAMES), device=device)
-        self.counts = torch.zeros(len(self._NAMES), device=device)
-        self.finite = torch.ones(len(Losses._fields), dtype=torch.bool, device=device)
-        self.steps = 0
-        self.since = time.perf_counter()
-
-    def add(self, losses: Losses, statistics: StepStatistics) -> None:
-        """Take in one step, without waiting for the device."""
-        scalars = statistics._replace(reco=None)[:-1]
-        values = torch.stack([*losses, *scalars]).detach()
-        self.finite &= values[: len(losses)].isfinite()
-        self.sums += values.nan_to_num()
-        self.counts += ~values.isnan()  # a statistic that a step has nothing to say on is NaN
-        self.steps += 1
-
-    def read(self) -> tuple[dict[str, float], list[str], int, float]:
-        """Means by name, names of the losses that were not finite, steps, seconds; starts anew."""
-        # Over all ranks, so that all of them stop for a loss that is not finite on one.
-        sums, counts, broken = (
-            distributed.sum_over_ranks(values)
-            for values in (self.sums, self.counts, (~self.finite).float())
-        )
-        means = dict(zip(self._NAMES, (sums / counts).tolist(), strict=True))
-        not_finite = [n for n, b in zip(Losses._fields, broken.tolist(), strict=True) if b]
-        steps, seconds = self.steps, time.perf_counter() - self.since
-        self.sums.zero_()
-        self.counts.zero_()
-        self.finite.fill_(True)
-        self.steps, self.since = 0, time.perf_counter()
-        return means, not_finite, steps, seconds
-
-
-def _reco_summary(statistics: ReCoStatistics | None) -> dict[str, float]:
-    """ReCo's statistics of one step in a few numbers."""
-    if statistics is None:
-        return {}
-    graph, present = statistics.relation_graph, statistics.present
-    pairs = present[:, None] & present & ~torch.eye(len(present), dtype=torch.bool).to(present)
-    return {
-        "classes_present": int(present.sum()),
-        "hard_share": float(statistics.hard_share.nanmean()),
-        "sampled_share": float(statistics.sampled_share),
-        "positive_similarity": float(statistics.positive_similarity),
-        "negative_similarity": float(statistics.negative_similarity),
-        "relation_mean": float(graph[pairs].mean()),
-        "relation_max": float(torch.where(pairs, graph, -1.0).max()),
-    }
 
 
 def _check_shares(config: Config) -> None:

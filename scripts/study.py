@@ -3,9 +3,11 @@
     python scripts/study.py studies/demo.yaml
     python scripts/study.py my_study.yaml --set dataset.root=/data/camvid train.iterations=4000
     python scripts/study.py my_study.yaml --devices cuda:0 cuda:1
+    python scripts/study.py studies/ablation.yaml --config camvid_cpu.yaml
 
 Finished runs are skipped, stopped ones are resumed: Ctrl-C, then the same command, goes on where
-it was. results.csv and results.md in the study's output_dir grow with every run that ends.
+it was. runs/studies/<study>/ holds results.md, results.csv, curves.csv and, with matplotlib,
+pictures of both; they grow with every run that ends.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("study", help="a YAML file: a path, or a name in configs/")
+    parser.add_argument("--config", help="take the runs from this one instead of the study's own")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -35,12 +38,12 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     try:
-        study = load_study(arguments.study)
+        study = load_study(arguments.study, arguments.config)
         finished = run_study(study, arguments.overrides, arguments.devices)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print((study.output_dir / "results.md").read_text(encoding="utf-8"))
+    print((study.results_dir / "results.md").read_text(encoding="utf-8"))
     return 0 if finished else 1
 
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-
 import pytest
 from conftest import TINY
 
 from reco import study as module
-from reco.config import ConfigError
-from reco.study import (
-    Result,
-    bootstrap_interval,
-    cells,
-    load_study,
-    read_csv,
-    results,
-    results_table,
-    run_study,
-    write_csv,
-)
+from reco.config import CONFIG_FOLDER, ConfigError
+from reco.results import Point, Result, read_csv, results_table
+from reco.study import cells, load_study, read_cell, run_study
 from reco.trainer import Trainer
 
 STUDY = """
@@ -44,8 +33,8 @@ def study(tmp_path):
     return load_study(path)
 
 
-def row(method: str, seed: int, student: float, teacher: float | None, budget: str = "") -> Result:
-    return Result(method, budget, seed, 9, "val", student, teacher, 50.0, 30.0, teacher, "abc", "r")
+def finished_rows(study, overrides):
+    return [row for cell in cells(study, overrides) for row in read_cell(cell, study)]
 
 
 def test_cells_pair_methods_on_seed_and_split(study):
@@ -93,51 +82,24 @@ def test_a_study_goes_on_where_it_was(study, tiny, monkeypatch, capsys):
 
     stopped.train_step = step_and_stop
     assert not stopped.run().finished
-    assert results(study, overrides) == []
+    assert finished_rows(study, overrides) == []
 
     assert run_study(study, overrides)
-    finished = results(study, overrides)
-    assert len(finished) == 8
-    assert {result.split for result in finished} == {"test"}
-    assert read_csv(study.output_dir / "results.csv") == finished
-    table = (study.output_dir / "results.md").read_text()
+    finished = finished_rows(study, overrides)
+    assert len(finished) == 16
+    assert {result.split for result in finished} == {"val", "test"}
+    assert read_csv(study.results_dir / "results.csv", Result) == finished
+    points = read_csv(study.results_dir / "curves.csv", Point)
+    assert {point.iteration for point in points} == {4}
+    assert len(points) == 8
+    table = (study.results_dir / "results.md").read_text()
     assert results_table(finished, "plain") in table
     assert "8 left" not in capsys.readouterr().out
 
     # Once more: nothing is left to do, and the table is the same.
     monkeypatch.setattr(module, "train", None)
     assert run_study(study, overrides)
-    assert (study.output_dir / "results.md").read_text() == table
-
-
-def test_table_by_hand(tmp_path):
-    rows = [
-        row("plain", 0, 40.0, 42.0),
-        row("plain", 1, 41.0, 44.0),
-        row("ReCo", 0, 43.0, 45.0),
-        row("ReCo", 1, 41.5, 45.0),
-        row("supervised", 0, 30.0, None),
-    ]
-    path = tmp_path / "rows.csv"
-    write_csv(rows, path)
-    assert read_csv(path) == rows
-    table = results_table(rows, "plain")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
-    deviation = statistics.stdev([42, 44])
-    assert lines[2][:5] == ["plain", "-", "2", "40.5 ± 0.7", f"43.0 ± {deviation:.1f}"]
-    assert lines[2][6] == "-"
-    assert lines[3][6] == "+2.0 [+1.0, +3.0]"
-    assert lines[4][3:5] == ["30.0", "-"]
-    assert lines[4][6] == "-12.0"
-    assert "cannot be told from chance" in table
-    assert results_table([], None) == "No run is finished yet."
-
-
-def test_bootstrap_interval_covers_what_it_should():
-    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert 1 < low < 2.5
-    assert 3.5 < high < 5
-    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
+    assert (study.results_dir / "results.md").read_text() == table
 
 
 @pytest.mark.parametrize(
@@ -155,5 +117,36 @@ def test_wrong_studies_are_named(tmp_path, text, message):
         load_study(path)
 
 
-def test_the_shipped_study_loads():
-    assert len(cells(load_study("studies/demo.yaml"))) == 9
+@pytest.mark.parametrize(
+    ("name", "runs"),
+    [
+        ("ablation", 39),
+        ("camvid_5shot", 9),
+        ("convergence", 6),
+        ("demo", 9),
+        ("demo_table", 9),
+        ("full_labels", 96),
+        ("partial_labels", 36),
+    ],
+)
+def test_the_shipped_studies_load(name, runs):
+    assert {path.stem for path in (CONFIG_FOLDER / "studies").glob("*.yaml")} >= {name}
+    found = cells(load_study(f"studies/{name}.yaml"))
+    assert len(found) == len({cell.folder for cell in found}) == runs
+
+
+def test_every_shipped_study_is_tested():
+    (mark,) = test_the_shipped_studies_load.pytestmark
+    names = {name for name, _ in mark.args[1]}
+    assert {path.stem for path in (CONFIG_FOLDER / "studies").glob("*.yaml")} == names
+
+
+def test_studies_share_equal_runs():
+    claim = load_study("studies/camvid_5shot.yaml")
+    ablation = load_study("studies/ablation.yaml")
+    shared = {cell.folder for cell in cells(claim)} & {cell.folder for cell in cells(ablation)}
+    assert len(shared) == 6  # ClassMix without and with ReCo, three seeds
+    assert claim.results_dir != ablation.results_dir
+    on_cpu = load_study("studies/ablation.yaml", "camvid_cpu.yaml")
+    assert cells(on_cpu)[0].config.dataset.image_size == (180, 240)
+    assert on_cpu.results_dir == ablation.output_dir / "ablation-camvid_cpu"

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from reco import distributed, trainer
+from reco import distributed
 from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
 from reco.evaluation import evaluate_checkpoints
+from reco.loss import ReCoStatistics
+from reco.meter import Meter, RelationMeter
+from reco.objective import Losses, StepStatistics
 from reco.run_folder import run_path
 from reco.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
@@ -25,7 +28,10 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def without_speed(records: list[dict]) -> list[dict]:
-    return [{k: v for k, v in r.items() if k != "images_per_second"} for r in records]
+    return [
+        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second")}
+        for record in records
+    ]
 
 
 def assert_same(first: object, second: object, where: str = "checkpoint") -> None:
@@ -229,12 +235,24 @@ def test_batches_are_divided_among_ranks(tiny, tmp_path, monkeypatch):
 
 
 def test_meter_leaves_out_what_has_nothing_to_say():
-    meter = trainer.Meter(torch.device("cpu"))
+    meter = Meter(torch.device("cpu"))
     nan = torch.tensor(math.nan)
     for value in (1.0, 3.0):
-        losses = trainer.Losses(*[torch.tensor(value)] * 4)
+        losses = Losses(*[torch.tensor(value)] * 4)
         eta = torch.tensor(0.5) if value == 1 else nan
-        meter.add(losses, trainer.StepStatistics(eta, *[nan] * 6))
+        meter.add(losses, StepStatistics(eta, *[nan] * 6))
     means, not_finite, steps, _ = meter.read()
     assert (means["total"], means["eta"], steps, not_finite) == (2.0, 0.5, 2, [])
     assert math.isnan(means["above_weak"])
+
+
+def test_relation_meter_averages_each_pair_over_the_steps_that_had_it():
+    meter, nothing = RelationMeter(), torch.zeros(())
+    assert meter.read() is None
+    for cosine, present in ((0.25, [True, True, False]), (0.75, [True, True, True])):
+        graph = torch.full((3, 3), cosine)
+        meter.add(ReCoStatistics(graph, torch.tensor(present), *[nothing] * 6))
+    assert meter.read() == [[0.5, 0.5, 0.75], [0.5, 0.5, 0.75], [0.75, 0.75, 0.75]]
+    graph = torch.full((2, 2), 1.0)
+    meter.add(ReCoStatistics(graph, torch.tensor([True, False]), *[nothing] * 6))
+    assert meter.read() == [[1.0, None], [None, None]]

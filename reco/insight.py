@@ -1,0 +1,190 @@
+"""What a trained network does inside: which pixels ReCo would take, which classes are close.
+
+Shapes: H×W image, h×w feature map, C classes, D representation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reco.checkpoint import CheckpointError, load_checkpoint
+from reco.config import Config, config_from_dict
+from reco.data import open_dataset
+from reco.data.loading import EvalDataset
+from reco.data.reader import Reader
+from reco.data.transforms import normalise
+from reco.inference import predict_probabilities
+from reco.loss import (
+    IGNORE,
+    class_means,
+    draw_negatives,
+    draw_queries,
+    label_confidence,
+    negative_class_probabilities,
+    relation_graph,
+    sort_pixels,
+)
+from reco.model import DeepLabV3Plus
+from reco.predictor import Network, choose_network
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Look(NamedTuple):
+    """An evaluation image and what the network says about it."""
+
+    image: Pixels  # (H, W, 3)
+    truth: Pixels  # (H, W)
+    prediction: Pixels  # (H, W)
+    confidence: npt.NDArray[np.float32]  # (H, W)
+
+
+class Draw(NamedTuple):
+    """The pixels that ReCo would take in one image; points are (x, y) in the image, 0..W, 0..H."""
+
+    hard: npt.NDArray[np.bool_]  # (h, w) at or below the strong threshold (Eq. 4)
+    classes: npt.NDArray[np.int64]  # (h, w); C where the truth is IGNORE
+    queries: dict[int, npt.NDArray[np.float64]]  # class -> (Q, 2)
+    negatives: dict[int, npt.NDArray[np.float64]]  # class -> (K, 2)
+
+
+class Subject:
+    """A checkpoint with its data, ready to be looked into.
+
+    Args:
+        path: the checkpoint.
+        overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
+        network: as :func:`reco.load` takes it.
+        split: of the images; ``dataset.eval_split`` by default.
+
+    Raises:
+        CheckpointError, ConfigError, FileNotFoundError: a checkpoint or data that do not fit.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        overrides: Sequence[str] = (),
+        network: Network = "auto",
+        split: str | None = None,
+    ) -> None:
+        checkpoint = load_checkpoint(path)
+        self.path = path
+        self.config: Config = config_from_dict(checkpoint["config"], str(path), overrides)
+        self.reader: Reader = open_dataset(self.config.dataset)
+        if list(self.reader.spec.class_names) != list(checkpoint["dataset"]["class_names"]):
+            raise CheckpointError(
+                f"{path}: trained on other classes than {self.config.dataset.name} has"
+            )
+        self.ids = self.reader.ids(split or self.config.dataset.eval_split)
+        self.data = EvalDataset(self.reader, self.ids, self.config.dataset.image_size)
+        chosen = choose_network(checkpoint, network, path)
+        assert isinstance(chosen, DeepLabV3Plus)
+        self.network = chosen
+
+    def look(self, index: int) -> Look:
+        """Image ``index`` of the split, labelled."""
+        image, truth, _ = self.data[index]
+        confidence, prediction = predict_probabilities(self.network, image[None]).max(1)
+        return Look(
+            image.permute(1, 2, 0).numpy(),
+            truth.numpy(),
+            prediction[0].to(torch.uint8).numpy(),
+            confidence[0].numpy(),
+        )
+
+    def relation_graph(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Eq. 3 over the truth of several images.
+
+        Returns:
+            ``(C, C)`` cosines, and ``(C,)`` bool: which classes the images hold.
+        """
+        num_classes = self.reader.spec.num_classes
+        sums, counts = torch.zeros(()), torch.zeros(num_classes)
+        for index in indices:
+            _, representations, classes = self._features(index)
+            of_image = torch.bincount(classes.flatten(), minlength=num_classes + 1)[:-1]
+            means = class_means(representations, classes, of_image, joint=False)
+            sums, counts = sums + means * of_image[:, None], counts + of_image
+        return relation_graph(sums / counts.clamp(min=1)[:, None]), counts > 0
+
+    def representation_colours(self, index: int) -> Pixels:
+        """``(h, w, 3)``: the three main axes of the pixels' unit representations as RGB."""
+        _, representations, _ = self._features(index)
+        height, width = representations.shape[2:]
+        pixels = F.normalize(representations[0].flatten(1).t(), dim=1)
+        pixels = pixels - pixels.mean(0)
+        _, _, axes = torch.linalg.svd(pixels.t() @ pixels)
+        scores = torch.zeros(len(pixels), 3)
+        scores[:, : min(3, len(axes))] = pixels @ axes[:3].t()
+        low, high = scores.quantile(0.01, dim=0), scores.quantile(0.99, dim=0)
+        shares = ((scores - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+        colours: Pixels = (255 * shares).round().to(torch.uint8).view(height, width, 3).numpy()
+        return colours
+
+    def draw(self, index: int, *, seed: int = 0) -> Draw:
+        """The queries and negative keys that ReCo would draw if image ``index`` were its batch."""
+        reco = self.config.reco
+        logits, representations, classes = self._features(index)
+        num_classes = self.reader.spec.num_classes
+        hard = label_confidence(logits, classes) <= reco.strong_threshold
+        table = sort_pixels(classes.flatten(), hard.flatten(), num_classes, joint=False)
+        counts = table.bucket_counts().sum(1)
+        graph = relation_graph(class_means(representations, classes, counts, joint=False))
+        probabilities = negative_class_probabilities(
+            graph,
+            counts,
+            key_sampling=reco.key_sampling,
+            temperature=reco.relation_temperature,
+        )
+        generator = torch.Generator().manual_seed(seed)
+        positions, has_queries = draw_queries(
+            table, reco.num_queries, query_sampling=reco.query_sampling, generator=generator
+        )
+        keys = draw_negatives(table, probabilities, reco.num_negatives, generator=generator)
+        takes_part = torch.nonzero(has_queries & (probabilities.sum(1) > 0)).flatten().tolist()
+        size, feature_size = self.data[index].image.shape[1:], classes.shape[1:]
+
+        def points(positions: Tensor) -> npt.NDArray[np.float64]:
+            rows, _ = table.locate(positions)
+            y, x = rows // feature_size[1], rows % feature_size[1]
+            scale = (size[1] / feature_size[1], size[0] / feature_size[0])
+            return np.stack([(x + 0.5) * scale[0], (y + 0.5) * scale[1]], axis=1)
+
+        return Draw(
+            hard=hard[0].numpy(),
+            classes=classes[0].numpy(),
+            queries={c: points(positions[c]) for c in takes_part},
+            negatives={c: points(keys[c]) for c in takes_part},
+        )
+
+    @torch.no_grad()
+    def _features(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits and representations ``(1, ., h, w)``, true classes ``(1, h, w)`` (C: ignored)."""
+        if self.network.representation is None:
+            raise CheckpointError(
+                f"{self.path}: trained without ReCo (reco.enabled=false), so it has no "
+                "representations to show"
+            )
+        image, truth, _ = self.data[index]
+        # Only this module's own mode decides what it returns; its children stay in eval mode.
+        self.network.training = True
+        logits, representations = self.network(normalise(image[None]))
+        self.network.training = False
+        labels = F.interpolate(
+            truth[None, None].float(), tuple(logits.shape[2:]), mode="nearest-exact"
+        )[:, 0].long()
+        return (
+            logits,
+            representations,
+            torch.where(labels == IGNORE, self.reader.spec.num_classes, labels),
+        )

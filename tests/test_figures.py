@@ -1,0 +1,165 @@
+"""What the figures show is what the network and the loss say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_checkpoint import write_checkpoint
+from PIL import Image
+
+from reco import figures, gallery
+from reco.checkpoint import CheckpointError
+from reco.data import synthetic
+from reco.data.transforms import normalise
+from reco.insight import Subject
+from reco.loss import IGNORE
+from reco.results import read_metrics
+
+pytest.importorskip("matplotlib")
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "visualise.py"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """Its η is such that some pixels are hard and some are easy."""
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    return write_checkpoint(path, "reco.strong_threshold=0.1")
+
+
+@pytest.fixture
+def subject(checkpoint, monkeypatch):
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 4, "val": 3, "test": 2})
+    return Subject(checkpoint, network="student")
+
+
+def features(subject, index):
+    """Class probabilities and representations as rows, and the truth, at the size of the maps."""
+    image, truth, _ = subject.data[index]
+    subject.network.training = True
+    with torch.no_grad():
+        logits, representations = subject.network(normalise(image[None]))
+    subject.network.eval()
+    height, width = logits.shape[2:]
+    rows = (torch.arange(height) + 0.5) * truth.shape[0] / height
+    columns = (torch.arange(width) + 0.5) * truth.shape[1] / width
+    labels = truth[rows.long()][:, columns.long()]
+    return logits[0].softmax(0), representations[0], labels
+
+
+def test_the_relation_graph_is_the_cosine_of_means(subject):
+    graph, present = subject.relation_graph([0, 1, 2])
+    found = [features(subject, i) for i in range(3)]
+    means = {}
+    for label in range(11):
+        vectors = torch.cat([r[:, labels == label] for _, r, labels in found], 1)
+        assert bool(present[label]) == (vectors.shape[1] > 0)
+        if vectors.shape[1]:
+            means[label] = vectors.double().mean(1)
+    assert len(means) > 4
+    for a, b in itertools.product(means, means):
+        expected = torch.cosine_similarity(means[a], means[b], dim=0)
+        assert graph[a, b] == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_the_draw_is_of_hard_pixels_and_other_classes(subject):
+    probabilities, _, labels = features(subject, 0)
+    draw = subject.draw(0)
+    known = labels != IGNORE
+    own = probabilities.gather(0, labels.long().clamp(max=10)[None])[0]
+    assert (draw.hard == (own <= 0.1).numpy())[known].all()
+    assert 0 < draw.hard[known].mean() < 1
+    image = subject.data[0].image
+    stride = np.array([image.shape[2] / labels.shape[1], image.shape[1] / labels.shape[0]])
+    assert draw.queries
+    for label, points in draw.queries.items():
+        x, y = (points / stride).astype(int).T
+        assert (draw.classes[y, x] == label).all()
+        assert draw.hard[y, x].all()
+        x, y = (draw.negatives[label] / stride).astype(int).T
+        assert (draw.classes[y, x] != label).all()
+        assert (draw.classes[y, x] < 11).all()
+
+
+def test_looking_leaves_the_network_in_eval_mode(subject):
+    colours = subject.representation_colours(0)
+    assert colours.shape == (*subject.draw(0).classes.shape, 3)
+    assert colours.std() > 10
+    assert not any(module.training for module in subject.network.modules())
+
+
+def test_average_linkage_is_scipys():
+    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
+    points = np.random.default_rng(0).normal(size=(9, 4))
+    similarity = points @ points.T / 40
+    merges, order = figures.average_linkage(similarity)
+    distances = 10 - similarity[np.triu_indices(9, 1)]
+    expected = hierarchy.linkage(distances, "average")
+    for (first, second, mean), row in zip(merges, expected, strict=True):
+        assert {first, second} == {int(row[0]), int(row[1])}
+        assert mean == pytest.approx(10 - row[2])
+    assert sorted(order) == list(range(9))
+    groups = {i: {i} for i in range(9)}
+    for number, (first, second, _) in enumerate(merges):
+        groups[9 + number] = groups[first] | groups[second]
+        places = sorted(order.index(leaf) for leaf in groups[9 + number])
+        assert places[-1] - places[0] == len(places) - 1
+
+
+def test_curves_show_what_was_logged(tmp_path):
+    lines = [
+        {"iteration": 10, "supervised": 2.0, "reco": 0.0, "eta": None},
+        {"iteration": 20, "supervised": 1.0, "reco": 0.0, "eta": 0.5},
+        {"iteration": 20, "validation": {"student": {"mean_iou": 0.25}, "teacher": {}}},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 30, "superv')
+    figure = figures.curves({"a": read_metrics(tmp_path)})
+    drawn = {axes.get_title(): axes.lines for axes in figure.axes}
+    assert set(drawn) == {"validation mIoU (%)", "supervised loss", "η: share of confident pixels"}
+    (line,) = drawn["supervised loss"]
+    assert line.get_xydata().tolist() == [[10, 2], [20, 1]]
+    (line,) = drawn["validation mIoU (%)"]
+    assert line.get_xydata().tolist() == [[20, 25]]
+    assert line.get_label() == "a student"
+    with pytest.raises(FileNotFoundError, match="folder of a run"):
+        read_metrics(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("kind", ["compare", "relation", "queries", "representation"])
+def test_every_kind_is_drawn(checkpoint, subject, tmp_path, monkeypatch, capsys, kind):
+    output = tmp_path / "new" / f"{kind}.png"
+    paths = [str(checkpoint)] * (2 if kind == "compare" else 1)
+    arguments = [kind, *paths, "--output", str(output), "--images", "1"]
+    monkeypatch.setattr(sys, "argv", ["visualise.py", *arguments])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert capsys.readouterr().out == f"Look at: {output}\n"
+    assert len(np.unique(np.array(Image.open(output)))) > 50
+
+
+def test_mistakes_are_named(checkpoint, subject, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"--images 3: expected 0 \.\. 2"):
+        gallery.draw("compare", [checkpoint], images=[3])
+    with pytest.raises(ValueError, match="2 checkpoints given"):
+        gallery.draw("queries", [checkpoint, checkpoint])
+    with pytest.raises(ValueError, match="kind 'heat': expected one of curves"):
+        gallery.draw("heat", [checkpoint])
+    without = write_checkpoint(tmp_path / "classmix.pt", "reco.enabled=false")
+    with pytest.raises(CheckpointError, match="trained without ReCo"):
+        gallery.draw("relation", [without])
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"reco\[plot\]"):
+        figures.curves({"": []})
+
+
+def test_short_names(tmp_path):
+    names = gallery._short_names([tmp_path / "a/x/best.pt", tmp_path / "b/x/best.pt"])
+    assert names == ["a", "b"]
+    assert len(gallery._short_names([tmp_path / "best.pt"])) == 1

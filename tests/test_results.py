@@ -1,0 +1,141 @@
+"""Figures of runs by hand: rows, points, tables, and the documents that hold them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reco.results import (
+    Point,
+    Result,
+    bootstrap_interval,
+    closest_share,
+    rare_mean_iou,
+    read_csv,
+    read_points,
+    read_results,
+    relation_to_confusion,
+    results_table,
+    write_csv,
+)
+
+
+def row(
+    method: str, seed: int, student: float, teacher: float | None, split: str = "val"
+) -> Result:
+    return Result(
+        method, "", seed, 1200, split, student, teacher, 30.0, teacher, 20.0, 1.5, "abc", "r"
+    )
+
+
+ROWS = [
+    row("plain", 0, 40.0, 42.0),
+    row("plain", 1, 41.0, 44.0),
+    row("ReCo", 0, 43.0, 45.0),
+    row("ReCo", 1, 41.5, 45.0),
+    row("supervised", 0, 30.0, None),
+]
+
+
+def test_table_by_hand(tmp_path):
+    table = results_table(ROWS, "plain")
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    deviation = statistics.stdev([42, 44])
+    assert table.startswith("mIoU in % on val, 1,200 iterations:")
+    assert lines[4][:4] == ["plain", "2", "40.5 ± 0.7", f"43.0 ± {deviation:.1f}"]
+    assert lines[4][-1] == "-"
+    assert lines[5][-1] == "+2.0 [+1.0, +3.0]"
+    assert lines[6][2:4] == ["30.0", "-"]
+    assert lines[6][-1] == "-12.0"
+    assert "With one seed in a cell" in table
+    assert results_table([]) == "No run is finished yet."
+    two = results_table([*ROWS, row("plain", 0, 1.0, 1.0, "test")], "plain")
+    assert table.split("\n\nWith")[0] in two
+    assert "on test" in two
+
+
+def test_rows_survive_the_file(tmp_path):
+    path = tmp_path / "rows.csv"
+    write_csv(ROWS, Result, path)
+    assert read_csv(path, Result) == ROWS
+    points = [Point("a", "", 0, 100, 40.0, 30.0, 20.0, None, 80.0, None, 90.0)]
+    write_csv(points, Point, path)
+    assert read_csv(path, Point) == points
+
+
+def test_bootstrap_interval_covers_what_it_should():
+    low, high = bootstrap_interval([1.0, 2.0, 3.0, 4.0, 5.0])
+    assert 1 < low < 2.5
+    assert 3.5 < high < 5
+    assert bootstrap_interval([2.0, 2.0]) == (2.0, 2.0)
+
+
+# Rows are the truth: 100, 10, 0, 4 and 6 pixels of five classes.
+MATRIX = [[90, 10, 0, 0, 0], [5, 5, 0, 0, 0], [0] * 5, [1, 1, 0, 2, 0], [0, 0, 0, 3, 3]]
+
+
+def test_what_is_confused():
+    figures = {"matrix": MATRIX, "iou": [0.85, 0.24, None, 0.28, 0.5]}
+    assert rare_mean_iou(figures) == 28.0  # one of the four present, the one with four pixels
+    assert closest_share(MATRIX) == 1.0
+    assert closest_share([[1, 2, 1, 1], [0] * 4, [0] * 4, [0] * 4]) == 0.75
+    assert np.isnan(closest_share([[1, 0], [0, 1]]))
+
+
+def test_rank_correlation_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    matrix = generator.integers(0, 4, (6, 6)) + np.diag(np.full(6, 50))
+    graph = generator.normal(size=(6, 6))
+    shares = matrix / matrix.sum(1, keepdims=True)
+    pairs = [(i, j) for i in range(6) for j in range(i) if (i, j) != (5, 2)]
+    expected = stats.spearmanr(
+        [graph[p] for p in pairs], [(shares[i, j] + shares[j, i]) / 2 for i, j in pairs]
+    ).statistic
+    rows = graph.tolist()
+    rows[5][2] = None
+    assert relation_to_confusion(rows, matrix.tolist()) == pytest.approx(expected, abs=1e-3)
+    assert relation_to_confusion(None, matrix.tolist()) is None
+    assert relation_to_confusion([[1.0, 0.5], [0.5, 1.0]], [[1, 1], [1, 1]]) is None
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """Two validations; ``last.pt`` is evaluated on test as well."""
+    figures = {
+        "mean_iou": 0.5,
+        "boundary_mean_iou": 0.25,
+        "iou": [0.85, 0.24, None, 0.28, 0.5],
+        "matrix": MATRIX,
+    }
+    better = {**figures, "mean_iou": 0.75}
+    validation = {"student": figures, "teacher": better}
+    lines = [
+        {"iteration": 10, "eta": None, "pseudo_accuracy": 0.5, "seconds": 60.0},
+        {"iteration": 20, "eta": 0.5, "pseudo_accuracy": 0.75, "seconds": 30.0},
+        {"iteration": 20, "split": "val", "validation": validation},
+        {"iteration": 30, "split": "val", "validation": {"student": figures}},
+    ]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 40, "et')
+    (tmp_path / "environment.json").write_text('{"commit": "abc"}')
+    tested = {"networks": {"student": better}}
+    (tmp_path / "last-test.json").write_text(json.dumps(tested))
+    return tmp_path
+
+
+def test_a_runs_figures_are_read(run):
+    identity = {"method": "m", "budget": "b", "seed": 3, "run": "r"}
+    assert read_results(run, 40, None, **identity) == []
+    assert read_results(run, 30, "train", **identity) == []
+    assert read_results(run / "elsewhere", 30, None, **identity) == []
+    val, test = read_results(run, 30, "test", **identity)
+    assert val == Result("m", "b", 3, 30, "val", 50.0, None, 25.0, None, 28.0, 1.5, "abc", "r")
+    assert test == val._replace(split="test", student_miou=75.0)
+    first, second = read_points(run, method="m", budget="b", seed=3)
+    assert first == Point("m", "b", 3, 20, 75.0, 25.0, 28.0, 50.0, 75.0, None, 100.0)
+    assert (second.iteration, second.miou) == (30, 50.0)
