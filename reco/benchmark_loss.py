@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import math
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from reco.literal import literal_reco_loss
 from reco.loss import ReCoLoss
-from reco.timing import alternate, describe, duration, synchronise
+from reco.timing import alternate, describe, duration, peak_bytes
 
 
 class Size(NamedTuple):
@@ -216,35 +215,21 @@ def _floor(representations: Tensor) -> Tensor:
 def peak_memory(size: Size, what: str, device: torch.device) -> int | None:
     """Most bytes that a step holds at a time beside its inputs; None where it cannot be told."""
     if device.type == "cuda":
-        return _peak_on_cuda(size, what, device)
-    if platform.system() != "Linux":
-        return None
+        step = _step_called(what, size, device)
+        step()  # compiles, and lets libraries allocate what they keep
+        return peak_bytes(step, device)
     # In a process of its own: memory that another step gave back would be used again unseen.
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        peak: int = pool.apply(_peak_on_linux, (size, what))
+        peak: int | None = pool.apply(_peak_on_cpu, (size, what))
     return peak
 
 
-def _peak_on_linux(size: Size, what: str) -> int:
+def _peak_on_cpu(size: Size, what: str) -> int | None:
+    cpu = torch.device("cpu")
     # What torch sets up at the first call is not the step's.
-    _step_called(what, Size(1, 2, 4, 8, num_queries=4, num_negatives=4), torch.device("cpu"))()
-    step = _step_called(what, size, torch.device("cpu"))
-    before = _status_bytes("VmRSS")
-    # From here on the high-water mark is that of the step.
-    Path("/proc/self/clear_refs").write_text("5")
-    step()
-    return _status_bytes("VmHWM") - before
-
-
-def _peak_on_cuda(size: Size, what: str, device: torch.device) -> int:
-    step = _step_called(what, size, device)
-    step()  # compiles, and lets libraries allocate what they keep
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    step()
-    synchronise(device)
-    return torch.cuda.max_memory_allocated(device) - before
+    _step_called(what, Size(1, 2, 4, 8, num_queries=4, num_negatives=4), cpu)()
+    return peak_bytes(_step_called(what, size, cpu), cpu)
 
 
 def _step_called(what: str, size: Size, device: torch.device) -> Callable[[], object]:
@@ -264,13 +249,6 @@ def _step_called(what: str, size: Size, device: torch.device) -> Callable[[], ob
         compiled="compiled" in what,
         negatives=PER_QUERY if what == PER_QUERY else "shared",
     )
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
 
 
 def _line(*cells: str) -> str:

@@ -15,6 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import distributed
 from reco.data.transforms import normalise, photometric_flip, rescale_batch
@@ -116,41 +117,47 @@ class Objective(nn.Module):
         Returns:
             The losses, connected to the student, and statistics.
         """
-        images, labels = photometric_flip(_to_unit(labelled[0]), labelled[1].long())
+        with record_function("augmentation"):
+            images, labels = photometric_flip(_to_unit(labelled[0]), labelled[1].long())
         view = None
         if teacher is not None and unlabelled is not None:
             view = self.unlabelled_view(teacher, *unlabelled)
             images = torch.cat([images, view.images])
 
-        images = normalise(images).contiguous(memory_format=torch.channels_last)
-        logits, representations = student(images)
-        full_size = F.interpolate(
-            logits.float(), labels.shape[1:], mode="bilinear", align_corners=False
-        )
-        supervised = supervised_loss(full_size[: len(labels)], labels)
-        unsupervised = supervised.new_zeros(())
-        if view is not None:
-            unsupervised = unsupervised_loss(
-                full_size[len(labels) :],
-                view.labels,
-                view.confidence,
-                strong_threshold=self.unsupervised_threshold,
+        with record_function("student"):
+            images = normalise(images).contiguous(memory_format=torch.channels_last)
+            logits, representations = student(images)
+
+        with record_function("cross-entropy"):
+            full_size = F.interpolate(
+                logits.float(), labels.shape[1:], mode="bilinear", align_corners=False
             )
+            supervised = supervised_loss(full_size[: len(labels)], labels)
+            unsupervised = supervised.new_zeros(())
+            if view is not None:
+                unsupervised = unsupervised_loss(
+                    full_size[len(labels) :],
+                    view.labels,
+                    view.confidence,
+                    strong_threshold=self.unsupervised_threshold,
+                )
 
         reco, reco_statistics = supervised.new_zeros(()), None
         known_in_reco = supervised.new_full((), torch.nan)
         if self.reco is not None:
-            regions = self.regions(labels, view, logits.shape[2:])
-            reco, reco_statistics = self.reco.with_statistics(
-                representations, logits, regions.labels, valid=regions.valid
-            )
-            reco = self.reco_weight * reco
-            known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
+            with record_function("ReCo"):
+                regions = self.regions(labels, view, logits.shape[2:])
+                reco, reco_statistics = self.reco.with_statistics(
+                    representations, logits, regions.labels, valid=regions.valid
+                )
+                reco = self.reco_weight * reco
+                known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
 
         losses = Losses(supervised + unsupervised + reco, supervised, unsupervised, reco)
-        statistics = self._statistics(labels, view)._replace(
-            known_in_reco=known_in_reco, reco=reco_statistics
-        )
+        with record_function("statistics"):
+            statistics = self._statistics(labels, view)._replace(
+                known_in_reco=known_in_reco, reco=reco_statistics
+            )
         return losses, statistics
 
     @torch.no_grad()
@@ -168,17 +175,19 @@ class Objective(nn.Module):
             truth: ``(B_u, H, W)`` uint8, for statistics alone.
         """
         images = _to_unit(images)
-        labels, confidence = teacher.pseudo_label(normalise(images))
+        with record_function("teacher"):
+            labels, confidence = teacher.pseudo_label(normalise(images))
         judged = truth != IGNORE
         pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
         labels = torch.where(known != IGNORE, known.long(), labels)
         confidence = confidence.masked_fill(known != IGNORE, _KNOWN)
 
-        images, labels, confidence = rescale_batch(images, labels, confidence, self.scale_range)
-        if self.mix != "none":
-            mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
-            images, labels, confidence = mix(images, labels, confidence)
-        images, labels, confidence = photometric_flip(images, labels, confidence)
+        with record_function("augmentation"):
+            images, labels, confidence = rescale_batch(images, labels, confidence, self.scale_range)
+            if self.mix != "none":
+                mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
+                images, labels, confidence = mix(images, labels, confidence)
+            images, labels, confidence = photometric_flip(images, labels, confidence)
         return UnlabelledView(
             images=images,
             labels=labels,

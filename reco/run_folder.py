@@ -31,9 +31,11 @@ def run_path(config: Config, name: str) -> Path:
 class RunFolder:
     """What one run writes, under ``path``."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path = path
         self.metrics_path = path / "metrics.jsonl"
+        self._new_writer = _tensorboard_writer() if tensorboard else None
+        self._writer: Any = None
 
     @property
     def exists(self) -> bool:
@@ -67,6 +69,12 @@ class RunFolder:
         """Append one line to ``metrics.jsonl``; a number that is not finite becomes ``null``."""
         with self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
+        if self._new_writer is not None:
+            # Not before: it makes a folder, and the run's is not to exist until it is created.
+            self._writer = self._writer or self._new_writer(str(self.path / "tensorboard"))
+            for name, number in _scalars(record).items():
+                self._writer.add_scalar(name, number, record["iteration"])
+            self._writer.flush()
 
     def forget_after(self, iteration: int) -> None:
         """Drop metrics past ``iteration``: a resumed run will write them again."""
@@ -82,6 +90,25 @@ class RunFolder:
     def panel_path(self, iteration: int) -> Path:
         """Where the panel of this iteration goes."""
         return self.path / "panels" / f"{iteration:06d}.png"
+
+
+def _tensorboard_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError('TensorBoard is missing: pip install "reco[tensorboard]"') from error
+    return SummaryWriter
+
+
+def _scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Numbers of a record by name; ``/`` between the levels. Lists are left out."""
+    found: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            found |= _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "iteration":
+            found[f"{prefix}{key}"] = value
+    return found
 
 
 def _environment() -> dict[str, Any]:

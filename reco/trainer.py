@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -38,6 +39,7 @@ from reco.data.splits import make_split
 from reco.inference import Evaluation, evaluate, format_evaluations
 from reco.meter import Meter, RelationMeter, reco_summary
 from reco.objective import Losses, StepStatistics
+from reco.profiling import StepProfiler
 from reco.run_folder import RunFolder
 from reco.visualise import PanelRow, panel
 
@@ -83,10 +85,18 @@ class Outcome(NamedTuple):
         return "\n".join(lines)
 
 
-def train(config: Config, folder: Path, *, resume: bool = False) -> Outcome:
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    resume: bool = False,
+    tensorboard: bool = False,
+    profile: bool = False,
+) -> Outcome:
     """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
     try:
-        return Trainer(config, folder, resume=resume).run()
+        trainer = Trainer(config, folder, resume=resume, tensorboard=tensorboard)
+        return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
     finally:
         distributed.tear_down()
 
@@ -105,6 +115,7 @@ class Trainer:
         config: the experiment.
         folder: of the run, as :func:`reco.run_folder.run_path` gives it.
         resume: go on from the checkpoint in ``folder``.
+        tensorboard: log for TensorBoard too, in ``folder/tensorboard``.
 
     Raises:
         ConfigError, FileNotFoundError, ValueError: anything about configuration or data that can
@@ -113,7 +124,9 @@ class Trainer:
         CheckpointError: nothing readable to resume from.
     """
 
-    def __init__(self, config: Config, folder: Path, *, resume: bool = False) -> None:
+    def __init__(
+        self, config: Config, folder: Path, *, resume: bool = False, tensorboard: bool = False
+    ) -> None:
         self.config = config
         self.device = distributed.set_up(config.train.device)
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
@@ -136,7 +149,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
-        self.folder = RunFolder(folder)
+        self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
         # A run that was stopped before its first checkpoint resumes from the beginning.
         from_start = not resume or (self.folder.exists and not has_checkpoint(folder))
         checkpoint = None if from_start else load_latest(folder)
@@ -179,17 +192,19 @@ class Trainer:
         self.table = ""
         self.panel: Path | None = None
 
-    def run(self) -> Outcome:
+    def run(self, profiler: StepProfiler | None = None) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
         train, total = self.config.train, self.config.train.iterations
         bar = tqdm(total=total, initial=self.iteration, unit="it", disable=distributed.rank() != 0)
-        with self._stopping_on_signals(), bar:
-            for labelled, unlabelled in self._batches():
+        with self._stopping_on_signals(), bar, profiler or contextlib.nullcontext():
+            for labelled, unlabelled in self.batches():
                 losses, statistics = self.train_step(labelled, unlabelled)
                 self.iteration += 1
                 self.meter.add(losses, statistics)
                 self.relation_meter.add(statistics.reco)
                 bar.update()
+                if profiler is not None:
+                    profiler.step()
                 done = self.iteration == total
                 stopping = self._stopping()
                 due = self.iteration % train.validate_every == 0
@@ -221,15 +236,17 @@ class Trainer:
             losses, statistics = self.objective(
                 self.model, self.teacher, (labelled.image, labelled.label), unlabelled
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses.total).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.teacher is not None:
-            self.teacher.update(self.student)
+        with record_function("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            self.scaler.scale(losses.total).backward()
+        with record_function("optimiser"):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.teacher is not None:
+                self.teacher.update(self.student)
         return losses, statistics
 
-    def _batches(self) -> Iterator[tuple[TrainSample, TrainSample | None]]:
+    def batches(self) -> Iterator[tuple[TrainSample, TrainSample | None]]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
         config = self.config
 
@@ -252,9 +269,13 @@ class Trainer:
         if config.method.unsupervised:
             size = config.train.unlabelled_batch_size
             loaders.append(loader("unlabelled", self.split.unlabelled, size))
-        for batches in zip(*loaders, strict=True):
-            labelled, *unlabelled = (self._to_device(batch) for batch in batches)
-            yield labelled, unlabelled[0] if unlabelled else None
+        both = zip(*loaders, strict=True)
+        while True:
+            with record_function("data"):
+                batches = [self._to_device(batch) for batch in next(both, ())]
+            if not batches:
+                return
+            yield batches[0], batches[1] if len(batches) > 1 else None
 
     def _to_device(self, batch: TrainSample) -> TrainSample:
         return TrainSample(*(tensor.to(self.device, non_blocking=True) for tensor in batch))

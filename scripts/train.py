@@ -45,14 +45,28 @@ def main() -> int:
         metavar="FOLDER",
         help="go on with the run of this configuration, or with the one in FOLDER",
     )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="log for TensorBoard too, in the run's folder (extra tensorboard)",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="say where the time of steps 6 to 15 goes"
+    )
     arguments = parser.parse_args()
     try:
         config = load_config(arguments.config, arguments.overrides)
         folder = run_path(config, Path(arguments.config).stem)
         if isinstance(arguments.resume, str):
             folder = Path(arguments.resume)
-        outcome = train(config, folder, resume=bool(arguments.resume))
-    except (ValueError, OSError, NonFiniteLossError) as error:
+        outcome = train(
+            config,
+            folder,
+            resume=bool(arguments.resume),
+            tensorboard=arguments.tensorboard,
+            profile=arguments.profile,
+        )
+    except (ValueError, OSError, ImportError, NonFiniteLossError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if distributed.rank() == 0:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -256,3 +257,18 @@ def test_relation_meter_averages_each_pair_over_the_steps_that_had_it():
     graph = torch.full((2, 2), 1.0)
     meter.add(ReCoStatistics(graph, torch.tensor([True, False]), *[nothing] * 6))
     assert meter.read() == [[1.0, None], [None, None]]
+
+
+def test_tensorboard_is_written_on_request(tiny, tmp_path, monkeypatch):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    train(tiny("train.iterations=2", "train.validate_every=2"), tmp_path / "run", tensorboard=True)
+    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    assert {"total", "reco", "validation/teacher/mean_iou"} <= set(events.Tags()["scalars"])
+    assert [event.step for event in events.Scalars("total")] == [1, 2]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"reco\[tensorboard\]"):
+        train(tiny(), tmp_path / "other", tensorboard=True)
+    assert not (tmp_path / "other").exists()

@@ -1,0 +1,217 @@
+"""How fast a training step is, against the passes through the networks that it cannot do without.
+
+Each variant (without ReCo, bf16, compiled) is a :class:`reco.trainer.Trainer` of its own; all are
+timed in turn in one process.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.profiler import profile
+
+from reco.config import ConfigError, load_config
+from reco.data.loading import TrainSample
+from reco.loss import ReCoLoss
+from reco.profiling import phase_seconds, profiler_activities
+from reco.timing import alternate, describe, peak_bytes
+from reco.trainer import Trainer
+
+Batch = tuple[TrainSample, TrainSample | None]
+
+STEP, LOADING, PASSES, LOSS = "step", "step with data loading", "network passes", "ReCo loss"
+_PHASE_STEPS = 5
+# Batches for the steps with data loading: more than any number of rounds takes.
+_ITERATIONS = 100_000
+
+
+class Variant(NamedTuple):
+    """A way to run the step."""
+
+    name: str
+    overrides: Sequence[str]
+
+
+class StepTiming(NamedTuple):
+    """What was measured of one variant."""
+
+    variant: str
+    what: str
+    seconds: list[float]
+    images: int  # in a step
+    peak_bytes: int | None
+
+    @property
+    def median(self) -> float:
+        """The middle one of ``seconds``."""
+        return statistics.median(self.seconds)
+
+
+def variants(device: torch.device, *, compiled: bool) -> list[Variant]:
+    """With and without ReCo; on a GPU in bf16 and float32; compiled on request."""
+    found = [
+        Variant("ReCo, fp32", ["train.precision=fp32"]),
+        Variant("ClassMix alone, fp32", ["train.precision=fp32", "reco.enabled=false"]),
+    ]
+    if device.type == "cuda":
+        found += [
+            Variant("ReCo, bf16", ["train.precision=bf16"]),
+            Variant("ClassMix alone, bf16", ["train.precision=bf16", "reco.enabled=false"]),
+        ]
+    if compiled:
+        found += [
+            Variant(f"{name}, compiled", [*overrides, "train.compile=true"])
+            for name, overrides in found
+        ]
+    return found
+
+
+def benchmark_step(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    device: torch.device,
+    repeats: int,
+    compiled: bool,
+    report: Callable[[str], None],
+) -> list[StepTiming]:
+    """Time the training step of a configuration.
+
+    Args:
+        config: a file, as for training.
+        overrides: ``key=value`` over it.
+        device: where.
+        repeats: rounds that count.
+        compiled: time the compiled networks too.
+        report: takes the lines of the table as they come.
+
+    Returns:
+        The timings, variant by variant.
+
+    Raises:
+        ConfigError: the configuration has no unlabelled images, hence no whole step.
+    """
+    if not load_config(config, overrides).method.unsupervised:
+        raise ConfigError("method.unsupervised = false: a supervised run has no whole step to time")
+    report(f"{config} on {describe(device)}, {repeats} rounds in turn")
+    with tempfile.TemporaryDirectory() as folder:
+        benches = [
+            _Bench(variant, config, overrides, device, Path(folder) / str(number))
+            for number, variant in enumerate(variants(device, compiled=compiled))
+        ]
+        seconds = alternate(
+            {(b.name, what): step for b in benches for what, step in b.steps.items()},
+            repeats,
+            device,
+        )
+        timings = []
+        for bench in benches:
+            report(f"\n{bench.name}")
+            for what, step in bench.steps.items():
+                timing = StepTiming(
+                    bench.name,
+                    what,
+                    seconds[bench.name, what],
+                    bench.trainer.images_per_step,
+                    peak_bytes(step, device),
+                )
+                timings.append(timing)
+                report(_line(timing, statistics.median(seconds[bench.name, STEP])))
+            for phase, share in bench.phase_shares().items():
+                report(f"    {phase:<26} {100 * share:5.1f} % of the step")
+    return timings
+
+
+class _Bench:
+    """One variant, ready to be timed."""
+
+    def __init__(
+        self,
+        variant: Variant,
+        config: str,
+        overrides: Sequence[str],
+        device: torch.device,
+        folder: Path,
+    ) -> None:
+        self.name, self.device = variant.name, device
+        own = [f"train.device={device}", f"train.iterations={_ITERATIONS}"]
+        loaded = load_config(config, [*overrides, *own, *variant.overrides])
+        self.trainer = trainer = Trainer(loaded, folder)
+        self.batches: Iterator[Batch] = trainer.batches()
+        self.batch = next(self.batches)
+        labelled, unlabelled = self.batch
+        assert unlabelled is not None
+        labelled_images, unlabelled_images = labelled.image, unlabelled.image
+        self.images = torch.cat([labelled_images, unlabelled_images]).float() / 255
+        self.images = self.images.contiguous(memory_format=torch.channels_last)
+        self.count = len(labelled_images)
+        self.steps: dict[str, Callable[[], object]] = {
+            STEP: lambda: trainer.train_step(*self.batch),
+            LOADING: lambda: trainer.train_step(*next(self.batches)),
+            PASSES: self._passes,
+        }
+        if isinstance(trainer.objective.reco, ReCoLoss):
+            self.steps[LOSS] = self._loss_step(trainer.objective.reco)
+
+    def _passes(self) -> None:
+        """Student forward and backward, teacher forward: what no implementation can leave out."""
+        trainer = self.trainer
+        with trainer.autocast:
+            outputs = [output for output in trainer.model(self.images) if output is not None]
+            if trainer.teacher is not None:
+                with torch.no_grad():
+                    trainer.teacher.network(self.images[self.count :])
+        trainer.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+
+    def _loss_step(self, loss: ReCoLoss) -> Callable[[], object]:
+        """The loss at this step's sizes; half of the pixels are hard, none is ignored."""
+        with torch.no_grad():
+            logits, representations = self.trainer.student(self.images)
+        representations = representations.detach().requires_grad_()
+        labels = logits.argmax(1)
+        labels = torch.where(torch.rand(labels.shape, device=self.device) < 0.5, labels, 0)
+
+        def step() -> None:
+            representations.grad = None
+            value: Tensor = loss(representations, logits, labels)
+            value.backward()  # type: ignore[no-untyped-call]
+
+        return step
+
+    def phase_shares(self) -> dict[str, float]:
+        """Share of a step with data loading that each phase takes."""
+        with profile(activities=profiler_activities(self.device)) as finished:
+            for _ in range(_PHASE_STEPS):
+                self.steps[LOADING]()
+        seconds = phase_seconds(finished, self.device, _PHASE_STEPS)
+        total = sum(seconds.values())
+        return {phase: value / total for phase, value in seconds.items()}
+
+
+def _line(timing: StepTiming, step_seconds: float) -> str:
+    memory = "" if timing.peak_bytes is None else f"{timing.peak_bytes / 2**20:8.0f} MiB more"
+    return (
+        f"  {timing.what:<28} {1e3 * timing.median:9.1f} ms  "
+        f"{100 * timing.median / step_seconds:5.1f} % of the step  "
+        f"{1 / timing.median:7.2f} it/s {timing.images / timing.median:8.1f} img/s {memory}"
+    )
+
+
+def write_step_csv(timings: Sequence[StepTiming], path: Path) -> None:
+    """One line for each thing of each variant."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["variant", "what", "median_ms", "images_per_second", "peak_mib"])
+        for timing in timings:
+            peak = "" if timing.peak_bytes is None else round(timing.peak_bytes / 2**20)
+            speed = f"{timing.images / timing.median:.2f}"
+            row = [timing.variant, timing.what, f"{1e3 * timing.median:.2f}", speed, peak]
+            writer.writerow(row)

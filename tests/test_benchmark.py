@@ -1,0 +1,100 @@
+"""The benchmarks and the profiler run, and report what they should."""
+
+from __future__ import annotations
+
+import csv
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from reco import benchmark_loss
+from reco.benchmark_loss import Size
+from reco.benchmark_step import benchmark_step
+from reco.config import ConfigError
+from reco.profiling import PHASES
+from reco.timing import alternate, peak_bytes
+from reco.trainer import train
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+CPU = torch.device("cpu")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_steps_are_taken_in_turn():
+    calls = []
+    seconds = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU)
+    assert "".join(calls) == "ababab"
+    assert [len(seconds[name]) for name in "ab"] == [2, 2]  # the first round does not count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
+def test_peak_is_that_of_the_step():
+    def step() -> None:
+        torch.ones(64 * 2**20)  # 256 MiB, and gone again
+
+    assert 250 < peak_bytes(step, CPU) / 2**20 < 300
+
+
+def test_loss_is_timed_beside_floor_and_loop(tmp_path, monkeypatch, capsys):
+    small = {"cityscapes": Size(1, 3, 4, 8, num_queries=4, num_negatives=4)}
+    monkeypatch.setattr(benchmark_loss, "SIZES", small)
+    sweep = [Size(1, 3, 4, side, num_queries=4, num_negatives=4) for side in (8, 16)]
+    monkeypatch.setattr(benchmark_loss, "SWEEPS", {"pixels": sweep})
+    arguments = ["loss", "--sizes", "cityscapes", "pixels", "--repeats", "2", "--no-memory"]
+    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, "--output", str(tmp_path)])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    what = [row["what"] for row in rows(tmp_path / "loss.csv")]
+    assert what == [
+        *("floor", "channels_last", "contiguous", "per_query", "literal loop"),
+        *("floor", "channels_last") * 2,
+    ]
+    assert (tmp_path / "loss.png").stat().st_size > 10_000
+    assert "1×3×4×16×16" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_step_is_timed_with_and_without_reco(tiny, monkeypatch):
+    tiny()  # for its small data set
+    lines: list[str] = []
+    timings = benchmark_step(
+        "demo.yaml", TINY, device=CPU, repeats=2, compiled=False, report=lines.append
+    )
+    found = {(timing.variant, timing.what) for timing in timings}
+    networks = {"step", "step with data loading", "network passes"}
+    assert found == {
+        *(("ReCo, fp32", what) for what in {*networks, "ReCo loss"}),
+        *(("ClassMix alone, fp32", what) for what in networks),
+    }
+    assert all(len(timing.seconds) == 2 and timing.median > 0 for timing in timings)
+    text = "\n".join(lines)
+    assert text.count("backward") == 2
+    assert text.count("ReCo  ") == 1
+    with pytest.raises(ConfigError, match="supervised run"):
+        benchmark_step(
+            "demo.yaml",
+            [*TINY, "method.unsupervised=false"],
+            device=CPU,
+            repeats=1,
+            compiled=False,
+            report=lines.append,
+        )
+
+
+@pytest.mark.slow
+def test_a_profiled_run_says_where_its_time_goes(tiny, tmp_path, capsys):
+    config = tiny("train.iterations=16", "train.validate_every=16", "train.checkpoint_every=16")
+    train(config, tmp_path / "run", profile=True)
+    seconds = json.loads((tmp_path / "run" / "profile.json").read_text())
+    assert list(seconds) == list(PHASES)
+    assert all(value > 0 for value in seconds.values())
+    assert "backward" in capsys.readouterr().out
+    assert (tmp_path / "run" / "trace.json").is_file()
