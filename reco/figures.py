@@ -178,6 +178,36 @@ def relation(
     return figure
 
 
+def relation_course(
+    graphs: Mapping[int, Sequence[Sequence[float | None]]], class_names: Sequence[str]
+) -> Figure:
+    """The relation graph at several iterations, in one order and on one scale of colours.
+
+    Args:
+        graphs: by iteration, ``(C, C)`` cosines; ``None`` (drawn white) for pairs not seen.
+        class_names: C names.
+    """
+    arrays = {when: np.array(graph, dtype=np.float64) for when, graph in graphs.items()}
+    last = np.nan_to_num(list(arrays.values())[-1])
+    _, order = average_linkage(last) if len(class_names) > 1 else ([], [0])
+    names = [class_names[i] for i in order]
+    columns = min(4, len(arrays))
+    rows = -(-len(arrays) // columns)
+    figure = _figure(3.1 * columns + 2, 3.1 * rows + 1)
+    all_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
+    for axes in all_axes[len(arrays) :]:
+        axes.remove()
+    lowest = min(0.0, *(float(np.nanmin(graph)) for graph in arrays.values()))
+    for axes, (when, graph) in zip(all_axes, arrays.items(), strict=False):
+        ordered = graph[np.ix_(order, order)]
+        picture = axes.imshow(ordered, cmap="cividis", vmin=lowest, vmax=1)
+        axes.set_title(f"iteration {when}", fontsize=10)
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    figure.colorbar(picture, ax=figure.axes, shrink=0.7, label="cosine of class means")
+    return figure
+
+
 def average_linkage(
     similarity: npt.NDArray[np.floating[Any]],
 ) -> tuple[list[tuple[int, int, float]], list[int]]:

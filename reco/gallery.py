@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -73,10 +74,10 @@ def draw(
 
     Args:
         kind: one of :data:`KINDS`.
-        paths: run folders for ``curves``, checkpoints for all others.
+        paths: run folders for ``curves`` and ``course``, checkpoints for all others.
         output: the file; its ending decides the format. ``<kind>.png`` by default.
         images: numbers of images in the split. ``queries`` and ``representation`` take the first,
-            ``curves`` and ``relation`` none.
+            ``curves``, ``course`` and ``relation`` none.
         split: ``dataset.eval_split`` by default.
         network: as :func:`reco.load` takes it.
         overrides: ``key=value`` over the checkpoints' configurations.
@@ -129,6 +130,36 @@ def _relation(request: Request) -> Figure:
     return relation_of(request._replace(images=()).subject())
 
 
+def _course(request: Request) -> Figure:
+    if len(request.paths) > 1:
+        raise ValueError(f"{len(request.paths)} runs given: this figure is of one")
+    return relation_course_of(request.paths[0])
+
+
+def relation_course_of(folder: Path) -> Figure:
+    """How the relation graph of a run changed from validation to validation.
+
+    Raises:
+        ValueError: the run logged none: it has no ReCo, or was not validated yet.
+    """
+    graphs = {
+        record["iteration"]: record["relation_graph"]
+        for record in read_metrics(folder)
+        if "relation_graph" in record
+    }
+    if not graphs:
+        raise ValueError(
+            f"{folder}: no relation graph was logged; a run with reco.enabled=true logs it at "
+            "each validation"
+        )
+    # Some of many validations: the first, the last, and as many between as fit a page.
+    every = -(-len(graphs) // 8)
+    chosen = [*list(graphs)[:-1:every], list(graphs)[-1]]
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    names = list(split["images_per_class"])
+    return figures.relation_course({when: graphs[when] for when in chosen}, names)
+
+
 def _queries(request: Request) -> Figure:
     subject, image = request.subject(), request.images[0]
     return figures.queries(subject.look(image), subject.draw(image), subject.reader.spec)
@@ -154,6 +185,7 @@ KINDS: dict[str, Callable[[Request], Figure]] = {
     "curves": _curves,
     "compare": _compare,
     "relation": _relation,
+    "course": _course,
     "queries": _queries,
     "representation": _representation,
 }

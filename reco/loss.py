@@ -343,7 +343,7 @@ def reco_loss(
             keys = _take(representations, key_rows)
             if joint:
                 keys = distributed.sum_over_ranks(torch.where(own[:, :, None], keys, 0.0))
-            return keys.div_(_length(keys))
+            return keys.mul_(_inverse_length(keys))
 
         owners = torch.arange(num_classes, device=classes.device)
         if negatives == "per_query":  # then every query is a group of its own
@@ -630,7 +630,8 @@ def _against_negatives(
             value = scores.logsumexp(2)
             gradient = scores.softmax(2) @ keys / temperature
         # Adds exactly 0 to the value, and gives it its gradient.
-        values.append(value + ((some - some.detach()) * gradient).sum(2))
+        linear = (some * gradient).sum(2)
+        values.append(value + (linear - linear.detach()))
         similarities.append(scores.mean(2) * temperature)
     return torch.cat(values), torch.cat(similarities)
 
@@ -671,18 +672,18 @@ def _mark(marks: Tensor, rows: Tensor, counted: Tensor) -> Tensor:
     return marks.index_fill_(0, torch.where(counted, rows, len(marks) - 1).flatten(), True)
 
 
-def _length(vectors: Tensor) -> Tensor:
-    """Length of each vector, ``(..., 1)``; infinite where there is next to none.
+def _inverse_length(vectors: Tensor) -> Tensor:
+    """1 / length of each vector, ``(..., 1)``; 0 where there is next to none.
 
-    What is divided by it is then 0, without gradient. The gradient is 1 / length otherwise, too
+    What is multiplied by it is then 0, without gradient. The gradient is 1 / length otherwise, too
     much for float16 and for training where, say, a ReLU switched a pixel off.
     """
     length = vectors.norm(dim=-1, keepdim=True)
-    return torch.where(length > _SHORTEST, length, torch.inf)
+    return torch.where(length > _SHORTEST, length, torch.inf).reciprocal()
 
 
 def _unit(vectors: Tensor) -> Tensor:
-    return vectors / _length(vectors)
+    return vectors * _inverse_length(vectors)
 
 
 def _is_channels_last(representations: Tensor) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from reco import figures
 from reco.checkpoint import CheckpointError
 from reco.config import ConfigError
-from reco.gallery import relation_of
+from reco.gallery import relation_course_of, relation_of
 from reco.insight import Subject
 from reco.results import Records, read_metrics
 
@@ -76,6 +76,9 @@ def write_report(
         subject, missing = None, str(error)
     parts += _results(records, subject)
     parts += ["<h2>Training</h2>", _picture(figures.curves({"": records}), "training curves")]
+    if any("relation_graph" in record for record in records):
+        parts.append("<h2>Which classes came apart</h2>")
+        parts.append(_picture(relation_course_of(run), "relation graph at each validation"))
     if subject is None:
         parts.append(_note(f"No pictures of predictions: {missing}"))
     else:

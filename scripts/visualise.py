@@ -3,12 +3,14 @@
     python scripts/visualise.py curves runs/demo/a runs/demo/b
     python scripts/visualise.py compare a/best.pt b/best.pt --images 0 3 7
     python scripts/visualise.py relation best.pt
+    python scripts/visualise.py course runs/demo/a
     python scripts/visualise.py queries best.pt --images 3 --network student
     python scripts/visualise.py representation best.pt --set dataset.root=/data/camvid
 
 curves: validation mIoU and losses of run folders. compare: labels and errors of checkpoints on the
-same images. relation: which classes are close (Eq. 3), over the evaluation split. queries: hard
-and easy pixels, queries and negative keys. representation: the vectors' main axes as colours.
+same images. relation: which classes are close (Eq. 3), over the evaluation split. course: how that
+changed while a run trained. queries: hard and easy pixels, queries and negative keys.
+representation: the vectors' main axes as colours.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ def main() -> int:
     )
     add = parser.add_argument
     add("kind", choices=list(KINDS))
-    add("paths", nargs="+", type=Path, help="run folders (curves) or checkpoints (all others)")
+    add("paths", nargs="+", type=Path, help="run folders (curves, course) or checkpoints")
     add("--output", type=Path, help="file to write; default: <kind>.png; .pdf and .svg work too")
     add("--images", nargs="+", type=int, default=[0, 1, 2], help="numbers in the split")
     add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")

@@ -144,6 +144,24 @@ def test_every_kind_is_drawn(checkpoint, subject, tmp_path, monkeypatch, capsys,
     assert len(np.unique(np.array(Image.open(output)))) > 50
 
 
+def test_the_course_of_the_relation_graph(tmp_path):
+    graphs = {10: [[1.0, None], [None, 1.0]], 20: [[1.0, 0.5], [0.5, 1.0]]}
+    lines = [{"iteration": i, "relation_graph": graph} for i, graph in graphs.items()]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (tmp_path / "split.json").write_text('{"images_per_class": {"car": 1, "van": 2}}')
+    figure = gallery.relation_course_of(tmp_path)
+    first, second, _ = figure.axes
+    assert (first.get_title(), second.get_title()) == ("iteration 10", "iteration 20")
+    assert second.images[0].get_array().tolist() == graphs[20]
+    assert np.isnan(np.array(first.images[0].get_array().filled(np.nan))[0, 1])
+    assert gallery.draw("course", [tmp_path], output=tmp_path / "course.png").is_file()
+    with pytest.raises(ValueError, match="2 runs given"):
+        gallery.draw("course", [tmp_path, tmp_path])
+    (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')
+    with pytest.raises(ValueError, match="no relation graph was logged"):
+        gallery.relation_course_of(tmp_path)
+
+
 def test_mistakes_are_named(checkpoint, subject, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--images 3: expected 0 \.\. 2"):
         gallery.draw("compare", [checkpoint], images=[3])
