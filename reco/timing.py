@@ -1,4 +1,4 @@
-"""Timings taken in turn in one process, so that a busy machine is unfair to nobody."""
+"""Time and memory. Timings are taken in turn in one process: a busy machine is unfair to nobody."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def synchronise(device: torch.device) -> None:
     """Wait for the device, if it works on its own."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def held_bytes(device: torch.device) -> int | None:
+    """Memory held now: the most allocated so far on a GPU, resident on Linux, else None."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return _status_bytes("VmRSS") if platform.system() == "Linux" else None
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:

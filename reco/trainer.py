@@ -41,6 +41,7 @@ from reco.meter import Meter, RelationMeter, reco_summary
 from reco.objective import Losses, StepStatistics
 from reco.profiling import StepProfiler
 from reco.run_folder import RunFolder
+from reco.timing import held_bytes
 from reco.visualise import PanelRow, panel
 
 LEARNING_RATE_FLOOR = 1e-6
@@ -303,8 +304,9 @@ class Trainer:
         graph = self.relation_meter.read()
         if with_graph and graph is not None:
             record["relation_graph"] = graph
-        if self.device.type == "cuda":
-            record["memory_mib"] = torch.cuda.max_memory_allocated(self.device) / 2**20
+        memory = held_bytes(self.device)
+        if memory is not None:
+            record["memory_mib"] = round(memory / 2**20)
         if distributed.rank() == 0:
             self.folder.log(record)
         bar.set_postfix_str(

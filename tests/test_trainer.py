@@ -30,7 +30,7 @@ def metrics(folder: Path) -> list[dict]:
 
 def without_speed(records: list[dict]) -> list[dict]:
     return [
-        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second")}
+        {k: v for k, v in record.items() if k not in ("seconds", "images_per_second", "memory_mib")}
         for record in records
     ]
 
