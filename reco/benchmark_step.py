@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import statistics
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,12 +120,14 @@ def benchmark_step(
                     what,
                     seconds[bench.name, what],
                     bench.trainer.images_per_step,
-                    peak_bytes(step, device),
+                    # On the CPU the allocator's reserves would hide it.
+                    peak_bytes(step, device) if device.type == "cuda" else None,
                 )
                 timings.append(timing)
                 report(_line(timing, statistics.median(seconds[bench.name, STEP])))
             for phase, share in bench.phase_shares().items():
                 report(f"    {phase:<26} {100 * share:5.1f} % of the step")
+            bench.batches.close()  # and with them the loaders' workers
     return timings
 
 
@@ -144,7 +146,7 @@ class _Bench:
         own = [f"train.device={device}", f"train.iterations={_ITERATIONS}"]
         loaded = load_config(config, [*overrides, *own, *variant.overrides])
         self.trainer = trainer = Trainer(loaded, folder)
-        self.batches: Iterator[Batch] = trainer.batches()
+        self.batches: Generator[Batch, None, None] = trainer.batches()
         self.batch = next(self.batches)
         labelled, unlabelled = self.batch
         assert unlabelled is not None

@@ -52,6 +52,9 @@ class Deployable(nn.Module):
         if input not in get_args(Input):
             raise ValueError(f"input = {input!r}: expected one of {', '.join(get_args(Input))}")
         network.representation = None
+        for module in network.modules():
+            if type(module).__name__ == "Conv2dSame":  # timm's, which need not be installed
+                module.__class__ = _SamePaddedConv2d
         self.network = network
         self.input = input
         for name, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_STD)):
@@ -73,6 +76,32 @@ class Deployable(nn.Module):
             return images
         scaled = images.float() / 255
         return scaled if self.input == "float" else (scaled - self.mean) / self.deviation
+
+
+class _SamePaddedConv2d(nn.Conv2d):
+    """TensorFlow's "same" padding in whole numbers: torch.export cannot write timm's math.ceil."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        padding: list[Any] = []
+        for size, kernel, stride, dilation in zip(
+            input.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True
+        ):
+            extent = (kernel - 1) * dilation + 1
+            # Not -(-size // stride): ONNX rounds the quotient of negative numbers towards 0.
+            missing: Any = ((size + stride - 1) // stride - 1) * stride + extent - size
+            if extent < stride:  # otherwise it is never negative, and simpler without
+                missing = torch.sym_max(missing, 0)
+            # F.pad starts with the last axis.
+            padding = [missing // 2, missing - missing // 2, *padding]
+        return F.conv2d(
+            F.pad(input, padding),
+            self.weight,
+            self.bias,
+            self.stride,
+            0,
+            self.dilation,
+            self.groups,
+        )
 
 
 class Exported(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -247,7 +247,7 @@ class Trainer:
                 self.teacher.update(self.student)
         return losses, statistics
 
-    def batches(self) -> Iterator[tuple[TrainSample, TrainSample | None]]:
+    def batches(self) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
         config = self.config
 

@@ -164,3 +164,40 @@ def test_mistakes_are_named(checkpoint, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ImportError, match=r"onnx.*reco\[onnx\]"):
         export_checkpoint(checkpoint, formats=["onnx"])
+
+
+@pytest.mark.parametrize("format", ["pt2", "onnx"])
+def test_same_padding_of_timm_can_be_exported(format, tmp_path):
+    timm = pytest.importorskip("timm")
+    if format == "onnx":
+        pytest.importorskip("onnxscript")
+        onnxruntime = pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    convolutions = torch.nn.Sequential(
+        timm.layers.Conv2dSame(3, 4, 3, stride=2),
+        timm.layers.Conv2dSame(4, 4, (5, 3), stride=(2, 1), dilation=(1, 2)),
+        timm.layers.Conv2dSame(4, 4, 1, stride=2),
+    )
+    sizes = [(1, 3, 16, 20), (2, 3, 17, 23), (1, 3, 45, 6)]
+    batches = [torch.randn(size) for size in sizes]
+    with torch.no_grad():
+        expected = [convolutions(batch) for batch in batches]
+    network = DeepLabV3Plus(2, backbone="resnet18", weights=None, channels=8)
+    network.same = convolutions
+    Deployable(network)
+    dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+    example = (torch.randn(2, 3, 33, 40),)
+    program = torch.export.export(convolutions, example, dynamic_shapes=dynamic)
+    path = tmp_path / f"same.{format}"
+    if format == "pt2":
+        torch.export.save(program, path)
+        run = torch.export.load(path).module()
+    else:
+        torch.onnx.export(program, dynamo=True, input_names=["x"], verbose=False).save(path)
+        session = onnxruntime.InferenceSession(path)
+
+        def run(batch):
+            return torch.from_numpy(session.run(None, {"x": batch.numpy()})[0])
+
+    for batch, result in zip(batches, expected, strict=True):
+        torch.testing.assert_close(run(batch), result, rtol=1e-4, atol=1e-5)
