@@ -6,22 +6,38 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
+from make_checkpoint import write_checkpoint
+from PIL import Image
 
 from reco.config import load_config
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_snippets_run(code):
+def test_snippets_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "best.pt")
+    Image.new("RGB", (60, 40)).save("photo.jpg")
+    training, predicting = blocks("python")
     names: dict = {}
-    exec(code, names)
+    exec(training, names)
     assert names["features"].grad.abs().sum() > 0
+    exec(predicting, names)
+    assert names["labels"].shape == names["confidence"].shape == (40, 60)
+
+
+def test_scripts_know_every_option_shown():
+    shown = re.findall(r"python (scripts/\w+\.py)([^`\n]*)", README)
+    assert len({script for script, _ in shown}) >= 7
+    for script, arguments in shown:
+        known = (ROOT / script).read_text(encoding="utf-8")
+        for option in re.findall(r" (--[a-z-]+)", arguments):
+            assert f'"{option}"' in known, f"{script} {option}"
 
 
 def test_own_images_configuration_loads(tmp_path):
@@ -61,4 +77,4 @@ def test_experiments_of_the_table_load():
 
 def test_pictures_are_there():
     for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (Path(__file__).parent.parent / picture).is_file()
+        assert (ROOT / picture).is_file()

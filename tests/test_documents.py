@@ -1,0 +1,82 @@
+"""Every number in the documents comes from a committed CSV file, and that from runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from reco.documents import refresh, render, trace
+from reco.results import Result, read_results, results_table, write_csv
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_tables_are_those_of_the_committed_files(document):
+    text = document.read_text(encoding="utf-8")
+    assert refresh(text, ROOT) == text
+
+
+def test_no_figure_of_a_run_is_written_by_hand():
+    """A mean with its deviation stands in a marked table and nowhere else."""
+    for document in DOCUMENTS:
+        text = document.read_text(encoding="utf-8")
+        by_hand = re.sub(r"<!-- table .*?<!-- end of table -->", "", text, flags=re.DOTALL)
+        assert not re.search(r"\d ± \d", by_hand), document
+        assert text.count("<!-- table ") == text.count("<!-- end of table -->")
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """The folder of the studies, with one run in it, and rows.csv of that run."""
+    folder = tmp_path / "runs" / "demo" / "abc-s0"
+    folder.mkdir(parents=True)
+    figures = {"mean_iou": 0.5, "boundary_mean_iou": 0.4, "iou": [0.5], "matrix": [[9]]}
+    record = {"iteration": 9, "split": "val", "validation": {"student": figures}}
+    (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    (folder / "environment.json").write_text('{"commit": "abc"}')
+    identity = {"method": "plain", "budget": "", "seed": 0, "run": "runs/demo/abc-s0"}
+    write_csv(read_results(folder, 9, None, **identity), Result, tmp_path / "rows.csv")
+    return tmp_path
+
+
+def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
+    (run / "other.csv").write_text("a,b\n1,2\n")
+    page = run / "page.md"
+    page.write_text(
+        f"before\n<!-- table {run}/rows.csv baseline=plain -->\nstale 1 | 2\n<!-- end of table -->\n"
+        f"between\n<!-- table {run}/other.csv -->\n<!-- end of table -->\nafter\n"
+    )
+
+    def script(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
+        return runpy.run_path(str(ROOT / "scripts" / "tables.py"))["main"]()
+
+    assert script(str(page)) == 1
+    assert "use --write" in capsys.readouterr().out
+    assert script(str(page), "--write") == script(str(page)) == 0
+    text = page.read_text()
+    assert "stale" not in text
+    assert re.search(r"before\n.*50\.0.*between\n.*\| 1 \| 2 \|.*after\n", text, re.DOTALL)
+    assert script("--runs", str(run), str(run / "rows.csv")) == 0
+    (run / "rows.csv").write_text((run / "rows.csv").read_text().replace("50.0", "60.0"))
+    assert script(str(page)) == 1
+    assert script("--runs", str(run), str(run / "rows.csv")) == 1
+    assert script(str(run / "nothing.md")) == 1
+
+
+def test_a_row_without_its_run_is_told(run):
+    (run / "runs" / "demo" / "abc-s0" / "metrics.jsonl").unlink()
+    (difference,) = trace(run / "rows.csv", run)
+    assert "plain seed 0 on val: no finished run" in difference
+
+
+def test_a_file_of_runs_becomes_a_table_of_means(run):
+    assert results_table([], None) != render(run / "rows.csv", None)
+    assert render(run / "rows.csv", None).startswith("mIoU in % on val, 9 iterations:")
