@@ -50,7 +50,7 @@ def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
     (run / "other.csv").write_text("a,b\n1,2\n")
     page = run / "page.md"
     page.write_text(
-        f"before\n<!-- table {run}/rows.csv baseline=plain -->\nstale 1 | 2\n<!-- end of table -->\n"
+        f"before\n<!-- table {run}/rows.csv baseline=plain -->\nstale 1\n<!-- end of table -->\n"
         f"between\n<!-- table {run}/other.csv -->\n<!-- end of table -->\nafter\n"
     )
 
