@@ -72,13 +72,8 @@ def trace(path: Path, runs: Path) -> list[str]:
 
 def _rows_of_run(row: Result, runs: Path) -> Sequence[Result]:
     folder = runs / row.run
-    tested = (folder / f"last-{row.split}.json").is_file()
-    return read_results(
-        folder,
-        row.iterations,
-        row.split if tested else None,
-        method=row.method,
-        budget=row.budget,
-        seed=row.seed,
-        run=row.run,
-    )
+    identity = {"method": row.method, "budget": row.budget, "seed": row.seed, "run": row.run}
+    rows = read_results(folder, row.iterations, None, **identity)
+    if row.split in {found.split for found in rows}:
+        return rows
+    return read_results(folder, row.iterations, row.split, **identity)

@@ -113,7 +113,10 @@ def read_results(
         tested = folder / f"last-{test_split}.json"
         if not tested.is_file():
             return []
-        evaluations[test_split] = json.loads(tested.read_text(encoding="utf-8"))["networks"]
+        networks = json.loads(tested.read_text(encoding="utf-8"))["networks"]
+        if networks.keys() != validations[-1]["validation"].keys():
+            return []  # somebody evaluated one of the two since
+        evaluations[test_split] = networks
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     seconds = [record["seconds"] for record in records if "seconds" in record]
     return [

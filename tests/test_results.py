@@ -133,6 +133,8 @@ def test_a_runs_figures_are_read(run):
     assert read_results(run, 40, None, **identity) == []
     assert read_results(run, 30, "train", **identity) == []
     assert read_results(run / "elsewhere", 30, None, **identity) == []
+    (run / "last-train.json").write_text('{"networks": {"teacher": {}}}')
+    assert read_results(run, 30, "train", **identity) == []
     val, test = read_results(run, 30, "test", **identity)
     assert val == Result("m", "b", 3, 30, "val", 50.0, None, 25.0, None, 28.0, 1.5, "abc", "r")
     assert test == val._replace(split="test", student_miou=75.0)
