@@ -12,9 +12,8 @@ import pytest
 import torch
 from conftest import TINY
 
-from reco import benchmark_loss
+from reco import benchmark_loss, benchmark_step, profiling
 from reco.benchmark_loss import Size
-from reco.benchmark_step import benchmark_step
 from reco.config import ConfigError
 from reco.profiling import PHASES
 from reco.timing import alternate, peak_bytes
@@ -65,9 +64,10 @@ def test_loss_is_timed_beside_floor_and_loop(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_step_is_timed_with_and_without_reco(tiny, monkeypatch):
     tiny()  # for its small data set
+    monkeypatch.setattr(benchmark_step, "_PHASE_STEPS", 1)
     lines: list[str] = []
-    timings = benchmark_step(
-        "demo.yaml", TINY, device=CPU, repeats=2, compiled=False, report=lines.append
+    timings = benchmark_step.benchmark_step(
+        "demo.yaml", TINY, device=CPU, repeats=1, compiled=False, report=lines.append
     )
     found = {(timing.variant, timing.what) for timing in timings}
     networks = {"step", "step with data loading", "network passes"}
@@ -75,12 +75,12 @@ def test_step_is_timed_with_and_without_reco(tiny, monkeypatch):
         *(("ReCo, fp32", what) for what in {*networks, "ReCo loss"}),
         *(("ClassMix alone, fp32", what) for what in networks),
     }
-    assert all(len(timing.seconds) == 2 and timing.median > 0 for timing in timings)
+    assert all(len(timing.seconds) == 1 and timing.median > 0 for timing in timings)
     text = "\n".join(lines)
     assert text.count("backward") == 2
     assert text.count("ReCo  ") == 1
     with pytest.raises(ConfigError, match="supervised run"):
-        benchmark_step(
+        benchmark_step.benchmark_step(
             "demo.yaml",
             [*TINY, "method.unsupervised=false"],
             device=CPU,
@@ -91,8 +91,9 @@ def test_step_is_timed_with_and_without_reco(tiny, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_profiled_run_says_where_its_time_goes(tiny, tmp_path, capsys):
-    config = tiny("train.iterations=16", "train.validate_every=16", "train.checkpoint_every=16")
+def test_a_profiled_run_says_where_its_time_goes(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(profiling, "_STEPS", 2)
+    config = tiny("train.iterations=8", "train.validate_every=8", "train.checkpoint_every=8")
     train(config, tmp_path / "run", profile=True)
     seconds = json.loads((tmp_path / "run" / "profile.json").read_text())
     assert list(seconds) == list(PHASES)
