@@ -22,7 +22,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import multiprocessing.context
+import multiprocessing.process
+import os
+import signal
 import statistics
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -176,12 +180,24 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
 
 def _train_cell(cell: Cell, device: str, test_split: str | None) -> None:
     """One run, in a process of its own."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_stop_after, args=(parent,), daemon=True).start()
     config = cell.config
     if device:
         config = replace(config, train=replace(config.train, device=device))
     outcome = train(config, cell.folder, resume=cell.folder.exists())
     if outcome.finished and test_split:
         evaluate_checkpoints([cell.folder / "last.pt"], split=test_split, device=device or "auto")
+
+
+def _stop_after(parent: multiprocessing.process.BaseProcess) -> None:
+    """When the study itself is killed, its runs write a checkpoint and stop.
+
+    Else they would go on beside those of the study's next start, in the same folders.
+    """
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def read_cell(cell: Cell, study: Study) -> list[Result]:

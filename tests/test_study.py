@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
+import time
+
 import pytest
 from conftest import TINY
 
@@ -102,6 +106,20 @@ def test_a_study_goes_on_where_it_was(study, tiny, monkeypatch, capsys):
     assert (study.results_dir / "results.md").read_text() == table
 
 
+def test_a_run_stops_when_the_study_is_killed():
+    """A run gets SIGTERM, on which the trainer writes a checkpoint, once its parent ends."""
+    context = multiprocessing.get_context("spawn")
+    parent = context.Process(target=time.sleep, args=(0.1,))
+    received = []
+    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(parent.exitcode))
+    try:
+        parent.start()
+        module._stop_after(parent)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert received == [0]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -121,7 +139,7 @@ def test_wrong_studies_are_named(tmp_path, text, message):
     ("name", "runs"),
     [
         ("ablation", 39),
-        ("camvid_5shot", 9),
+        ("camvid_5shot", 12),
         ("convergence", 6),
         ("demo", 9),
         ("demo_table", 9),
@@ -145,7 +163,7 @@ def test_studies_share_equal_runs():
     claim = load_study("studies/camvid_5shot.yaml")
     ablation = load_study("studies/ablation.yaml")
     shared = {cell.folder for cell in cells(claim)} & {cell.folder for cell in cells(ablation)}
-    assert len(shared) == 6  # ClassMix without and with ReCo, three seeds
+    assert len(shared) == 9  # ClassMix alone, with ReCo, with random sampling; three seeds
     assert claim.results_dir != ablation.results_dir
     on_cpu = load_study("studies/ablation.yaml", "camvid_cpu.yaml")
     assert cells(on_cpu)[0].config.dataset.image_size == (180, 240)
