@@ -151,12 +151,19 @@ class Config:
         return text
 
 
-def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    changes: Sequence[tuple[str, Mapping[str, Any]]] = (),
+) -> Config:
     """Read a configuration file, its bases, and ``key=value`` overrides on top.
 
     Args:
         path: A path, or the name of a file in the project's ``configs/``.
         overrides: Strings such as ``"train.seed=1"``; values are read as YAML.
+        changes: Laid over the file before the overrides, one after another: where each comes from,
+            for errors, and its keys, with dots or section by section.
 
     Raises:
         ConfigError: unknown key, wrong type, value out of range, or combination that cannot work.
@@ -165,6 +172,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     origins: dict[str, str] = {}
     for source, content in _read_chain(find_config(path)):
         _merge(values, origins, content, source)
+    for source, keys in changes:
+        for key, value in keys.items():
+            _lay(values, origins, str(key), value, source)
     _override(values, origins, overrides)
     return _build_config(values, origins, default_origin=str(path))
 
@@ -182,15 +192,49 @@ def config_from_dict(
 
 
 def find_config(path: str | Path) -> Path:
-    """Path of a configuration: as given, or looked up by name in ``configs/``."""
-    for candidate in (Path(path), CONFIG_FOLDER / path):
+    """Path of a configuration: as given, or looked up by name in the project's ``configs/``.
+
+    That is the one beside the package or, where pip has copied the package away from it, the one in
+    the current folder.
+    """
+    for candidate in (Path(path), CONFIG_FOLDER / path, Path("configs") / path):
         if candidate.is_file():
             return candidate
     names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))
     raise ConfigError(
-        f"--config {str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
+        f"{str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
         f"{_suggestion(str(path), names)}. There: {', '.join(names) or 'nothing'}"
     )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file; none of an empty one.
+
+    Raises:
+        ConfigError: not YAML, not ``key: value`` lines, or a key that stands twice.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key said twice, of which the last would win without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in keys:
+            if keys.count(key) > 1:
+                message = f"the key {key!r} stands twice"
+                raise yaml.constructor.ConstructorError(
+                    problem=message, problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequence[str]) -> None:
@@ -203,9 +247,16 @@ def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequen
             value = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        _merge(values, origins, value, "--set")
+        _lay(values, origins, key, value, "--set")
+
+
+def _lay(
+    values: dict[str, Any], origins: dict[str, str], key: str, value: Any, source: str
+) -> None:
+    """Lay one value over ``values``; ``key`` may lead through sections with dots."""
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    _merge(values, origins, value, source)
 
 
 def _read_chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
@@ -216,13 +267,7 @@ def _read_chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if path.resolve() in seen:
             raise ConfigError(f"{path}: base: the chain of bases comes back to this file")
         seen.append(path.resolve())
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: not a YAML file: {error}") from error
-        content = {} if content is None else content
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")
+        content = read_yaml(path)
         base = content.pop("base", None)
         chain.insert(0, (str(path), content))
         if base is None:
