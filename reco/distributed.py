@@ -44,6 +44,10 @@ def set_up(device: str) -> torch.device:
         ) from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"train.device = {device!r}: torch finds no CUDA device here; use cpu")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"train.device = {device!r}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+        )
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if chosen.type == "cuda" and launched:
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,14 @@ from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
-from reco.inference import Evaluation, InferenceMode, evaluate, format_evaluations
+from reco.inference import (
+    BOUNDARY_WIDTH,
+    Evaluation,
+    InferenceMode,
+    evaluate,
+    format_evaluations,
+)
+from reco.run_folder import write_text
 
 Which = Literal["student", "teacher", "both"]
 
@@ -29,13 +37,14 @@ def evaluate_checkpoints(
     which: Which = "both",
     mode: InferenceMode | None = None,
     original_size: bool = False,
-    boundary_width: int = 3,
+    boundary_width: int = BOUNDARY_WIDTH,
     device: str = "auto",
 ) -> str:
     """Evaluate checkpoints by the protocol of their configuration, side by side.
 
     Beside each checkpoint go ``<name>-<split>.json`` with all figures and ``<name>-<split>.csv``
-    with those of each class.
+    with those of each class. The former says in ``deviations`` what was not done as training's own
+    validation does it.
 
     Args:
         paths: checkpoints; each is evaluated on the data its own configuration names.
@@ -55,6 +64,15 @@ def evaluate_checkpoints(
         ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
     """
     chosen = distributed.set_up(device)
+    usual = {**asdict(InferenceMode()), "original_size": False, "boundary_width": BOUNDARY_WIDTH}
+    asked = {
+        **asdict(mode or InferenceMode()),
+        "original_size": original_size,
+        "boundary_width": boundary_width,
+        # Where the data lie and how they are loaded changes no figure.
+        "overrides": [o for o in overrides if not o.startswith(("dataset.root=", "train."))],
+    }
+    deviations = {key: value for key, value in asked.items() if value != usual.get(key, [])}
     columns: dict[str, Evaluation] = {}
     class_names: Sequence[str] = ()
     for path in paths:
@@ -85,7 +103,7 @@ def evaluate_checkpoints(
             mode=mode,
             boundary_width=boundary_width,
         )
-        _write(path, of_split, checkpoint["iteration"], results, class_names)
+        _write(path, of_split, checkpoint["iteration"], results, class_names, deviations)
         prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
         columns |= {f"{prefix}{name}": result for name, result in results.items()}
     return format_evaluations(columns, class_names)
@@ -105,16 +123,18 @@ def _write(
     iteration: int,
     results: dict[str, Evaluation],
     class_names: Sequence[str],
+    deviations: dict[str, Any],
 ) -> None:
     content: dict[str, Any] = {
         "checkpoint": path.name,
         "iteration": iteration,
         "split": split,
+        "deviations": deviations,
         "class_names": list(class_names),
         "networks": {name: result.to_dict() for name, result in results.items()},
     }
     target = path.with_name(f"{path.stem}-{split}.json")
-    target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_text(target, json.dumps(content, indent=1) + "\n")
     with target.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["network", "class", "iou", "class_accuracy", "boundary_iou"])

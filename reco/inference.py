@@ -22,6 +22,9 @@ from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_bou
 
 Blend = Literal["uniform", "linear", "hann"]
 
+# Pixels on either side of a boundary that count as near it.
+BOUNDARY_WIDTH = 3
+
 
 @dataclass(frozen=True)
 class InferenceMode:
@@ -188,7 +191,7 @@ def evaluate(
     *,
     device: torch.device | str,
     mode: InferenceMode | None = None,
-    boundary_width: int = 3,
+    boundary_width: int = BOUNDARY_WIDTH,
     num_examples: int = 0,
 ) -> dict[str, Evaluation]:
     """Compare networks with the truth, all of them in one pass over the images.

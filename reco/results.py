@@ -6,6 +6,7 @@ CSV files that were made of them; nothing is computed anew.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -20,6 +21,10 @@ import numpy.typing as npt
 Records = list[dict[str, Any]]
 # Mean IoU without the frequent classes: over this share of the classes, the rarest by pixels.
 _RARE_SHARE = 1 / 3
+# The end of a metrics.jsonl that surely holds a whole line.
+_TAIL_BYTES = 2**18
+# With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
+_ENOUGH_PAIRS = 6
 
 
 class Result(NamedTuple):
@@ -88,6 +93,20 @@ def read_metrics(folder: Path) -> Records:
     return records
 
 
+def last_iteration(folder: Path) -> int:
+    """The iteration that a run has logged last; 0 where there is no run."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+        lines = file.read().splitlines()
+    for line in reversed(lines):
+        with contextlib.suppress(ValueError, KeyError):  # cut off at either end
+            return int(json.loads(line)["iteration"])
+    return 0
+
+
 def read_results(
     folder: Path, iterations: int, test_split: str | None, **identity: Any
 ) -> list[Result]:
@@ -113,9 +132,14 @@ def read_results(
         tested = folder / f"last-{test_split}.json"
         if not tested.is_file():
             return []
-        networks = json.loads(tested.read_text(encoding="utf-8"))["networks"]
-        if networks.keys() != validations[-1]["validation"].keys():
-            return []  # somebody evaluated one of the two since
+        evaluation = json.loads(tested.read_text(encoding="utf-8"))
+        networks = evaluation["networks"]
+        if (
+            networks.keys() != validations[-1]["validation"].keys()
+            or evaluation["iteration"] != iterations
+            or evaluation.get("deviations") != {}
+        ):
+            return []  # an earlier checkpoint, or somebody evaluated it in another way since
         evaluations[test_split] = networks
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     seconds = [record["seconds"] for record in records if "seconds" in record]
@@ -238,7 +262,11 @@ def write_csv(rows: Sequence[Result] | Sequence[Point], kind: type[Row], path: P
 
 
 def read_csv(path: Path, kind: type[Row]) -> list[Row]:
-    """What :func:`write_csv` wrote."""
+    """What :func:`write_csv` wrote.
+
+    Raises:
+        ValueError: another table than of ``kind``.
+    """
     types = get_type_hints(kind)
 
     def parse(field: str, text: str) -> Any:
@@ -247,18 +275,21 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
         return float(text) if text else None
 
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            kind(**{field: parse(field, text) for field, text in row.items()})
-            for row in csv.DictReader(file)
-        ]
+        table = csv.DictReader(file)
+        if tuple(table.fieldnames or ()) != kind._fields:
+            raise ValueError(
+                f"{path}: has the columns {', '.join(table.fieldnames or ())}: expected "
+                f"{', '.join(kind._fields)}"
+            )
+        return [kind(**{field: parse(field, text) for field, text in row.items()}) for row in table]
 
 
 def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
 
     A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
-    bootstrap over the pairs. Fewer than five pairs cannot tell methods apart for sure, and the
-    table says so.
+    bootstrap over the pairs. Fewer than six pairs cannot tell methods apart for sure, and the text
+    below the table says so.
 
     Args:
         rows: of one split of the data; of several, each gets a table.
@@ -270,11 +301,29 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     for split in dict.fromkeys(row.split for row in rows):
         of_split = [row for row in rows if row.split == split]
         tables.append("\n".join(_table_of_split(of_split, baseline)))
-    fewest = min(len(group) for group in _groups(rows).values())
-    if fewest < 5:
-        seeds = "one seed" if fewest == 1 else f"{fewest} seeds"
-        tables.append(f"With {seeds} in a cell, small differences cannot be told from chance.")
-    return "\n\n".join(tables)
+    groups = _groups(rows)
+    pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
+    if baseline is not None and any(pairs):
+        tables.append(
+            "Differences: mean over pairs of runs with the same seed and split, in brackets the "
+            "95 % percentile bootstrap over the pairs. "
+            + _caveat(min(number for number in pairs if number))
+        )
+    elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
+        tables.append("With so few seeds, small differences cannot be told from chance.")
+    return "\n\n".join(line.strip() for line in tables)
+
+
+def _caveat(pairs: int) -> str:
+    """What a number of pairs cannot tell."""
+    if pairs >= _ENOUGH_PAIRS:
+        return ""
+    if pairs == 1:
+        return "A single pair tells nothing of chance."
+    return (
+        f"With {pairs} pairs that is too narrow: of two equal methods one wins all {pairs} in 1 of "
+        f"{2 ** (pairs - 1)} studies. It takes {_ENOUGH_PAIRS} pairs that agree to be sure at 5 %."
+    )
 
 
 def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:
@@ -286,12 +335,7 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
     show[-1] = baseline is not None
     lines = []
     for (_, budget, method), group in groups.items():
-        pairs = [
-            row.miou - other.miou
-            for row in group
-            for other in groups.get((row.split, budget, baseline or ""), [])
-            if row.seed == other.seed and method != baseline
-        ]
+        pairs = _pairs(groups, (rows[0].split, budget, method), baseline)
         teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
         cells = [
             method,
@@ -301,13 +345,27 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
             mean_and_deviation(teachers) if teachers else "-",
             mean_and_deviation([row.boundary_miou for row in group]),
             mean_and_deviation([row.rare_miou for row in group]),
-            _difference(pairs),
+            _difference(pairs, len(group)),
         ]
         lines.append(cells)
     yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
     yield ""
     for cells in (titles, ["---"] * len(titles), *lines):
-        yield "| " + " | ".join(c for c, shown in zip(cells, show, strict=True) if shown) + " |"
+        shown = [cell.replace("|", r"\|") for cell, keep in zip(cells, show, strict=True) if keep]
+        yield "| " + " | ".join(shown) + " |"
+
+
+def _pairs(
+    groups: Mapping[tuple[str, str, str], Sequence[Result]],
+    name: tuple[str, str, str],
+    baseline: str | None,
+) -> list[float]:
+    """Differences in mIoU to the baseline's run of the same seed and split."""
+    split, budget, method = name
+    if baseline is None or method == baseline:
+        return []
+    others = {row.seed: row.miou for row in groups.get((split, budget, baseline), [])}
+    return [row.miou - others[row.seed] for row in groups[name] if row.seed in others]
 
 
 def _groups(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:
@@ -332,14 +390,14 @@ def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tup
     return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
 
 
-def _difference(pairs: Sequence[float]) -> str:
+def _difference(pairs: Sequence[float], seeds: int) -> str:
     if not pairs:
         return "-"
     text = f"{statistics.fmean(pairs):+.1f}"
     if len(pairs) > 1:
         low, high = bootstrap_interval(pairs)
         text += f" [{low:+.1f}, {high:+.1f}]"
-    return text
+    return text if len(pairs) == seeds else f"{text} of {len(pairs)}"
 
 
 def _range(numbers: Sequence[int]) -> str:

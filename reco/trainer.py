@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -47,7 +48,9 @@ from reco.visualise import PanelRow, panel
 LEARNING_RATE_FLOOR = 1e-6
 
 # Keys that may differ between a run and its resumption: they do not change what is computed.
+# Data that have moved must give the same split.
 _SAFE_KEYS = {
+    "dataset.root",
     "output_dir",
     "train.checkpoint_every",
     "train.device",
@@ -196,7 +199,13 @@ class Trainer:
     def run(self, profiler: StepProfiler | None = None) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
         train, total = self.config.train, self.config.train.iterations
-        bar = tqdm(total=total, initial=self.iteration, unit="it", disable=distributed.rank() != 0)
+        bar = tqdm(
+            total=total,
+            initial=self.iteration,
+            unit="it",
+            disable=distributed.rank() != 0,
+            mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log needs no more
+        )
         with self._stopping_on_signals(), bar, profiler or contextlib.nullcontext():
             for labelled, unlabelled in self.batches():
                 losses, statistics = self.train_step(labelled, unlabelled)

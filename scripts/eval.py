@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from reco.evaluation import evaluate_checkpoints
-from reco.inference import InferenceMode
+from reco.inference import BOUNDARY_WIDTH, InferenceMode
 
 
 def main() -> int:
@@ -43,7 +43,7 @@ def main() -> int:
     add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
     add("--flip", action="store_true", help="average with the mirror image")
     add("--original-size", action="store_true", help="compare at the size of the label files")
-    add("--boundary-width", type=int, default=3, help="pixels near a boundary (default 3)")
+    add("--boundary-width", type=int, default=BOUNDARY_WIDTH, help="pixels (default 3)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     arguments = parser.parse_args()
     try:

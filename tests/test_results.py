@@ -14,6 +14,7 @@ from reco.results import (
     Result,
     bootstrap_interval,
     closest_share,
+    last_iteration,
     rare_mean_iou,
     read_csv,
     read_points,
@@ -51,10 +52,18 @@ def test_table_by_hand(tmp_path):
     assert lines[5][-1] == "+2.0 [+1.0, +3.0]"
     assert lines[6][2:4] == ["30.0", "-"]
     assert lines[6][-1] == "-12.0"
-    assert "With one seed in a cell" in table
+    more = results_table([*ROWS, row("ReCo", 2, 44.0, 46.0)], "plain")
+    assert "| +2.0 [+1.0, +3.0] of 2 |" in more
+    both = results_table(ROWS[:4], "plain")
+    assert "of two equal methods one wins all 2 in 1 of 2 studies" in both
+    enough = [row(m, seed, 40.0 + seed, 41.0 + seed) for m in ("plain", "a|b") for seed in range(6)]
+    assert "too narrow" not in results_table(enough, "plain")
+    assert r"| a\|b |" in results_table(enough, "plain")
+    assert "A single pair tells nothing of chance." in table
+    assert "With so few seeds" in results_table(ROWS)
     assert results_table([]) == "No run is finished yet."
     two = results_table([*ROWS, row("plain", 0, 1.0, 1.0, "test")], "plain")
-    assert table.split("\n\nWith")[0] in two
+    assert table.split("\n\nDifferences")[0] in two
     assert "on test" in two
 
 
@@ -123,7 +132,7 @@ def run(tmp_path) -> Path:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 40, "et')
     (tmp_path / "environment.json").write_text('{"commit": "abc"}')
-    tested = {"networks": {"student": better}}
+    tested = {"iteration": 30, "deviations": {}, "networks": {"student": better}}
     (tmp_path / "last-test.json").write_text(json.dumps(tested))
     return tmp_path
 
@@ -133,11 +142,15 @@ def test_a_runs_figures_are_read(run):
     assert read_results(run, 40, None, **identity) == []
     assert read_results(run, 30, "train", **identity) == []
     assert read_results(run / "elsewhere", 30, None, **identity) == []
-    (run / "last-train.json").write_text('{"networks": {"teacher": {}}}')
-    assert read_results(run, 30, "train", **identity) == []
+    tested = json.loads((run / "last-test.json").read_text())
+    for other in ({"networks": {"teacher": {}}}, {"iteration": 20}, {"deviations": {"flip": True}}):
+        (run / "last-train.json").write_text(json.dumps({**tested, **other}))
+        assert read_results(run, 30, "train", **identity) == []
     val, test = read_results(run, 30, "test", **identity)
     assert val == Result("m", "b", 3, 30, "val", 50.0, None, 25.0, None, 28.0, 1.5, "abc", "r")
     assert test == val._replace(split="test", student_miou=75.0)
     first, second = read_points(run, method="m", budget="b", seed=3)
     assert first == Point("m", "b", 3, 20, 75.0, 25.0, 28.0, 50.0, 75.0, None, 100.0)
     assert (second.iteration, second.miou) == (30, 50.0)
+    assert last_iteration(run) == 30  # the last line is cut off
+    assert last_iteration(run / "elsewhere") == 0

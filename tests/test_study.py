@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
+from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 from conftest import TINY
 
-from reco import study as module
+from reco import study_runner as runner
 from reco.config import CONFIG_FOLDER, ConfigError
 from reco.results import Point, Result, read_csv, results_table
-from reco.study import cells, load_study, read_cell, run_study
+from reco.study import cells, load_study
+from reco.study_runner import read_cell, run_study
 from reco.trainer import Trainer
 
 STUDY = """
@@ -52,30 +55,50 @@ def test_cells_pair_methods_on_seed_and_split(study):
         assert cell.config.train.iterations == 7
 
 
-@pytest.mark.slow
-def test_a_study_goes_on_where_it_was(study, tiny, monkeypatch, capsys):
-    overrides = [o for o in TINY if not o.startswith("dataset.labelled_images")]
-    tiny()  # for its small data set; runs then stay in this process, which knows it
+class Here:
+    """A process that runs in this one; a list of exit codes says which end early, and how."""
 
-    class Here:
-        """A process that is this one."""
+    codes: ClassVar[list[int]] = []
+    started: ClassVar[list[tuple[str, str]]] = []
 
-        exitcode: int | None = None
+    def __init__(self, target, args):
+        self.arguments = args
+        self.exitcode: int | None = None
+        self.terminated = False
 
-        def __init__(self, target, args):
-            self.run = lambda: target(*args)
+    def start(self):
+        cell, device, test_split, log = self.arguments
+        Here.started.append((cell.title, device))
+        code = Here.codes.pop(0) if Here.codes else 0
+        if code:
+            log.write_text("Traceback\nRuntimeError: out of luck\n")
+        else:
+            runner.train_cell(cell, device, test_split)
+        self.exitcode = code
 
-        def start(self):
-            self.run()
-            self.exitcode = 0
+    def join(self, timeout=None):
+        pass
 
-        def join(self, timeout=None):
-            pass
+    def terminate(self):
+        self.terminated = True
 
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs of studies stay in this process."""
+    monkeypatch.setattr(Here, "codes", [])
+    monkeypatch.setattr(Here, "started", [])
     context = type("Context", (), {"Process": Here})
-    monkeypatch.setattr(module.multiprocessing, "get_context", lambda _: context)
+    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: context)
+    return Here
 
-    # The third run was stopped half-way once, and two were finished.
+
+@pytest.mark.slow
+def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
+    overrides = [o for o in TINY if not o.startswith("dataset.labelled_images")]
+    tiny()  # for its small data set
+
+    # The third run was stopped half-way once.
     third = cells(study, overrides)[2]
     stopped = Trainer(third.config, third.folder)
     step = stopped.train_step
@@ -88,7 +111,21 @@ def test_a_study_goes_on_where_it_was(study, tiny, monkeypatch, capsys):
     assert not stopped.run().finished
     assert finished_rows(study, overrides) == []
 
+    # The second one fails, and the others go on.
+    here.codes[:] = [0, 1]
+    assert not run_study(study, overrides)
+    out = capsys.readouterr().out
+    assert "stopped at 1" in out
+    assert "7 of 8 runs finished, 1 failed" in out
+    assert len(here.started) == 8
+    assert len(finished_rows(study, overrides)) == 14
+    text = (study.results_dir / "results.md").read_text()
+    assert "7 of 8 runs finished" in text
+    assert "- with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in text
+
+    here.started.clear()
     assert run_study(study, overrides)
+    assert here.started == [("with ReCo, 3, seed 0", "")]
     finished = finished_rows(study, overrides)
     assert len(finished) == 16
     assert {result.split for result in finished} == {"val", "test"}
@@ -98,12 +135,65 @@ def test_a_study_goes_on_where_it_was(study, tiny, monkeypatch, capsys):
     assert len(points) == 8
     table = (study.results_dir / "results.md").read_text()
     assert results_table(finished, "plain") in table
-    assert "8 left" not in capsys.readouterr().out
+    assert "8 of 8 runs finished" in table
+    assert "failed" not in table
 
     # Once more: nothing is left to do, and the table is the same.
-    monkeypatch.setattr(module, "train", None)
+    monkeypatch.setattr(runner, "train", None)
     assert run_study(study, overrides)
     assert (study.results_dir / "results.md").read_text() == table
+
+
+def test_ctrl_c_stops_every_run_once(study, here, monkeypatch):
+    """Both get the signal from the study, and the study says that it is not finished."""
+    jobs = []
+
+    class Running(Here):
+        def start(self):
+            jobs.append(self)
+
+        def join(self, timeout=None):
+            if timeout is not None and len(jobs) == 2:
+                raise KeyboardInterrupt
+            assert timeout is not None or self.terminated
+
+    context = type("Context", (), {"Process": Running})
+    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: context)
+    assert not run_study(study, devices=["cpu", "cpu"])
+    assert [job.terminated for job in jobs] == [True, True]
+    assert [job.arguments[1] for job in jobs] == ["cpu", "cpu"]
+
+
+def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
+    for overrides, devices, error in (
+        (["dataset.name=camvid", f"dataset.root={tmp_path}/none"], [], FileNotFoundError),
+        ([], ["cpu", "gpu"], ValueError),
+    ):
+        with pytest.raises(error):
+            run_study(study, overrides, devices)
+    many = {"all": {"dataset.labelled_images": 10**6}}
+    with pytest.raises(ValueError, match="labelled_images = 1000000: expected all, or 1 to"):
+        run_study(replace(study, budgets=many))
+    assert here.started == []
+
+
+def test_a_run_is_one_process_at_a_time(tmp_path):
+    """The second waits until the first is at its end."""
+    folder = tmp_path / "runs" / "abc-s0"
+    context = multiprocessing.get_context("fork")
+    order = context.SimpleQueue()
+
+    def second():
+        with runner._sole_use(folder):
+            order.put("second")
+
+    with runner._sole_use(folder):
+        process = context.Process(target=second)
+        process.start()
+        process.join(timeout=0.3)
+        order.put("first")
+    process.join()
+    assert [order.get(), order.get()] == ["first", "second"]
 
 
 def test_a_run_stops_when_the_study_is_killed():
@@ -114,7 +204,7 @@ def test_a_run_stops_when_the_study_is_killed():
     previous = signal.signal(signal.SIGTERM, lambda *_: received.append(parent.exitcode))
     try:
         parent.start()
-        module._stop_after(parent)
+        runner._stop_after(parent)
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert received == [0]
@@ -126,6 +216,18 @@ def test_a_run_stops_when_the_study_is_killed():
         ("config: demo.yaml", "config and methods"),
         ("config: demo.yaml\nmethods: {a: {}}\nseed: [1]", "seed: unknown key"),
         ("config: demo.yaml\nmethods: {a: {}}\nbaseline: b", "baseline = 'b'"),
+        ("config: demo.yaml\nmethods:", "methods = None: expected a name for each"),
+        ("config: demo.yaml\nmethods: [a, b]", "methods = .*: expected a name for each"),
+        ("config: demo.yaml\nmethods: {a: 1}", "methods = .*: expected a name for each"),
+        ("config: demo.yaml\nmethods: {a: {}}\nseeds: 3", r"seeds = 3: expected a list"),
+        ("config: demo.yaml\nmethods: {a: {}}\nseeds: [0, 0]", r"seeds = .*: expected a list"),
+        ("config: demo.yaml\nmethods: {a: {}}\nseeds: []", r"seeds = .*: expected a list"),
+        ("config: demo.yaml\nmethods: {a: {}}\nset: 1", "set = 1: expected the keys"),
+        ("config: demo.yaml\nmethods: {a: {}}\nbudgets:", "budgets = None"),
+        ("config: demo.yaml\nmethods: {a: {}}\ntest_split: tset", "test_split = 'tset'"),
+        ("config: 1\nmethods: {a: {}}", "config = 1: expected text"),
+        ("config: demo.yaml\nmethods: {a: {}, a: {}}", "the key 'a' stands twice"),
+        ("config: demo.yaml\nmethods: {a: {}", "not a YAML file"),
     ],
 )
 def test_wrong_studies_are_named(tmp_path, text, message):
@@ -133,6 +235,35 @@ def test_wrong_studies_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ConfigError, match=message):
         load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ("{a: , b: {reco.enabld: false}}", [], "methods: b: reco.enabld: unknown key.*enabled"),
+        ("{a: , b: {}}", [], "«a, seed 0» and «b, seed 0» are one and the same run"),
+        ("{a: }", ["train.seed=1"], "«a, seed 0» and «a, seed 1».*does --set"),
+        ("{a: }", ["output_dir=x"], "output_dir = 'x'.*--output-dir"),
+    ],
+)
+def test_runs_that_cannot_be_are_named(tmp_path, changes, overrides, message):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(f"config: demo.yaml\nmethods: {changes}")
+    overrides = [*overrides, "dataset.split_seed=0"]
+    with pytest.raises(ConfigError, match=message):
+        cells(load_study(path), overrides)
+
+
+def test_changes_may_be_written_section_by_section(tmp_path):
+    path = tmp_path / "sections.yaml"
+    path.write_text(
+        "config: demo.yaml\nset: {train: {iterations: 77}}\n"
+        "methods: {1: {train: {learning_rate: 0.1}}, off: {train.learning_rate: 0.2}}"
+    )
+    found = cells(load_study(path))
+    assert [cell.method for cell in found[:2]] == ["1", "False"]
+    assert [cell.config.train.learning_rate for cell in found[:2]] == [0.1, 0.2]
+    assert {cell.config.train.iterations for cell in found} == {77}
 
 
 @pytest.mark.parametrize(

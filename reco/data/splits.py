@@ -106,7 +106,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
             train,
             masks.classes,
             reader.spec.num_classes,
-            _checked_count(count, len(train)),
+            checked_count(count, len(train)),
             min_classes=config.min_classes_per_image,
             seed=config.split_seed,
         )
@@ -213,7 +213,12 @@ def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:
     return sorted(sorted(items), key=lambda _: rng.random())
 
 
-def _checked_count(count: Any, available: int) -> int:
+def checked_count(count: Any, available: int) -> int:
+    """``count``, if so many labelled images can be had.
+
+    Raises:
+        ValueError: more than ``available``, or none.
+    """
     if not isinstance(count, int) or not 1 <= count <= available:
         raise ValueError(
             f"dataset.labelled_images = {count}: expected all, or 1 to {available}, the number of "

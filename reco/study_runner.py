@@ -1,0 +1,283 @@
+"""Running a study: a process for each run, a table of where they are, results as they come.
+
+What a run prints goes to a log of its own, so that the terminal shows the study: the table at each
+change, and below it a bar over the iterations of all runs with the time to go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.context
+import multiprocessing.process
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from reco import distributed, figures
+from reco.evaluation import evaluate_checkpoints
+from reco.results import (
+    Point,
+    Result,
+    last_iteration,
+    read_points,
+    read_results,
+    results_table,
+    write_csv,
+)
+from reco.run_folder import write_text
+from reco.study import Cell, Study, cells, check_data
+from reco.trainer import train
+
+
+class Job(NamedTuple):
+    """A run in a process of its own."""
+
+    cell: Cell
+    process: multiprocessing.context.SpawnProcess
+    device: str
+
+
+@dataclass
+class Progress:
+    """Where the runs of a study are."""
+
+    study: Study
+    cells: Sequence[Cell]
+    running: list[Job] = field(default_factory=list)
+    failed: dict[Path, str] = field(default_factory=dict)  # folder -> why
+
+    def unfinished(self) -> list[Cell]:
+        """The runs that are not at their end, failed ones included."""
+        return [cell for cell in self.cells if not read_cell(cell, self.study)]
+
+    def iterations(self) -> int:
+        """Iterations done, over all runs."""
+        return sum(last_iteration(cell.folder) for cell in self.cells)
+
+    def log_path(self, cell: Cell) -> Path:
+        """What the process of a run prints."""
+        name = f"{cell.folder.parent.name}-{cell.folder.name}.log"
+        return self.study.results_dir / "logs" / name
+
+    def table(self) -> str:
+        """A row for each method and budget, a column for each seed, and a summary."""
+        states = {(cell.method, cell.budget, cell.seed): self._state(cell) for cell in self.cells}
+        titles = [f"seed {seed}" for seed in self.study.seeds]
+        names = {
+            (method, budget): f"{method}  {budget}".rstrip()
+            for budget in self.study.budgets
+            for method in self.study.methods
+        }
+        first = max(map(len, names.values()))
+        rows = [f"{'':<{first}}  " + "".join(f"{title:>16}" for title in titles)]
+        for (method, budget), name in names.items():
+            row = "".join(f"{states[method, budget, seed]:>16}" for seed in self.study.seeds)
+            rows.append(f"{name:<{first}}  {row}")
+        return "\n".join(["", *rows, self.summary()])
+
+    def _state(self, cell: Cell) -> str:
+        rows = read_cell(cell, self.study)
+        if rows:
+            return f"{rows[0].miou:.1f} %"
+        if cell.folder in self.failed:
+            return "failed"
+        if any(job.cell.folder == cell.folder for job in self.running):
+            return "running"
+        done = last_iteration(cell.folder)
+        return f"stopped at {done:,}" if done else "to do"
+
+    def summary(self) -> str:
+        """How many runs are finished, running and left, and which failed and why."""
+        left = self.unfinished()
+        waiting = len(left) - len(self.running) - len(self.failed)
+        counts = {"running": len(self.running), "to do": waiting, "failed": len(self.failed)}
+        parts = [f"{number} {state}" for state, number in counts.items() if number]
+        done = len(self.cells) - len(left)
+        lines = [", ".join([f"{done} of {len(self.cells)} runs finished", *parts])]
+        for cell in left:
+            if cell.folder in self.failed:
+                lines.append(f"- {cell.title} failed: {self.failed[cell.folder]}")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
+        rows, points = [], []
+        for cell in self.cells:
+            of_cell = read_cell(cell, self.study)
+            rows += of_cell
+            if of_cell:
+                identity = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
+                points += read_points(cell.folder, **identity)
+        folder = self.study.results_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, Result, folder / "results.csv")
+        write_csv(points, Point, folder / "curves.csv")
+        text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
+        if rows and find_spec("matplotlib") is not None:
+            figures.study_results(rows).savefig(folder / "results.png", dpi=150)
+            figures.study_curves(points).savefig(folder / "curves.png", dpi=150)
+            text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
+        write_text(folder / "results.md", f"{text}\n{self.summary()}\n")
+
+
+def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str] = ()) -> bool:
+    """Run what is not finished, resume what was stopped, and write the results as they come.
+
+    A run that fails is told with its reason, and the others go on. Ctrl-C stops all runs with a
+    checkpoint, and so does the end of this process, whatever ended it.
+
+    Args:
+        study: what to run.
+        overrides: ``key=value`` for all runs, such as ``dataset.root=…``.
+        devices: one run at a time on each, e.g. ``cuda:0 cuda:1``; by default one at a time on
+            whatever ``train.device`` says.
+
+    Returns:
+        Whether every run is finished.
+
+    Raises:
+        ConfigError, ValueError, FileNotFoundError: configurations, data or devices that would stop
+            a run, before the first one starts.
+    """
+    progress = Progress(study, cells(study, overrides))
+    todo = progress.unfinished()
+    check_data(todo, study.test_split)
+    free = [str(distributed.set_up(device)) for device in devices] or [""]
+    context = multiprocessing.get_context("spawn")
+    progress.write()
+    try:
+        with _bar(progress) as bar:
+            while todo or progress.running:
+                while todo and free:
+                    job = _start(todo.pop(0), free.pop(0), progress, context)
+                    progress.running.append(job)
+                    tqdm.write(progress.table())
+                for job in list(progress.running):
+                    job.process.join(timeout=1.0)
+                    if job.process.exitcode is not None:
+                        _end(job, progress)
+                        free.append(job.device)
+                        tqdm.write(progress.table())
+                bar.update(progress.iterations() - bar.n)
+    except KeyboardInterrupt:
+        print("stopping: each run writes a checkpoint; the same command goes on from there")
+    finally:
+        for job in progress.running:
+            job.process.terminate()
+        for job in progress.running:
+            job.process.join()
+        progress.running.clear()
+        progress.write()
+    return not progress.unfinished()
+
+
+def read_cell(cell: Cell, study: Study) -> list[Result]:
+    """The figures of a run, a row for each split; none while it is not finished."""
+    return read_results(
+        cell.folder,
+        cell.config.train.iterations,
+        study.test_split,
+        method=cell.method,
+        budget=cell.budget,
+        seed=cell.seed,
+        run=cell.folder.relative_to(study.output_dir).as_posix(),
+    )
+
+
+def _bar(progress: Progress) -> tqdm[Any]:
+    """Iterations of all runs, in a terminal; a log gets a line a minute."""
+    return tqdm(
+        total=sum(cell.config.train.iterations for cell in progress.cells),
+        initial=progress.iterations(),
+        desc=progress.study.name,
+        unit="it",
+        smoothing=0,
+        mininterval=0.5 if sys.stderr.isatty() else 60,
+    )
+
+
+def _start(
+    cell: Cell, device: str, progress: Progress, context: multiprocessing.context.SpawnContext
+) -> Job:
+    log = progress.log_path(cell)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    arguments = (cell, device, progress.study.test_split, log)
+    process = context.Process(target=_in_child, args=arguments)
+    process.start()
+    return Job(cell, process, device)
+
+
+def _end(job: Job, progress: Progress) -> None:
+    """Note how a run ended, and write what there is."""
+    progress.running.remove(job)
+    code = job.process.exitcode
+    if code:
+        log = progress.log_path(job.cell)
+        printed = log.read_text(encoding="utf-8").splitlines() if code > 0 else []
+        reason = printed[-1] if printed else f"exit code {code}"
+        progress.failed[job.cell.folder] = f"{reason} (all of it: {log})"
+    progress.write()
+
+
+def _in_child(cell: Cell, device: str, test_split: str | None, log: Path) -> None:
+    """One run, in a process that prints to a log and stops when the study does."""
+    if hasattr(os, "setpgrp"):
+        os.setpgrp()  # Ctrl-C reaches the study alone, which passes it on once
+    with log.open("a", encoding="utf-8") as file:
+        os.dup2(file.fileno(), sys.stdout.fileno())
+        os.dup2(file.fileno(), sys.stderr.fileno())
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_stop_after, args=(parent,), daemon=True).start()
+    train_cell(cell, device, test_split)
+
+
+def train_cell(cell: Cell, device: str, test_split: str | None) -> None:
+    """Train a run to its end and evaluate it, unless somebody else is at it: then after them."""
+    config = cell.config
+    if device:
+        config = replace(config, train=replace(config.train, device=device))
+    with _sole_use(cell.folder):
+        outcome = train(config, cell.folder, resume=cell.folder.exists())
+        if outcome.finished and test_split:
+            last = cell.folder / "last.pt"
+            evaluate_checkpoints([last], split=test_split, device=config.train.device)
+
+
+def _stop_after(parent: multiprocessing.process.BaseProcess) -> None:
+    """When the study itself is killed, its runs write a checkpoint and stop.
+
+    Else they would go on beside those of the study's next start, in the same folders.
+    """
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _sole_use(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains in ``folder``, and keep others waiting.
+
+    It may be a run of a study that was killed a moment ago, or of another one that shares it.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        if os.name != "posix":
+            yield
+            return
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Not by closing alone: workers of the data loader have the file open too.
+            fcntl.flock(file, fcntl.LOCK_UN)
