@@ -15,8 +15,18 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from reco.results import Result, read_csv, read_results, results_table
+from reco.result_tables import classes_table, markdown_row, results_table
+from reco.results import (
+    ClassIoU,
+    Point,
+    Result,
+    read_classes,
+    read_csv,
+    read_points,
+    read_results,
+)
 
 _TABLE = re.compile(
     r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))? -->\n)"
@@ -45,35 +55,52 @@ def refresh(text: str, root: Path) -> str:
 
 def render(path: Path, baseline: str | None) -> str:
     """A CSV file as Markdown: means over seeds for runs, as it is for any other."""
-    with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = csv.reader(file)
+    header, *lines = _read(path)
     if tuple(header) == Result._fields:
         return results_table(read_csv(path, Result), baseline)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+    if tuple(header) == ClassIoU._fields:
+        return classes_table(read_csv(path, ClassIoU))
+    return "\n".join(map(markdown_row, [header, ["---"] * len(header), *lines]))
 
 
 def trace(path: Path, runs: Path) -> list[str]:
     """Compare a CSV file of runs with the runs themselves.
 
     Args:
-        path: the file.
+        path: the file: results, IoU by class, or curves of a study.
         runs: folder that the rows' ``run`` starts from.
 
     Returns:
         What differs or is not there, a line each.
+
+    Raises:
+        ValueError: another file.
     """
+    header = tuple(_read(path)[0])
+    kinds: dict[tuple[str, ...], Any] = {k._fields: k for k in (Result, ClassIoU, Point)}
+    kind = kinds.get(header)
+    if kind is None:
+        raise ValueError(f"{path}: expected results.csv, classes.csv or curves.csv of a study")
+    rows = read_csv(path, kind)
     return [
-        f"{path}: {row.method} seed {row.seed} on {row.split}: {found or 'no finished run'}"
-        for row in read_csv(path, Result)
-        if row not in (found := _rows_of_run(row, runs))
+        f"{path}: {row.method} seed {row.seed}: {row} is not what {runs / row.run} says"
+        for row in rows
+        if row not in _rows_of_run(row, runs)
     ]
 
 
-def _rows_of_run(row: Result, runs: Path) -> Sequence[Result]:
+def _rows_of_run(row: Result | ClassIoU | Point, runs: Path) -> Sequence[Result | ClassIoU | Point]:
     folder = runs / row.run
     identity = {"method": row.method, "budget": row.budget, "seed": row.seed, "run": row.run}
-    rows = read_results(folder, row.iterations, None, **identity)
+    if isinstance(row, Point):
+        return read_points(folder, **identity) if folder.is_dir() else []
+    read = read_results if isinstance(row, Result) else read_classes
+    rows = read(folder, row.iterations, None, **identity)
     if row.split in {found.split for found in rows}:
         return rows
-    return read_results(folder, row.iterations, row.split, **identity)
+    return read(folder, row.iterations, row.split, **identity)
+
+
+def _read(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))

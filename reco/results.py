@@ -1,4 +1,4 @@
-"""What finished runs say: a row for each, points over the iterations, tables with differences.
+"""What finished runs say: a row for each, also by class, and points over the iterations.
 
 Everything is read from a run's ``metrics.jsonl``, ``environment.json`` and evaluations, or from the
 CSV files that were made of them; nothing is computed anew.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -23,8 +22,6 @@ Records = list[dict[str, Any]]
 _RARE_SHARE = 1 / 3
 # The end of a metrics.jsonl that surely holds a whole line.
 _TAIL_BYTES = 2**18
-# With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
-_ENOUGH_PAIRS = 6
 
 
 class Result(NamedTuple):
@@ -56,6 +53,19 @@ class Result(NamedTuple):
         return self.student_boundary_miou if teacher is None else teacher
 
 
+class ClassIoU(NamedTuple):
+    """What a finished run reaches on one class of a split, by the network one would use."""
+
+    method: str
+    budget: str
+    seed: int
+    split: str
+    class_name: str
+    iou: float | None  # %; None for a class that the split does not hold
+    iterations: int
+    run: str
+
+
 class Point(NamedTuple):
     """A run at one of its validations, of the network one would use; in %."""
 
@@ -70,9 +80,10 @@ class Point(NamedTuple):
     pseudo_accuracy: float | None
     relation_to_confusion: float | None  # rank correlation in [-1, 1]; None without ReCo
     top_share: float | None  # of a class's confused pixels, those with its two closest classes
+    run: str
 
 
-Row = TypeVar("Row", Result, Point)
+Row = TypeVar("Row", Result, ClassIoU, Point)
 
 
 def read_metrics(folder: Path) -> Records:
@@ -121,28 +132,11 @@ def read_results(
     Returns:
         A row for each split; none while the run is not finished.
     """
-    if not (folder / "metrics.jsonl").is_file():
+    evaluations = _final_figures(folder, iterations, test_split)
+    if not evaluations:
         return []
-    records = read_metrics(folder)
-    validations = [record for record in records if "validation" in record]
-    if not validations or validations[-1]["iteration"] != iterations:
-        return []
-    evaluations = {validations[-1]["split"]: validations[-1]["validation"]}
-    if test_split:
-        tested = folder / f"last-{test_split}.json"
-        if not tested.is_file():
-            return []
-        evaluation = json.loads(tested.read_text(encoding="utf-8"))
-        networks = evaluation["networks"]
-        if (
-            networks.keys() != validations[-1]["validation"].keys()
-            or evaluation["iteration"] != iterations
-            or evaluation.get("deviations") != {}
-        ):
-            return []  # an earlier checkpoint, or somebody evaluated it in another way since
-        evaluations[test_split] = networks
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    seconds = [record["seconds"] for record in records if "seconds" in record]
+    seconds = [record["seconds"] for record in read_metrics(folder) if "seconds" in record]
     return [
         Result(
             iterations=iterations,
@@ -160,12 +154,63 @@ def read_results(
     ]
 
 
+def read_classes(
+    folder: Path, iterations: int, test_split: str | None, **identity: Any
+) -> list[ClassIoU]:
+    """The final IoU of each class on each split; arguments as for :func:`read_results`.
+
+    Args:
+        **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`ClassIoU`.
+    """
+    evaluations = _final_figures(folder, iterations, test_split)
+    if not evaluations:
+        return []
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    return [
+        ClassIoU(
+            split=name,
+            class_name=class_name,
+            iou=_percent_or_none(iou),
+            iterations=iterations,
+            **identity,
+        )
+        for name, figures in evaluations.items()
+        for class_name, iou in zip(split["images_per_class"], _main(figures)["iou"], strict=True)
+    ]
+
+
+def _final_figures(
+    folder: Path, iterations: int, test_split: str | None
+) -> dict[str, dict[str, Any]]:
+    """Figures of the networks at the end of a run, by split; none while it is not finished."""
+    if not (folder / "metrics.jsonl").is_file():
+        return {}
+    validations = [record for record in read_metrics(folder) if "validation" in record]
+    if not validations or validations[-1]["iteration"] != iterations:
+        return {}
+    evaluations: dict[str, Any] = {validations[-1]["split"]: validations[-1]["validation"]}
+    if test_split:
+        tested = folder / f"last-{test_split}.json"
+        if not tested.is_file():
+            return {}
+        evaluation = json.loads(tested.read_text(encoding="utf-8"))
+        networks = evaluation["networks"]
+        if (
+            networks.keys() != validations[-1]["validation"].keys()
+            or evaluation["iteration"] != iterations
+            or evaluation.get("deviations") != {}
+        ):
+            return {}  # an earlier checkpoint, or somebody evaluated it in another way since
+        evaluations[test_split] = networks
+    return evaluations
+
+
 def read_points(folder: Path, **identity: Any) -> list[Point]:
     """The course of a run, from its validations and the line logged before each.
 
     Args:
         folder: of the run.
-        **identity: ``method``, ``budget`` and ``seed`` of the :class:`Point`.
+        **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`Point`.
     """
     points: list[Point] = []
     logged: dict[str, Any] = {}
@@ -183,7 +228,7 @@ def read_points(folder: Path, **identity: Any) -> list[Point]:
                 eta=_percent_or_none(logged.get("eta")),
                 pseudo_accuracy=_percent_or_none(logged.get("pseudo_accuracy")),
                 relation_to_confusion=relation_to_confusion(graph, figures["matrix"]),
-                top_share=_percent(closest_share(figures["matrix"])),
+                top_share=_percent_or_none(closest_share(figures["matrix"])),
                 **identity,
             )
         )
@@ -232,16 +277,17 @@ def relation_to_confusion(
     return round(float(np.corrcoef(first, second)[0, 1]), 3)
 
 
-def closest_share(matrix: Sequence[Sequence[int]]) -> float:
+def closest_share(matrix: Sequence[Sequence[int]]) -> float | None:
     """Of the wrong pixels of a class, the share that goes to two others; mean over classes.
 
-    The paper's reason for active key sampling: a pixel is confused with few classes.
+    The paper's reason for active key sampling: a pixel is confused with few classes. ``None`` where
+    no pixel is wrong.
     """
     wrong = np.array(matrix, dtype=np.float64)
     np.fill_diagonal(wrong, 0)
     wrong = wrong[wrong.sum(1) > 0]
     if not len(wrong):
-        return float("nan")
+        return None
     top = np.sort(wrong, axis=1)[:, -2:].sum(1)
     return float((top / wrong.sum(1)).mean())
 
@@ -253,7 +299,7 @@ def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.asarray((ends - (counts + 1) / 2)[inverse])
 
 
-def write_csv(rows: Sequence[Result] | Sequence[Point], kind: type[Row], path: Path) -> None:
+def write_csv(rows: Sequence[Row], kind: type[Row], path: Path) -> None:
     """One line for each row."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -282,127 +328,6 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
                 f"{', '.join(kind._fields)}"
             )
         return [kind(**{field: parse(field, text) for field, text in row.items()}) for row in table]
-
-
-def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
-    """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
-
-    A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
-    bootstrap over the pairs. Fewer than six pairs cannot tell methods apart for sure, and the text
-    below the table says so.
-
-    Args:
-        rows: of one split of the data; of several, each gets a table.
-        baseline: a method.
-    """
-    if not rows:
-        return "No run is finished yet."
-    tables = []
-    for split in dict.fromkeys(row.split for row in rows):
-        of_split = [row for row in rows if row.split == split]
-        tables.append("\n".join(_table_of_split(of_split, baseline)))
-    groups = _groups(rows)
-    pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
-    if baseline is not None and any(pairs):
-        tables.append(
-            "Differences: mean over pairs of runs with the same seed and split, in brackets the "
-            "95 % percentile bootstrap over the pairs. "
-            + _caveat(min(number for number in pairs if number))
-        )
-    elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
-        tables.append("With so few seeds, small differences cannot be told from chance.")
-    return "\n\n".join(line.strip() for line in tables)
-
-
-def _caveat(pairs: int) -> str:
-    """What a number of pairs cannot tell."""
-    if pairs >= _ENOUGH_PAIRS:
-        return ""
-    if pairs == 1:
-        return "A single pair tells nothing of chance."
-    return (
-        f"With {pairs} pairs that is too narrow: of two equal methods one wins all {pairs} in 1 of "
-        f"{2 ** (pairs - 1)} studies. It takes {_ENOUGH_PAIRS} pairs that agree to be sure at 5 %."
-    )
-
-
-def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:
-    groups = _groups(rows)
-    titles = ["method", "budget", "seeds", "student mIoU", "teacher mIoU", "near boundaries"]
-    titles += ["rarest third", f"difference to {baseline}" if baseline else "difference"]
-    show = [True] * len(titles)
-    show[1] = any(row.budget for row in rows)
-    show[-1] = baseline is not None
-    lines = []
-    for (_, budget, method), group in groups.items():
-        pairs = _pairs(groups, (rows[0].split, budget, method), baseline)
-        teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
-        cells = [
-            method,
-            budget or "-",
-            str(len(group)),
-            mean_and_deviation([row.student_miou for row in group]),
-            mean_and_deviation(teachers) if teachers else "-",
-            mean_and_deviation([row.boundary_miou for row in group]),
-            mean_and_deviation([row.rare_miou for row in group]),
-            _difference(pairs, len(group)),
-        ]
-        lines.append(cells)
-    yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
-    yield ""
-    for cells in (titles, ["---"] * len(titles), *lines):
-        shown = [cell.replace("|", r"\|") for cell, keep in zip(cells, show, strict=True) if keep]
-        yield "| " + " | ".join(shown) + " |"
-
-
-def _pairs(
-    groups: Mapping[tuple[str, str, str], Sequence[Result]],
-    name: tuple[str, str, str],
-    baseline: str | None,
-) -> list[float]:
-    """Differences in mIoU to the baseline's run of the same seed and split."""
-    split, budget, method = name
-    if baseline is None or method == baseline:
-        return []
-    others = {row.seed: row.miou for row in groups.get((split, budget, baseline), [])}
-    return [row.miou - others[row.seed] for row in groups[name] if row.seed in others]
-
-
-def _groups(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:
-    groups: dict[tuple[str, str, str], list[Result]] = {}
-    for row in rows:
-        groups.setdefault((row.split, row.budget, row.method), []).append(row)
-    return groups
-
-
-def mean_and_deviation(values: Sequence[float]) -> str:
-    """``45.1 ± 0.3``: mean and sample standard deviation; the mean alone of a single value."""
-    mean = statistics.mean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
-
-
-def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
-    """95 % percentile interval of the mean under resampling; the same for the same numbers."""
-    chance = random.Random(0)
-    means = sorted(
-        statistics.fmean(chance.choices(differences, k=len(differences))) for _ in range(draws)
-    )
-    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
-
-
-def _difference(pairs: Sequence[float], seeds: int) -> str:
-    if not pairs:
-        return "-"
-    text = f"{statistics.fmean(pairs):+.1f}"
-    if len(pairs) > 1:
-        low, high = bootstrap_interval(pairs)
-        text += f" [{low:+.1f}, {high:+.1f}]"
-    return text if len(pairs) == seeds else f"{text} of {len(pairs)}"
-
-
-def _range(numbers: Sequence[int]) -> str:
-    low, high = min(numbers), max(numbers)
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _main(figures: Mapping[str, Any]) -> Mapping[str, Any]:

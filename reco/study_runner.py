@@ -24,13 +24,15 @@ from tqdm import tqdm
 
 from reco import distributed, figures
 from reco.evaluation import evaluate_checkpoints
+from reco.result_tables import results_table
 from reco.results import (
+    ClassIoU,
     Point,
     Result,
     last_iteration,
+    read_classes,
     read_points,
     read_results,
-    results_table,
     write_csv,
 )
 from reco.run_folder import write_text
@@ -110,16 +112,19 @@ class Progress:
 
     def write(self) -> None:
         """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
-        rows, points = [], []
+        rows, classes, points = [], [], []
         for cell in self.cells:
             of_cell = read_cell(cell, self.study)
             rows += of_cell
             if of_cell:
-                identity = {"method": cell.method, "budget": cell.budget, "seed": cell.seed}
+                identity = _identity(cell, self.study)
+                end = (cell.config.train.iterations, self.study.test_split)
+                classes += read_classes(cell.folder, *end, **identity)
                 points += read_points(cell.folder, **identity)
         folder = self.study.results_dir
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(rows, Result, folder / "results.csv")
+        write_csv(classes, ClassIoU, folder / "classes.csv")
         write_csv(points, Point, folder / "curves.csv")
         text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
         if rows and find_spec("matplotlib") is not None:
@@ -154,19 +159,20 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
     free = [str(distributed.set_up(device)) for device in devices] or [""]
     context = multiprocessing.get_context("spawn")
     progress.write()
+    shown = ""
     try:
         with _bar(progress) as bar:
             while todo or progress.running:
                 while todo and free:
                     job = _start(todo.pop(0), free.pop(0), progress, context)
                     progress.running.append(job)
-                    tqdm.write(progress.table())
+                if shown != (shown := progress.table()):
+                    tqdm.write(shown)
                 for job in list(progress.running):
                     job.process.join(timeout=1.0)
                     if job.process.exitcode is not None:
                         _end(job, progress)
                         free.append(job.device)
-                        tqdm.write(progress.table())
                 bar.update(progress.iterations() - bar.n)
     except KeyboardInterrupt:
         print("stopping: each run writes a checkpoint; the same command goes on from there")
@@ -182,15 +188,14 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
 
 def read_cell(cell: Cell, study: Study) -> list[Result]:
     """The figures of a run, a row for each split; none while it is not finished."""
-    return read_results(
-        cell.folder,
-        cell.config.train.iterations,
-        study.test_split,
-        method=cell.method,
-        budget=cell.budget,
-        seed=cell.seed,
-        run=cell.folder.relative_to(study.output_dir).as_posix(),
-    )
+    end = (cell.config.train.iterations, study.test_split)
+    return read_results(cell.folder, *end, **_identity(cell, study))
+
+
+def _identity(cell: Cell, study: Study) -> dict[str, Any]:
+    """What a row of results says of its run."""
+    run = cell.folder.relative_to(study.output_dir).as_posix()
+    return {"method": cell.method, "budget": cell.budget, "seed": cell.seed, "run": run}
 
 
 def _bar(progress: Progress) -> tqdm[Any]:

@@ -2,7 +2,7 @@
 
     python scripts/tables.py README.md docs/results.md
     python scripts/tables.py README.md docs/results.md --write
-    python scripts/tables.py README.md --runs runs/studies docs/demo_runs.csv
+    python scripts/tables.py --runs runs/studies docs/demo_runs.csv
 
 The first command compares, the second makes the tables anew, and the third follows a CSV file to
 the metrics.jsonl of each run. Exit code 1 if something differs.

@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from reco.documents import refresh, render, trace
-from reco.results import Result, read_results, results_table, write_csv
+from reco.result_tables import results_table
+from reco.results import (
+    ClassIoU,
+    Point,
+    Result,
+    read_classes,
+    read_points,
+    read_results,
+    write_csv,
+)
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,7 +51,10 @@ def run(tmp_path) -> Path:
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     (folder / "environment.json").write_text('{"commit": "abc"}')
     identity = {"method": "plain", "budget": "", "seed": 0, "run": "runs/demo/abc-s0"}
+    (folder / "split.json").write_text('{"images_per_class": {"road": 1}}')
     write_csv(read_results(folder, 9, None, **identity), Result, tmp_path / "rows.csv")
+    write_csv(read_classes(folder, 9, None, **identity), ClassIoU, tmp_path / "classes.csv")
+    write_csv(read_points(folder, **identity), Point, tmp_path / "curves.csv")
     return tmp_path
 
 
@@ -71,12 +83,21 @@ def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
     assert script(str(run / "nothing.md")) == 1
 
 
-def test_a_row_without_its_run_is_told(run):
-    (run / "runs" / "demo" / "abc-s0" / "metrics.jsonl").unlink()
-    (difference,) = trace(run / "rows.csv", run)
-    assert "plain seed 0 on val: no finished run" in difference
+@pytest.mark.parametrize("name", ["rows.csv", "classes.csv", "curves.csv"])
+def test_rows_are_followed_to_their_runs(run, name):
+    assert trace(run / name, run) == []
+    text = (run / name).read_text()
+    (run / name).write_text(text.replace("50.0", "60.0"))
+    (difference,) = trace(run / name, run)
+    assert "plain seed 0" in difference
+    (run / name).write_text(text.replace("abc-s0", "other"))
+    assert len(trace(run / name, run)) == 1
+    (run / name).write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match=r"expected results.csv, classes.csv or curves.csv"):
+        trace(run / name, run)
 
 
 def test_a_file_of_runs_becomes_a_table_of_means(run):
     assert results_table([], None) != render(run / "rows.csv", None)
     assert render(run / "rows.csv", None).startswith("mIoU in % on val, 9 iterations:")
+    assert "| road | 50.0 |" in render(run / "classes.csv", None)

@@ -9,18 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from reco.result_tables import bootstrap_interval, classes_table, results_table
 from reco.results import (
+    ClassIoU,
     Point,
     Result,
-    bootstrap_interval,
     closest_share,
     last_iteration,
     rare_mean_iou,
+    read_classes,
     read_csv,
     read_points,
     read_results,
     relation_to_confusion,
-    results_table,
     write_csv,
 )
 
@@ -67,13 +68,33 @@ def test_table_by_hand(tmp_path):
     assert "on test" in two
 
 
+def test_classes_by_hand():
+    rows = [
+        ClassIoU(method, "", seed, "val", name, iou, 9, "r")
+        for method, seed, name, iou in [
+            ("plain", 0, "road", 90.0),
+            ("plain", 1, "road", 92.0),
+            ("plain", 0, "sky", None),
+            ("ReCo", 0, "road", 95.0),
+            ("ReCo", 0, "sky", 0.0),
+        ]
+    ]
+    title, _, head, _, road, sky = classes_table(rows).splitlines()
+    assert title == "IoU in % of each class on val:"
+    assert head == "| class | plain | ReCo |"
+    assert road == "| road | 91.0 ± 1.4 | 95.0 |"
+    assert sky == "| sky | - | 0.0 |"
+
+
 def test_rows_survive_the_file(tmp_path):
     path = tmp_path / "rows.csv"
     write_csv(ROWS, Result, path)
     assert read_csv(path, Result) == ROWS
-    points = [Point("a", "", 0, 100, 40.0, 30.0, 20.0, None, 80.0, None, 90.0)]
+    points = [Point("a", "", 0, 100, 40.0, 30.0, 20.0, None, 80.0, None, 90.0, "r")]
     write_csv(points, Point, path)
     assert read_csv(path, Point) == points
+    with pytest.raises(ValueError, match=r"rows.csv: has the columns method.*: expected method"):
+        read_csv(path, Result)
 
 
 def test_bootstrap_interval_covers_what_it_should():
@@ -92,7 +113,7 @@ def test_what_is_confused():
     assert rare_mean_iou(figures) == 28.0  # one of the four present, the one with four pixels
     assert closest_share(MATRIX) == 1.0
     assert closest_share([[1, 2, 1, 1], [0] * 4, [0] * 4, [0] * 4]) == 0.75
-    assert np.isnan(closest_share([[1, 0], [0, 1]]))
+    assert closest_share([[1, 0], [0, 1]]) is None
 
 
 def test_rank_correlation_is_scipys():
@@ -132,6 +153,8 @@ def run(tmp_path) -> Path:
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 40, "et')
     (tmp_path / "environment.json").write_text('{"commit": "abc"}')
+    names = {"images_per_class": dict.fromkeys(["road", "car", "sky", "pole", "sign"], 1)}
+    (tmp_path / "split.json").write_text(json.dumps(names))
     tested = {"iteration": 30, "deviations": {}, "networks": {"student": better}}
     (tmp_path / "last-test.json").write_text(json.dumps(tested))
     return tmp_path
@@ -149,8 +172,14 @@ def test_a_runs_figures_are_read(run):
     val, test = read_results(run, 30, "test", **identity)
     assert val == Result("m", "b", 3, 30, "val", 50.0, None, 25.0, None, 28.0, 1.5, "abc", "r")
     assert test == val._replace(split="test", student_miou=75.0)
-    first, second = read_points(run, method="m", budget="b", seed=3)
-    assert first == Point("m", "b", 3, 20, 75.0, 25.0, 28.0, 50.0, 75.0, None, 100.0)
+    first, second = read_points(run, **identity)
+    assert first == Point("m", "b", 3, 20, 75.0, 25.0, 28.0, 50.0, 75.0, None, 100.0, "r")
     assert (second.iteration, second.miou) == (30, 50.0)
+    assert read_classes(run, 40, "test", **identity) == []
+    classes = read_classes(run, 30, "test", **identity)
+    assert len(classes) == 10
+    assert classes[0] == ClassIoU("m", "b", 3, "val", "road", 85.0, 30, "r")
+    assert [c.iou for c in classes[5:]] == [85.0, 24.0, None, 28.0, 50.0]
+    assert {c.split for c in classes[5:]} == {"test"}
     assert last_iteration(run) == 30  # the last line is cut off
     assert last_iteration(run / "elsewhere") == 0

@@ -13,7 +13,8 @@ from conftest import TINY
 
 from reco import study_runner as runner
 from reco.config import CONFIG_FOLDER, ConfigError
-from reco.results import Point, Result, read_csv, results_table
+from reco.result_tables import results_table
+from reco.results import ClassIoU, Point, Result, read_csv
 from reco.study import cells, load_study
 from reco.study_runner import read_cell, run_study
 from reco.trainer import Trainer
@@ -116,11 +117,11 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
     assert not run_study(study, overrides)
     out = capsys.readouterr().out
     assert "stopped at 1" in out
-    assert "7 of 8 runs finished, 1 failed" in out
+    assert "with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in out
     assert len(here.started) == 8
     assert len(finished_rows(study, overrides)) == 14
     text = (study.results_dir / "results.md").read_text()
-    assert "7 of 8 runs finished" in text
+    assert "7 of 8 runs finished, 1 failed" in text
     assert "- with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in text
 
     here.started.clear()
@@ -133,6 +134,8 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
     points = read_csv(study.results_dir / "curves.csv", Point)
     assert {point.iteration for point in points} == {4}
     assert len(points) == 8
+    by_class = read_csv(study.results_dir / "classes.csv", ClassIoU)
+    assert len(by_class) == 16 * len({row.class_name for row in by_class})
     table = (study.results_dir / "results.md").read_text()
     assert results_table(finished, "plain") in table
     assert "8 of 8 runs finished" in table

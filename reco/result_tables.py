@@ -1,0 +1,163 @@
+"""Results of runs as Markdown: means over seeds, paired differences, and what they cannot tell."""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+
+from reco.results import ClassIoU, Result
+
+# With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
+_ENOUGH_PAIRS = 6
+
+
+def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
+    """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
+
+    A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
+    bootstrap over the pairs. Fewer than six pairs cannot tell methods apart for sure, and the text
+    below the table says so.
+
+    Args:
+        rows: of one split of the data; of several, each gets a table.
+        baseline: a method.
+    """
+    if not rows:
+        return "No run is finished yet."
+    tables = []
+    for split in dict.fromkeys(row.split for row in rows):
+        of_split = [row for row in rows if row.split == split]
+        tables.append("\n".join(_table_of_split(of_split, baseline)))
+    groups = _groups(rows)
+    pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
+    if baseline is not None and any(pairs):
+        tables.append(
+            "Differences: mean over pairs of runs with the same seed and split, in brackets the "
+            "95 % percentile bootstrap over the pairs. "
+            + _caveat(min(number for number in pairs if number))
+        )
+    elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
+        tables.append("With so few seeds, small differences cannot be told from chance.")
+    return "\n\n".join(line.strip() for line in tables)
+
+
+def _caveat(pairs: int) -> str:
+    """What a number of pairs cannot tell."""
+    if pairs >= _ENOUGH_PAIRS:
+        return ""
+    if pairs == 1:
+        return "A single pair tells nothing of chance."
+    return (
+        f"With {pairs} pairs that is too narrow: of two equal methods one wins all {pairs} in 1 of "
+        f"{2 ** (pairs - 1)} studies. It takes {_ENOUGH_PAIRS} pairs that agree to be sure at 5 %."
+    )
+
+
+def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:
+    groups = _groups(rows)
+    titles = ["method", "budget", "seeds", "student mIoU", "teacher mIoU", "near boundaries"]
+    titles += ["rarest third", f"difference to {baseline}" if baseline else "difference"]
+    show = [True] * len(titles)
+    show[1] = any(row.budget for row in rows)
+    show[-1] = baseline is not None
+    lines = []
+    for (_, budget, method), group in groups.items():
+        pairs = _pairs(groups, (rows[0].split, budget, method), baseline)
+        teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
+        cells = [
+            method,
+            budget or "-",
+            str(len(group)),
+            mean_and_deviation([row.student_miou for row in group]),
+            mean_and_deviation(teachers),
+            mean_and_deviation([row.boundary_miou for row in group]),
+            mean_and_deviation([row.rare_miou for row in group]),
+            _difference(pairs, len(group)),
+        ]
+        lines.append(cells)
+    yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
+    yield ""
+    for cells in (titles, ["---"] * len(titles), *lines):
+        yield markdown_row([cell for cell, keep in zip(cells, show, strict=True) if keep])
+
+
+def classes_table(rows: Sequence[ClassIoU]) -> str:
+    """Markdown: IoU of each class, mean ± standard deviation over seeds, a column per method.
+
+    Args:
+        rows: of one split of the data; of several, each gets a table.
+    """
+    tables = []
+    for split in dict.fromkeys(row.split for row in rows):
+        values: dict[str, dict[str, list[float]]] = {}
+        for row in rows:
+            if row.split == split and row.iou is not None:
+                column = f"{row.method} {row.budget}".rstrip()
+                values.setdefault(row.class_name, {}).setdefault(column, []).append(row.iou)
+        columns = list(dict.fromkeys(name for of_class in values.values() for name in of_class))
+        lines = [["class", *columns], ["---"] * (1 + len(columns))]
+        lines += [
+            [name, *(mean_and_deviation(of_class.get(column, [])) for column in columns)]
+            for name, of_class in values.items()
+        ]
+        title = f"IoU in % of each class on {split}:"
+        tables.append("\n".join([title, "", *map(markdown_row, lines)]))
+    return "\n\n".join(tables)
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """One line of a table."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def _pairs(
+    groups: Mapping[tuple[str, str, str], Sequence[Result]],
+    name: tuple[str, str, str],
+    baseline: str | None,
+) -> list[float]:
+    """Differences in mIoU to the baseline's run of the same seed and split."""
+    split, budget, method = name
+    if baseline is None or method == baseline:
+        return []
+    others = {row.seed: row.miou for row in groups.get((split, budget, baseline), [])}
+    return [row.miou - others[row.seed] for row in groups[name] if row.seed in others]
+
+
+def _groups(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:
+    groups: dict[tuple[str, str, str], list[Result]] = {}
+    for row in rows:
+        groups.setdefault((row.split, row.budget, row.method), []).append(row)
+    return groups
+
+
+def mean_and_deviation(values: Sequence[float]) -> str:
+    """``45.1 ± 0.3``: mean and sample standard deviation; the mean alone of a single value."""
+    if not values:
+        return "-"
+    mean = statistics.mean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
+def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
+    """95 % percentile interval of the mean under resampling; the same for the same numbers."""
+    chance = random.Random(0)
+    means = sorted(
+        statistics.fmean(chance.choices(differences, k=len(differences))) for _ in range(draws)
+    )
+    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+
+
+def _difference(pairs: Sequence[float], seeds: int) -> str:
+    if not pairs:
+        return "-"
+    text = f"{statistics.fmean(pairs):+.1f}"
+    if len(pairs) > 1:
+        low, high = bootstrap_interval(pairs)
+        text += f" [{low:+.1f}, {high:+.1f}]"
+    return text if len(pairs) == seeds else f"{text} of {len(pairs)}"
+
+
+def _range(numbers: Sequence[int]) -> str:
+    low, high = min(numbers), max(numbers)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
