@@ -3,7 +3,7 @@
     python scripts/train.py --config demo.yaml
     python scripts/train.py --config camvid_5shot.yaml --set dataset.root=/data/camvid train.seed=1
     python scripts/train.py --config camvid_5shot.yaml --resume
-    torchrun --nproc_per_node=4 scripts/train.py --config cityscapes_5shot.yaml
+    torchrun --nproc_per_node=2 scripts/train.py --config pascal_5shot.yaml
 
 The run's folder, runs/<config>/<hash>-s<seed>/, holds its configuration, split, metrics.jsonl,
 panels and checkpoints. Ctrl-C leaves a checkpoint, and --resume goes on from it.

@@ -9,6 +9,7 @@ from pathlib import Path
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
+from reco import trainer
 from reco.config import load_config
 
 ROOT = Path(__file__).parent.parent
@@ -59,6 +60,17 @@ def test_every_command_is_one_that_loads():
         if name not in ("crack.yaml", "<file>"):
             overrides = words[words.index("--set") + 1 :] if "--set" in words else []
             load_config(name, overrides)
+
+
+def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
+    help_text = (ROOT / "scripts" / "train.py").read_text(encoding="utf-8")
+    pattern = r"torchrun --nproc_per_node=(\d) scripts/train\.py --config (\S+)"
+    for text in (README, help_text):
+        commands = re.findall(pattern, text)
+        assert commands
+        for processes, name in commands:
+            monkeypatch.setattr(trainer.distributed, "world_size", lambda n=int(processes): n)
+            trainer._check_shares(load_config(name))
 
 
 def test_experiments_of_the_table_load():

@@ -131,9 +131,8 @@ def test_resuming_another_experiment_is_refused(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"reco\.temperature: 0\.5 -> 0\.3"):
         train(tiny("train.iterations=2", "reco.temperature=0.3"), folder, resume=True)
     # A longer run, and what changes no number, may go on.
-    assert (
-        train(tiny("train.iterations=3", "train.log_every=2"), folder, resume=True).iteration == 3
-    )
+    longer = tiny("train.iterations=3", "train.log_every=2", "dataset.root=moved")
+    assert train(longer, folder, resume=True).iteration == 3
     checkpoint = torch.load(folder / "last.pt", weights_only=True)
     checkpoint["split"]["hash"] = "another"
     torch.save(checkpoint, folder / "last.pt")
