@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from reco.config import Config, ConfigError, find_config, load_config, read_yaml
 from reco.data import open_dataset
-from reco.data.splits import checked_count
+from reco.data.splits import check_labelled
 from reco.run_folder import run_path
 
 _KEYS = {"config", "output_dir", "seeds", "set", "baseline", "methods", "budgets", "test_split"}
@@ -85,7 +85,9 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
         raise ConfigError(f"{found}: expected at least the keys config and methods")
     unknown = sorted(map(str, set(content) - _KEYS))
     if unknown:
-        raise ConfigError(f"{found}: {unknown[0]}: unknown key; there are {', '.join(_KEYS)}")
+        raise ConfigError(
+            f"{found}: {unknown[0]}: unknown key; there are {', '.join(sorted(_KEYS))}"
+        )
 
     def require(key: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -102,6 +104,7 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
     methods = named("methods")
     seeds = content.get("seeds", [0, 1, 2])
     baseline, test_split = content.get("baseline"), content.get("test_split")
+    baseline = None if baseline is None else str(baseline)
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     require("seeds", whole and 0 < len(seeds) == len(set(seeds)), "a list such as [0, 1, 2]")
     require("set", isinstance(content.get("set", {}), dict), "the keys that all runs change")
@@ -176,14 +179,15 @@ def check_data(runs: Sequence[Cell], test_split: str | None) -> None:
     """
     seen = set()
     for cell in runs:
-        data = cell.config.dataset
-        key = repr(replace(data, split_seed=0))
+        data, unsupervised = cell.config.dataset, cell.config.method.unsupervised
+        key = repr((replace(data, split_seed=0), unsupervised))
         if key in seen:
             continue
         seen.add(key)
         reader = open_dataset(data)
-        available = len(reader.ids("train"))
-        if data.labelled_images != "all" and not data.labelled_ids:
-            checked_count(data.labelled_images, available)
+        try:
+            check_labelled(reader, data, unsupervised=unsupervised)
+        except ValueError as error:
+            raise ConfigError(f"{cell.title}: {error}") from error
         for split in {data.eval_split, test_split or data.eval_split}:
             reader.ids(split)

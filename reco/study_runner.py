@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     cell: Cell
     process: multiprocessing.context.SpawnProcess
     device: str
+    log_start: int  # bytes that the run's log had before
 
 
 @dataclass
@@ -55,11 +57,23 @@ class Progress:
     study: Study
     cells: Sequence[Cell]
     running: list[Job] = field(default_factory=list)
-    failed: dict[Path, str] = field(default_factory=dict)  # folder -> why
+    # By the folder of the run:
+    finished: dict[Path, list[Result]] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)  # why
+
+    def __post_init__(self) -> None:
+        for cell in self.cells:
+            self.look(cell)
+
+    def look(self, cell: Cell) -> None:
+        """Note a run as finished if it is; to be called when nothing writes to it."""
+        rows = read_cell(cell, self.study)
+        if rows:
+            self.finished[cell.folder] = rows
 
     def unfinished(self) -> list[Cell]:
-        """The runs that are not at their end, failed ones included."""
-        return [cell for cell in self.cells if not read_cell(cell, self.study)]
+        """The runs that are not at their end, running and failed ones included."""
+        return [cell for cell in self.cells if cell.folder not in self.finished]
 
     def iterations(self) -> int:
         """Iterations done, over all runs."""
@@ -87,9 +101,8 @@ class Progress:
         return "\n".join(["", *rows, self.summary()])
 
     def _state(self, cell: Cell) -> str:
-        rows = read_cell(cell, self.study)
-        if rows:
-            return f"{rows[0].miou:.1f} %"
+        if cell.folder in self.finished:
+            return f"{self.finished[cell.folder][0].miou:.1f} %"
         if cell.folder in self.failed:
             return "failed"
         if any(job.cell.folder == cell.folder for job in self.running):
@@ -114,9 +127,8 @@ class Progress:
         """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
         rows, classes, points = [], [], []
         for cell in self.cells:
-            of_cell = read_cell(cell, self.study)
-            rows += of_cell
-            if of_cell:
+            if cell.folder in self.finished:
+                rows += self.finished[cell.folder]
                 identity = _identity(cell, self.study)
                 end = (cell.config.train.iterations, self.study.test_split)
                 classes += read_classes(cell.folder, *end, **identity)
@@ -156,32 +168,30 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
     progress = Progress(study, cells(study, overrides))
     todo = progress.unfinished()
     check_data(todo, study.test_split)
-    free = [str(distributed.set_up(device)) for device in devices] or [""]
+    for device in devices or {cell.config.train.device for cell in todo}:
+        distributed.set_up(device)  # raises where there is no such device
+    free = list(devices) or [""]
     context = multiprocessing.get_context("spawn")
     progress.write()
-    shown = ""
     try:
         with _bar(progress) as bar:
             while todo or progress.running:
-                while todo and free:
-                    job = _start(todo.pop(0), free.pop(0), progress, context)
-                    progress.running.append(job)
-                if shown != (shown := progress.table()):
-                    tqdm.write(shown)
+                if todo and free:
+                    while todo and free:
+                        progress.running.append(_start(todo.pop(0), free.pop(0), progress, context))
+                    tqdm.write(progress.table())
                 for job in list(progress.running):
                     job.process.join(timeout=1.0)
                     if job.process.exitcode is not None:
                         _end(job, progress)
                         free.append(job.device)
-                bar.update(progress.iterations() - bar.n)
+                step = progress.iterations() - bar.n
+                bar.initial += min(step, 0)  # a run that was killed goes back to its checkpoint
+                bar.update(step)
     except KeyboardInterrupt:
         print("stopping: each run writes a checkpoint; the same command goes on from there")
     finally:
-        for job in progress.running:
-            job.process.terminate()
-        for job in progress.running:
-            job.process.join()
-        progress.running.clear()
+        _stop(progress)
         progress.write()
     return not progress.unfinished()
 
@@ -199,14 +209,16 @@ def _identity(cell: Cell, study: Study) -> dict[str, Any]:
 
 
 def _bar(progress: Progress) -> tqdm[Any]:
-    """Iterations of all runs, in a terminal; a log gets a line a minute."""
+    """Iterations of all runs; a terminal sees them move, a log gets a line a minute."""
+    interval = 0.5 if sys.stderr.isatty() else 60
     return tqdm(
         total=sum(cell.config.train.iterations for cell in progress.cells),
         initial=progress.iterations(),
         desc=progress.study.name,
         unit="it",
         smoothing=0,
-        mininterval=0.5 if sys.stderr.isatty() else 60,
+        mininterval=interval,
+        maxinterval=max(interval, 10),
     )
 
 
@@ -215,22 +227,36 @@ def _start(
 ) -> Job:
     log = progress.log_path(cell)
     log.parent.mkdir(parents=True, exist_ok=True)
+    log.touch()
     arguments = (cell, device, progress.study.test_split, log)
     process = context.Process(target=_in_child, args=arguments)
+    log_start = log.stat().st_size
     process.start()
-    return Job(cell, process, device)
+    return Job(cell, process, device, log_start)
 
 
 def _end(job: Job, progress: Progress) -> None:
     """Note how a run ended, and write what there is."""
     progress.running.remove(job)
-    code = job.process.exitcode
-    if code:
+    progress.look(job.cell)
+    if job.process.exitcode and job.cell.folder not in progress.finished:
         log = progress.log_path(job.cell)
-        printed = log.read_text(encoding="utf-8").splitlines() if code > 0 else []
-        reason = printed[-1] if printed else f"exit code {code}"
+        printed = log.read_bytes()[job.log_start :].decode("utf-8", errors="replace").split("\n")
+        lines = [line for line in printed if line.strip()]
+        reason = lines[-1] if lines else f"exit code {job.process.exitcode}"
         progress.failed[job.cell.folder] = f"{reason} (all of it: {log})"
     progress.write()
+
+
+def _stop(progress: Progress) -> None:
+    """Let the runs write a checkpoint and wait for them."""
+    for job in progress.running:
+        if os.name == "posix":  # elsewhere it would end them at once, and Ctrl-C reached them
+            job.process.terminate()
+    for job in progress.running:
+        job.process.join()
+        progress.look(job.cell)
+    progress.running.clear()
 
 
 def _in_child(cell: Cell, device: str, test_split: str | None, log: Path) -> None:
@@ -243,7 +269,12 @@ def _in_child(cell: Cell, device: str, test_split: str | None, log: Path) -> Non
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_stop_after, args=(parent,), daemon=True).start()
-    train_cell(cell, device, test_split)
+    try:
+        train_cell(cell, device, test_split)
+    except Exception as error:
+        traceback.print_exc()
+        first, *_ = [*str(error).splitlines(), ""]
+        sys.exit(f"{type(error).__name__}: {first}")  # the log's last line
 
 
 def train_cell(cell: Cell, device: str, test_split: str | None) -> None:

@@ -36,7 +36,7 @@ from reco.config import Config, ConfigError
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.seeding import stable_seed
-from reco.data.splits import make_split
+from reco.data.splits import check_labelled, make_split
 from reco.inference import Evaluation, evaluate, format_evaluations
 from reco.meter import Meter, RelationMeter, reco_summary
 from reco.objective import Losses, StepStatistics
@@ -136,13 +136,8 @@ class Trainer:
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
         _check_shares(config)
         self.reader = open_dataset(config.dataset)
+        check_labelled(self.reader, config.dataset, unsupervised=config.method.unsupervised)
         self.split = make_split(self.reader, config.dataset)
-        if config.method.unsupervised and not self.split.unlabelled:
-            raise ConfigError(
-                f"dataset.labelled_images = {config.dataset.labelled_images}: every image is in "
-                "the labelled split, so none is left as unlabelled; use all (they then serve as "
-                "both), add unlabelled images, or set method.unsupervised=false"
-            )
         eval_ids = self.reader.ids(config.dataset.eval_split)
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
         self.eval_loader = eval_loader(

@@ -47,7 +47,12 @@ def main() -> int:
         add = command.add_argument
         add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
         add("--repeats", type=int, default=15, help="rounds that count (default 15)")
-        add("--output", type=Path, default=Path("runs/benchmark"), help="folder of tables and picture")
+        add(
+            "--output",
+            type=Path,
+            default=Path("runs/benchmark"),
+            help="folder of tables and picture",
+        )
 
     arguments = parser.parse_args()
     try:

@@ -7,8 +7,8 @@
     python scripts/study.py studies/ablation.yaml --config cityscapes_5shot.yaml --test-split none
 
 Finished runs are skipped, stopped ones are resumed: Ctrl-C, then the same command, goes on where
-it was. runs/studies/<study>/ holds results.md, results.csv, curves.csv and, with matplotlib,
-pictures of both; they grow with every run that ends. logs/ has what each run printed.
+it was. runs/studies/<study>/ holds results.md, results.csv, classes.csv, curves.csv and, with
+matplotlib, pictures; they grow with every run that ends. logs/ has what each run printed.
 """
 
 from __future__ import annotations

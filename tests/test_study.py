@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 from dataclasses import replace
@@ -13,6 +14,7 @@ from conftest import TINY
 
 from reco import study_runner as runner
 from reco.config import CONFIG_FOLDER, ConfigError
+from reco.data import synthetic
 from reco.result_tables import results_table
 from reco.results import ClassIoU, Point, Result, read_csv
 from reco.study import cells, load_study
@@ -171,13 +173,42 @@ def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
     for overrides, devices, error in (
         (["dataset.name=camvid", f"dataset.root={tmp_path}/none"], [], FileNotFoundError),
         ([], ["cpu", "gpu"], ValueError),
+        (["train.device=gpu"], [], ValueError),
+        (["dataset.labelled_ids=/nowhere.txt"], [], FileNotFoundError),
     ):
         with pytest.raises(error):
             run_study(study, overrides, devices)
-    many = {"all": {"dataset.labelled_images": 10**6}}
-    with pytest.raises(ValueError, match="labelled_images = 1000000: expected all, or 1 to"):
-        run_study(replace(study, budgets=many))
+    for count, message in (
+        (10**6, "plain, x, seed 0: .*labelled_images = 1000000: expected all, or 1 to"),
+        (synthetic.SCENES["train"], "plain, x, seed 0: .*none is left as unlabelled"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_study(replace(study, budgets={"x": {"dataset.labelled_images": count}}))
     assert here.started == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs waitid")
+def test_a_run_that_fails_says_why(study, tmp_path):
+    """In a process of its own, which Ctrl-C in the terminal does not reach."""
+    overrides = ["dataset.name=camvid", f"dataset.root={tmp_path}/none"]
+    progress = runner.Progress(study, cells(study, overrides))
+    first = progress.cells[0]
+    job = runner._start(first, "", progress, multiprocessing.get_context("spawn"))
+    progress.running.append(job)
+    assert progress.summary() == "0 of 8 runs finished, 1 running, 7 to do"
+    assert "running" in progress.table()
+    os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOWAIT)
+    assert os.getpgid(job.process.pid) == job.process.pid
+    job.process.join()
+    runner._end(job, progress)
+    log = progress.log_path(first)
+    assert "Traceback" in log.read_text()
+    summary, reason = progress.summary().splitlines()
+    assert summary == "0 of 8 runs finished, 7 to do, 1 failed"
+    assert reason.startswith("- plain, 3, seed 0 failed: FileNotFoundError: ")
+    assert f"{tmp_path}/none: no such folder" in reason
+    assert reason.endswith(f"(all of it: {log})")
 
 
 def test_a_run_is_one_process_at_a_time(tmp_path):
@@ -260,9 +291,10 @@ def test_runs_that_cannot_be_are_named(tmp_path, changes, overrides, message):
 def test_changes_may_be_written_section_by_section(tmp_path):
     path = tmp_path / "sections.yaml"
     path.write_text(
-        "config: demo.yaml\nset: {train: {iterations: 77}}\n"
+        "config: demo.yaml\nbaseline: 1\nset: {train: {iterations: 77}}\n"
         "methods: {1: {train: {learning_rate: 0.1}}, off: {train.learning_rate: 0.2}}"
     )
+    assert load_study(path).baseline == "1"
     found = cells(load_study(path))
     assert [cell.method for cell in found[:2]] == ["1", "False"]
     assert [cell.config.train.learning_rate for cell in found[:2]] == [0.1, 0.2]

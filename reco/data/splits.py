@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from tqdm import tqdm
 
 from reco import distributed
+from reco.config import ConfigError
 from reco.data.folder import FolderReader
 from reco.data.reader import FileReader, Reader, enumerate_some, present_classes
 from reco.data.seeding import stable_seed
@@ -106,7 +107,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
             train,
             masks.classes,
             reader.spec.num_classes,
-            checked_count(count, len(train)),
+            _checked_count(count, len(train)),
             min_classes=config.min_classes_per_image,
             seed=config.split_seed,
         )
@@ -125,6 +126,35 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
         seed=config.split_seed,
         notes=_notes(images_per_class, len(labelled)),
     )
+
+
+def check_labelled(reader: Reader, config: DatasetConfig, *, unsupervised: bool) -> None:
+    """Make sure of as many images as ``config`` asks for, before any mask is read.
+
+    Args:
+        reader: of the data set.
+        config: of the data set.
+        unsupervised: there have to be unlabelled images too.
+
+    Raises:
+        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, or none
+            that are left.
+        FileNotFoundError: no training images, or no such list of ids.
+    """
+    train = sorted(reader.ids("train"))
+    if config.labelled_ids:
+        labelled = len(_own_list(Path(config.labelled_ids), train))
+    elif config.labelled_images != "all":
+        labelled = _checked_count(config.labelled_images, len(train))
+    else:
+        return
+    none_left = labelled == len(train) and config.partial_labels is None
+    if unsupervised and none_left and not reader.unlabelled_ids():
+        raise ConfigError(
+            f"dataset.labelled_images = {config.labelled_images}: every image is in the labelled "
+            "split, so none is left as unlabelled; use all (they then serve as both), add "
+            "unlabelled images, or set method.unsupervised=false"
+        )
 
 
 def few_shot(
@@ -213,12 +243,7 @@ def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:
     return sorted(sorted(items), key=lambda _: rng.random())
 
 
-def checked_count(count: Any, available: int) -> int:
-    """``count``, if so many labelled images can be had.
-
-    Raises:
-        ValueError: more than ``available``, or none.
-    """
+def _checked_count(count: Any, available: int) -> int:
     if not isinstance(count, int) or not 1 <= count <= available:
         raise ValueError(
             f"dataset.labelled_images = {count}: expected all, or 1 to {available}, the number of "
