@@ -1,0 +1,94 @@
+"""What pseudo-labels offer each class, against counting by hand."""
+
+from __future__ import annotations
+
+import csv
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_checkpoint import write_checkpoint
+
+import reco
+from reco.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from reco.data import synthetic
+from reco.loss import IGNORE
+from reco.pseudo_labels import Supply, _supplies, survey
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "pseudo_labels.py"
+
+
+def test_shares_by_hand():
+    everywhere = torch.tensor([[6, 2, 0], [0, 1, 0], [1, 0, 0]])
+    sure = torch.tensor([[4, 1, 0], [0, 0, 0], [1, 0, 0]])
+    assert _supplies(["road", "car", "sky"], everywhere, sure) == [
+        Supply("road", 80.0, 70.0, 71.43, 80.0),
+        Supply("car", 10.0, 30.0, 33.33, 0.0),
+        Supply("sky", 10.0, 0.0, None, None),
+    ]
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch) -> Path:
+    """An untrained teacher, and three unlabelled scenes."""
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 5, "val": 2, "test": 2})
+    path = write_checkpoint(tmp_path / "last.pt", "reco.weak_threshold=0.12")
+    content = load_checkpoint(path)
+    ids = synthetic.SyntheticReader().ids("train")
+    content["split"] = {"labelled": ids[:2], "unlabelled": ids[2:]}
+    save_checkpoint(content, path)
+    return path
+
+
+def test_pixels_are_those_of_the_unlabelled_images(checkpoint):
+    reader, teacher = synthetic.SyntheticReader(), reco.load(checkpoint, network="teacher")
+    truth, pseudo, sure = [], [], []
+    for id in reader.ids("train")[2:]:
+        labels, confidence = teacher.predict(np.array(reader.image(id)))
+        of_image = np.array(reader.label(id))
+        known = of_image != IGNORE
+        truth.append(of_image[known])
+        pseudo.append(labels[known])
+        sure.append(confidence[known] > 0.12)
+    truth, pseudo, sure = map(np.concatenate, (truth, pseudo, sure))
+    found = survey([checkpoint], device="cpu")
+    assert 0 < sure.mean() < 1
+    for c, supply in enumerate(found):
+        assert supply.truth == pytest.approx(100 * (truth == c).mean(), abs=0.01)
+        assert supply.pseudo_labels == pytest.approx(100 * (pseudo == c).mean(), abs=0.01)
+        if supply.right is not None:
+            assert supply.above_weak == pytest.approx(100 * sure[pseudo == c].mean(), abs=0.01)
+            right = (truth == c)[sure & (pseudo == c)].mean()
+            assert supply.right == pytest.approx(100 * right, abs=0.01)
+    assert any(supply.right for supply in found)
+    assert survey([checkpoint, checkpoint], device="cpu") == found
+
+
+def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
+    output = checkpoint.with_name("supply.csv")
+
+    def script(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["pseudo_labels.py", *arguments])
+        return runpy.run_path(str(SCRIPT))["main"]()
+
+    assert script(str(checkpoint), "--output", str(output), "--device", "cpu") == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    with output.open() as file:
+        written = [[cell or "-" for cell in row] for row in csv.reader(file)]
+    assert written[0] == list(Supply._fields)
+    assert written[1:] == printed
+    assert script(str(checkpoint.with_name("none.pt"))) == 1
+
+
+def test_runs_that_have_nothing_to_survey_are_named(checkpoint):
+    content = load_checkpoint(checkpoint)
+    save_checkpoint({**content, "split": {"unlabelled": ["elsewhere"]}}, checkpoint)
+    with pytest.raises(CheckpointError, match="no labels to compare with"):
+        survey([checkpoint])
+    supervised = checkpoint.with_name("supervised.pt")
+    write_checkpoint(supervised, "method.unsupervised=false")
+    with pytest.raises(CheckpointError, match="this run has the student alone"):
+        survey([supervised])
