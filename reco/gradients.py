@@ -1,0 +1,91 @@
+"""How strongly each term of Eq. 5 pulls at the network, and whether the terms agree.
+
+Shapes: the gradient of a term is taken over all P parameters that both heads share, ``(P,)``.
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from reco.checkpoint import load_checkpoint, load_state
+from reco.config import config_from_dict
+from reco.trainer import Trainer
+
+TERMS = ("supervised", "unsupervised", "reco")
+
+
+class TermGradient(NamedTuple):
+    """Medians over batches."""
+
+    term: str
+    norm: float
+    cosine_to_supervised: float | None  # in [-1, 1]; None where one of the two is 0
+    cosine_to_unsupervised: float | None
+
+
+def term_gradients(
+    path: Path, *, overrides: Sequence[str] = (), batches: int = 8
+) -> list[TermGradient]:
+    """Gradients of the terms of the loss on batches of a run's own stream.
+
+    Args:
+        path: checkpoint; its networks stay as they are.
+        overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
+        batches: how many.
+
+    Raises:
+        CheckpointError, ConfigError, FileNotFoundError, ValueError: a checkpoint or data that do
+            not fit.
+    """
+    checkpoint = load_checkpoint(path)
+    own = [f"train.iterations={batches}", "train.compile=false", "model.weights=none"]
+    config = config_from_dict(checkpoint["config"], str(path), [*overrides, *own])
+    found: list[dict[str, Tensor]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(config, Path(folder) / "run")
+        load_state(trainer.student, checkpoint["student"], str(path))
+        if trainer.teacher is not None:
+            load_state(trainer.teacher, checkpoint["teacher"], str(path))
+        heads = ("classifier.", "representation.")
+        shared = [p for name, p in trainer.student.named_parameters() if not name.startswith(heads)]
+        for number, (labelled, unlabelled) in enumerate(islice(trainer.batches(), batches)):
+            torch.manual_seed(number)
+            losses, _ = trainer.objective(
+                trainer.student, trainer.teacher, (labelled.image, labelled.label), unlabelled
+            )
+            found.append({term: _gradient(getattr(losses, term), shared) for term in TERMS})
+    return [
+        TermGradient(
+            term,
+            round(statistics.median(float(of[term].norm()) for of in found), 4),
+            *(_median_cosine([(of[term], of[other]) for of in found]) for other in TERMS[:2]),
+        )
+        for term in TERMS
+    ]
+
+
+def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """``(P,)``; zeros for a term that is switched off."""
+    if not loss.requires_grad:
+        return torch.zeros(sum(parameter.numel() for parameter in parameters))
+    parts = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
+    # Over millions of numbers, float32 would lose the last digits.
+    return torch.cat([part.flatten() for part in parts]).double().cpu()
+
+
+def _median_cosine(pairs: Sequence[tuple[Tensor, Tensor]]) -> float | None:
+    cosines = [
+        float(F.cosine_similarity(first, second, dim=0))
+        for first, second in pairs
+        if first.any() and second.any()
+    ]
+    return round(statistics.median(cosines), 3) if cosines else None

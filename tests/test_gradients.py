@@ -1,0 +1,62 @@
+"""The gradients of the loss's terms, against what a backward pass leaves behind."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from reco.gradients import term_gradients
+from reco.trainer import Trainer, train
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "gradients.py"
+
+
+@pytest.mark.slow
+def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsys):
+    config, folder = tiny(), tmp_path / "run"
+    train(config, folder)
+    supervised, unsupervised, reco = term_gradients(folder / "last.pt", batches=1)
+    assert supervised.cosine_to_supervised == unsupervised.cosine_to_unsupervised == 1.0
+    assert supervised.cosine_to_unsupervised == unsupervised.cosine_to_supervised
+
+    trainer = Trainer(config, tmp_path / "other")
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    trainer.student.load_state_dict(checkpoint["student"])
+    trainer.teacher.load_state_dict(checkpoint["teacher"])
+    labelled, unlabelled = next(trainer.batches())
+    torch.manual_seed(0)
+    losses, _ = trainer.objective(
+        trainer.student, trainer.teacher, (labelled.image, labelled.label), unlabelled
+    )
+    for row in (supervised, unsupervised, reco):
+        trainer.student.zero_grad()
+        getattr(losses, row.term).backward(retain_graph=True)
+        squares = [
+            parameter.grad.square().sum()
+            for name, parameter in trainer.student.named_parameters()
+            if parameter.grad is not None and not name.startswith(("classifier", "representation"))
+        ]
+        assert row.norm == pytest.approx(sum(squares).sqrt().item(), rel=1e-3, abs=1e-3)
+        assert row.norm > 0
+
+    output = tmp_path / "gradients.csv"
+    arguments = [str(folder / "last.pt"), "--batches", "1", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["gradients.py", *arguments])
+    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert f"{reco.norm}" in capsys.readouterr().out
+    lines = output.read_text().splitlines()
+    assert len(lines) == 4
+    assert lines[3] == ",".join(map(str, ("run", *reco)))
+
+
+@pytest.mark.slow
+def test_a_term_that_is_switched_off_pulls_at_nothing(tiny, tmp_path):
+    train(tiny("method.unsupervised=false", "reco.enabled=false"), tmp_path / "run")
+    supervised, unsupervised, reco = term_gradients(tmp_path / "run" / "last.pt", batches=1)
+    assert supervised.norm > 0
+    assert (unsupervised.norm, reco.norm) == (0, 0)
+    assert reco.cosine_to_supervised is None
