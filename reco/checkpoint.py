@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from reco.files import write_whole
+
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")
 
@@ -28,15 +30,14 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     Raises:
         OSError: the disk is full, say. The file that was at ``path`` is untouched then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
+
+    def write(to: Path) -> None:
+        with to.open("wb") as file:
             torch.save({"format": FORMAT, **checkpoint}, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+    write_whole(path, write)
     _sync_folder(path.parent)
 
 

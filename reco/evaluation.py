@@ -17,6 +17,7 @@ from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
+from reco.files import write_text_whole
 from reco.inference import (
     BOUNDARY_WIDTH,
     Evaluation,
@@ -24,7 +25,6 @@ from reco.inference import (
     evaluate,
     format_evaluations,
 )
-from reco.run_folder import write_text
 
 Which = Literal["student", "teacher", "both"]
 
@@ -134,7 +134,7 @@ def _write(
         "networks": {name: result.to_dict() for name, result in results.items()},
     }
     target = path.with_name(f"{path.stem}-{split}.json")
-    write_text(target, json.dumps(content, indent=1) + "\n")
+    write_text_whole(target, json.dumps(content, indent=1) + "\n")
     with target.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["network", "class", "iou", "class_accuracy", "boundary_iou"])

@@ -132,11 +132,12 @@ def read_results(
     Returns:
         A row for each split; none while the run is not finished.
     """
-    evaluations = _final_figures(folder, iterations, test_split)
+    records = _records_if_any(folder)
+    evaluations = _final_figures(folder, records, iterations, test_split)
     if not evaluations:
         return []
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-    seconds = [record["seconds"] for record in read_metrics(folder) if "seconds" in record]
+    seconds = [record["seconds"] for record in records if "seconds" in record]
     return [
         Result(
             iterations=iterations,
@@ -162,7 +163,7 @@ def read_classes(
     Args:
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`ClassIoU`.
     """
-    evaluations = _final_figures(folder, iterations, test_split)
+    evaluations = _final_figures(folder, _records_if_any(folder), iterations, test_split)
     if not evaluations:
         return []
     split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
@@ -179,13 +180,19 @@ def read_classes(
     ]
 
 
+def _records_if_any(folder: Path) -> Records:
+    """What a run has logged; nothing where there is no run yet."""
+    try:
+        return read_metrics(folder)
+    except FileNotFoundError:
+        return []
+
+
 def _final_figures(
-    folder: Path, iterations: int, test_split: str | None
+    folder: Path, records: Records, iterations: int, test_split: str | None
 ) -> dict[str, dict[str, Any]]:
     """Figures of the networks at the end of a run, by split; none while it is not finished."""
-    if not (folder / "metrics.jsonl").is_file():
-        return {}
-    validations = [record for record in read_metrics(folder) if "validation" in record]
+    validations = [record for record in records if "validation" in record]
     if not validations or validations[-1]["iteration"] != iterations:
         return {}
     evaluations: dict[str, Any] = {validations[-1]["split"]: validations[-1]["validation"]}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 
 from reco.config import Config
+from reco.files import write_text_whole
 
 
 def run_path(config: Config, name: str) -> Path:
@@ -27,13 +27,6 @@ def run_path(config: Config, name: str) -> Path:
         name: of the experiment, usually the configuration file's name.
     """
     return Path(config.output_dir) / name / f"{config.hash()}-s{config.train.seed}"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file at once: whoever reads it, or is killed, never meets one half-written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
 
 
 class RunFolder:
@@ -93,7 +86,7 @@ class RunFolder:
             for line in self.metrics_path.read_text(encoding="utf-8").splitlines()
             if _iteration(line) <= iteration
         ]
-        write_text(self.metrics_path, "".join(f"{line}\n" for line in kept))
+        write_text_whole(self.metrics_path, "".join(f"{line}\n" for line in kept))
 
     def panel_path(self, iteration: int) -> Path:
         """Where the panel of this iteration goes."""

@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from reco import distributed, figures
 from reco.evaluation import evaluate_checkpoints
+from reco.files import write_text_whole
 from reco.result_tables import results_table
 from reco.results import (
     ClassIoU,
@@ -36,7 +37,6 @@ from reco.results import (
     read_results,
     write_csv,
 )
-from reco.run_folder import write_text
 from reco.study import Cell, Study, cells, check_data
 from reco.trainer import train
 
@@ -143,7 +143,7 @@ class Progress:
             figures.study_results(rows).savefig(folder / "results.png", dpi=150)
             figures.study_curves(points).savefig(folder / "curves.png", dpi=150)
             text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
-        write_text(folder / "results.md", f"{text}\n{self.summary()}\n")
+        write_text_whole(folder / "results.md", f"{text}\n{self.summary()}\n")
 
 
 def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str] = ()) -> bool:

@@ -23,10 +23,11 @@ from pathlib import Path
 from reco.config import Config, load_config
 from reco.data import open_dataset
 from reco.data.check import check_dataset
-from reco.data.prepare import resize_dataset, write_whole
+from reco.data.prepare import resize_dataset
 from reco.data.reader import FileReader
 from reco.data.sbd import convert_sbd, download_pascal
 from reco.data.splits import make_split
+from reco.files import write_text_whole
 from reco.visualise import draw_budgets
 
 
@@ -75,7 +76,7 @@ def _prepare(config: Config, arguments: argparse.Namespace) -> int:
     if arguments.split:
         split = make_split(reader, config.dataset).to_dict()
         text = json.dumps(split, indent=1) + "\n"
-        write_whole(arguments.split, lambda to: to.write_text(text, encoding="utf-8"))
+        write_text_whole(arguments.split, text)
         print(f"{len(split['labelled'])} labelled, {len(split['unlabelled'])} unlabelled images")
         for name, images in split["images_per_class"].items():
             print(f"{images:>6} with {name}")

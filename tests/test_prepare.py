@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import shutil
 import signal
@@ -31,7 +30,7 @@ from reco.config import DatasetConfig
 from reco.data import open_dataset, sbd
 from reco.data.check import CITIES, check_dataset
 from reco.data.loading import EvalDataset
-from reco.data.prepare import resize_dataset, write_whole
+from reco.data.prepare import resize_dataset
 from reco.data.splits import make_split
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "prepare_data.py"
@@ -242,16 +241,6 @@ def test_killed_half_way_it_leaves_no_broken_file_and_goes_on(tmp_path):
     assert 0 < written < 45
     resize_dataset(original, tmp_path / "undisturbed", size)
     assert content(copy) == content(tmp_path / "undisturbed")
-
-
-def test_a_failing_write_leaves_nothing(tmp_path):
-    def write(path: Path) -> None:
-        path.write_text("half")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "a.txt", write)
-    assert os.listdir(tmp_path) == []
 
 
 def make_sbd(root: Path) -> None:

@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -27,9 +26,9 @@ from tqdm import tqdm
 
 from reco.data.reader import FULL_SIZE_CLASSES, SPLITS, FileReader, Files, read_mask
 from reco.data.transforms import resize_pair
+from reco.files import UNFINISHED, write_text_whole, write_whole
 
 _SIZE_FILE = "resized_to.json"
-_UNFINISHED = ".unfinished"
 
 
 def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> int:
@@ -71,26 +70,10 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     for path in sorted(reader.root.glob("*.txt")):  # lists of ids
         write_whole(target / path.name, partial(shutil.copyfile, path))
     classes = {id: found for id, found, _ in done if found is not None}
-    write_whole(index, lambda to: to.write_text(json.dumps(classes), encoding="utf-8"))
-    for path in target.rglob(f".*{_UNFINISHED}"):
+    write_text_whole(index, json.dumps(classes))
+    for path in target.rglob(f".*{UNFINISHED}"):
         path.unlink()  # what a killed run left
     return sum(is_new for _, _, is_new in done)
-
-
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` make a file beside ``path``, then give it its name: all of it or nothing.
-
-    The name in between is hidden and ends in the process's number, so that no reader takes it for
-    an image and two runs at once do not meet.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{_UNFINISHED}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 def _all_pairs(reader: FileReader) -> dict[str, Files]:
@@ -121,7 +104,7 @@ def _claim(target: Path, size: tuple[int, int]) -> None:
     elif any(target.iterdir()):
         raise ValueError(f"{target}: is not empty and no copy made here; choose another folder")
     else:
-        write_whole(note, lambda to: to.write_text(json.dumps(size), encoding="utf-8"))
+        write_text_whole(note, json.dumps(size))
 
 
 def _resize_one(

@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.datasets import SBDataset, VOCSegmentation
 from tqdm import tqdm
 
-from reco.data.prepare import write_whole
 from reco.data.spec import voc_palette
+from reco.files import write_whole
 
 _VOC = Path("VOCdevkit", "VOC2012")
 _SBD = Path("benchmark_RELEASE", "dataset")
