@@ -275,9 +275,19 @@ class Trainer:
             size = config.train.unlabelled_batch_size
             loaders.append(loader("unlabelled", self.split.unlabelled, size))
         both = zip(*loaders, strict=True)
+        first = self.iteration
         while True:
-            with record_function("data"):
-                batches = [self._to_device(batch) for batch in next(both, ())]
+            try:
+                with record_function("data"):
+                    batches = [self._to_device(batch) for batch in next(both, ())]
+            except (ValueError, OSError):  # an image that cannot be read: keep the steps before it
+                if self.iteration > first and not distributed.is_active():
+                    self._checkpoint()
+                    tqdm.write(
+                        f"The {self.iteration} iterations before are kept in {self.folder.path}: "
+                        "with the file repaired, --resume goes on from them"
+                    )
+                raise
             if not batches:
                 return
             yield batches[0], batches[1] if len(batches) > 1 else None

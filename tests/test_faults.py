@@ -1,4 +1,4 @@
-"""What a machine may do to a run: kill it at any moment."""
+"""What may happen to a run: it is killed at any moment, or meets an image that is broken."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY
+from make_data import make_camvid
 from test_trainer import assert_same
 
 from reco.checkpoint import load_checkpoint
 from reco.config import load_config
 from reco.data import synthetic
+from reco.data.camvid import CamVidReader
+from reco.data.loading import TrainStream
 from reco.trainer import train
 
 OVERRIDES = (
@@ -76,3 +79,40 @@ def test_killed_before_the_first_checkpoint_starts_anew(tiny, tmp_path):
     (folder / "metrics.jsonl").write_text('{"iteration": 1}\n{"itera')
     assert train(tiny("train.iterations=2"), folder, resume=True).finished
     assert (folder / "metrics.jsonl").read_text().count('"total"') == 2
+
+
+def test_a_broken_image_costs_no_iterations(tmp_path):
+    torch.set_num_threads(1)
+    config = load_config(
+        "camvid_5shot.yaml",
+        [
+            *TINY,
+            f"dataset.root={make_camvid(tmp_path / 'camvid')}",
+            "dataset.image_size=null",
+            "model.weights=none",
+            "train.checkpoint_every=100",
+            "train.validate_every=100",
+        ],
+    )
+    assert train(config, tmp_path / "whole").finished
+    split = load_checkpoint(tmp_path / "whole" / "last.pt")["split"]
+    stream = TrainStream(
+        CamVidReader(tmp_path / "camvid"),
+        split["unlabelled"],
+        config.dataset,
+        stream="unlabelled",
+        seed=config.train.seed,
+    )
+    last_of_epoch = stream._epoch_order(0)[-1]  # the fifth, which the third batch of two holds
+    assert len(split["unlabelled"]) == 5
+    (image,) = (tmp_path / "camvid" / "train").glob(f"{Path(last_of_epoch).name}.png")
+    content = image.read_bytes()
+
+    image.write_bytes(content[:300])
+    with pytest.raises(ValueError, match=f"{image.name}: cannot be read"):
+        train(config, tmp_path / "broken")
+    assert load_checkpoint(tmp_path / "broken" / "last.pt")["iteration"] == 2
+    image.write_bytes(content)
+    assert train(config, tmp_path / "broken", resume=True).finished
+    first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "broken"))
+    assert_same(first, second)

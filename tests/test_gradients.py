@@ -32,16 +32,23 @@ def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsy
     losses, _ = trainer.objective(
         trainer.student, trainer.teacher, (labelled.image, labelled.label), unlabelled
     )
+    gradients = {}
     for row in (supervised, unsupervised, reco):
         trainer.student.zero_grad()
         getattr(losses, row.term).backward(retain_graph=True)
-        squares = [
-            parameter.grad.square().sum()
-            for name, parameter in trainer.student.named_parameters()
-            if parameter.grad is not None and not name.startswith(("classifier", "representation"))
-        ]
-        assert row.norm == pytest.approx(sum(squares).sqrt().item(), rel=1e-3, abs=1e-3)
+        gradients[row.term] = torch.cat(
+            [
+                parameter.grad.flatten()
+                for name, parameter in trainer.student.named_parameters()
+                if not name.startswith(("classifier", "representation"))
+            ]
+        )
+        length = gradients[row.term].norm().item()
+        assert row.norm == pytest.approx(length, rel=1e-3, abs=1e-3)
         assert row.norm > 0
+    angle = torch.cosine_similarity(gradients["reco"], gradients["unsupervised"], dim=0)
+    assert reco.cosine_to_unsupervised == pytest.approx(angle.item(), abs=1e-3)
+    assert abs(angle) > 2e-3
 
     output = tmp_path / "gradients.csv"
     arguments = [str(folder / "last.pt"), "--batches", "1", "--output", str(output)]

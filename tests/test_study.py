@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -120,6 +121,7 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "stopped at 1" in out
     assert "with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in out
+    assert re.search(r"with ReCo  3 +failed ", out)  # in the table too
     assert len(here.started) == 8
     assert len(finished_rows(study, overrides)) == 14
     text = (study.results_dir / "results.md").read_text()
