@@ -1,15 +1,13 @@
 """Mixing of unlabelled images with their pseudo-labels: CutOut, CutMix and ClassMix.
 
-Shapes: images (B, 3, H, W) floating; labels (B, H, W) integer, 0..254 or IGNORE; confidence
-(B, H, W) floating in [0, 1]. Everything happens on the tensors' device, for the whole batch at
-once, and nothing waits for the host.
+Shapes: images (B, 3, H, W) floating; labels (B, H, W) integer, 0..254 or IGNORE; any further mask
+(B, H, W): a confidence (floating, 0 where nothing is known), or more labels. Everything happens on
+the tensors' device, for the whole batch at once, and nothing waits for the host.
 
 CutMix and ClassMix lay part of image i over image i + 1 of the batch (the last over the first).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,21 +15,12 @@ from torch import Tensor
 from reco.loss import IGNORE
 
 
-class Mixed(NamedTuple):
-    """A mixed batch; the three go together pixel by pixel."""
-
-    images: Tensor  # (B, 3, H, W)
-    labels: Tensor  # (B, H, W)
-    confidence: Tensor  # (B, H, W)
-
-
 def classmix(
     images: Tensor,
     labels: Tensor,
-    confidence: Tensor,
-    *,
+    *masks: Tensor,
     generator: torch.Generator | None = None,
-) -> Mixed:
+) -> tuple[Tensor, ...]:
     """Lay the pixels of a random half of image i's classes over image i + 1.
 
     Of n classes in the (pseudo-)label, n/2 rounded up are chosen; ignored pixels are never laid
@@ -40,13 +29,16 @@ def classmix(
     Args:
         images: ``(B, 3, H, W)``.
         labels: ``(B, H, W)`` integer, 0 .. 254 or IGNORE.
-        confidence: ``(B, H, W)``.
+        *masks: ``(B, H, W)`` each, such as a confidence.
         generator: makes the choice repeatable.
+
+    Returns:
+        Images, labels and masks; pixel by pixel they come from one image.
 
     Raises:
         ValueError: shapes that do not fit together, or a batch of one image.
     """
-    _check(images, labels, confidence, at_least=2)
+    _check(images, labels, *masks, at_least=2)
     flat = labels.flatten(1).long()
     present = torch.zeros(len(flat), IGNORE + 1, dtype=torch.bool, device=labels.device)
     present.scatter_(1, flat, True)
@@ -55,54 +47,49 @@ def classmix(
     # Absent classes are drawn last, so that a rank below n/2 is a present class.
     ranks = draws.masked_fill(~present, 2.0).argsort(1).argsort(1)
     chosen = present & (2 * ranks < present.sum(1, keepdim=True))
-    mask = chosen.gather(1, flat).view_as(labels)
-    return _lay_over_next(images, labels, confidence, mask)
+    return _lay_over_next(images, labels, *masks, where=chosen.gather(1, flat).view_as(labels))
 
 
 def cutmix(
     images: Tensor,
     labels: Tensor,
-    confidence: Tensor,
-    *,
+    *masks: Tensor,
     generator: torch.Generator | None = None,
-) -> Mixed:
+) -> tuple[Tensor, ...]:
     """Lay a box of half of image i's area over image i + 1.
 
     French et al., "Semi-supervised semantic segmentation needs strong, varied perturbations",
     BMVC 2020. Arguments and errors as for :func:`classmix`.
     """
-    _check(images, labels, confidence, at_least=2)
-    mask = _half_box(labels.shape, images.device, generator)
-    return _lay_over_next(images, labels, confidence, mask)
+    _check(images, labels, *masks, at_least=2)
+    box = _half_box(labels.shape, images.device, generator)
+    return _lay_over_next(images, labels, *masks, where=box)
 
 
 def cutout(
     images: Tensor,
     labels: Tensor,
-    confidence: Tensor,
-    *,
+    *masks: Tensor,
     generator: torch.Generator | None = None,
-) -> Mixed:
-    """Erase a box of half the area: image to 0, label to IGNORE, confidence to 0.
+) -> tuple[Tensor, ...]:
+    """Erase a box of half the area: images and floating masks to 0, labels to IGNORE.
 
     Arguments and errors as for :func:`classmix`, but a single image will do.
     """
-    _check(images, labels, confidence, at_least=1)
-    mask = _half_box(labels.shape, images.device, generator)
-    return Mixed(
-        images.masked_fill(mask[:, None], 0.0),
-        labels.masked_fill(mask, IGNORE),
-        confidence.masked_fill(mask, 0.0),
+    _check(images, labels, *masks, at_least=1)
+    box = _half_box(labels.shape, images.device, generator)
+    return (
+        images.masked_fill(box[:, None], 0.0),
+        *(m.masked_fill(box, 0.0 if m.is_floating_point() else IGNORE) for m in (labels, *masks)),
     )
 
 
-def _lay_over_next(images: Tensor, labels: Tensor, confidence: Tensor, mask: Tensor) -> Mixed:
-    """Image i where ``mask`` (B, H, W), image i + 1 elsewhere."""
-
-    def mix(values: Tensor, where: Tensor) -> Tensor:
-        return torch.where(where, values, values.roll(-1, 0))
-
-    return Mixed(mix(images, mask[:, None]), mix(labels, mask), mix(confidence, mask))
+def _lay_over_next(images: Tensor, *masks: Tensor, where: Tensor) -> tuple[Tensor, ...]:
+    """Image i where ``where`` (B, H, W), image i + 1 elsewhere."""
+    return (
+        torch.where(where[:, None], images, images.roll(-1, 0)),
+        *(torch.where(where, mask, mask.roll(-1, 0)) for mask in masks),
+    )
 
 
 def _half_box(shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
@@ -120,12 +107,12 @@ def _half_box(shape: torch.Size, device: torch.device, generator: torch.Generato
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def _check(images: Tensor, labels: Tensor, confidence: Tensor, *, at_least: int) -> None:
-    expected = (len(images), *images.shape[2:])
-    for name, tensor in (("labels", labels), ("confidence", confidence)):
-        if images.ndim != 4 or tuple(tensor.shape) != expected:
+def _check(images: Tensor, *masks: Tensor, at_least: int) -> None:
+    for i, mask in enumerate(masks):
+        name = f"mask {i}" if i else "labels"
+        if images.ndim != 4 or mask.shape != (len(images), *images.shape[2:]):
             raise ValueError(
-                f"mixing: images is {tuple(images.shape)} and {name} is {tuple(tensor.shape)}: "
+                f"mixing: images is {tuple(images.shape)} and {name} is {tuple(mask.shape)}: "
                 "expected (B, 3, H, W) and (B, H, W)"
             )
     if len(images) < at_least:

@@ -23,9 +23,7 @@ from reco.loss import IGNORE, ReCoLoss, ReCoStatistics
 from reco.mixing import classmix, cutmix, cutout
 from reco.teacher import MeanTeacher
 
-# A confidence that no softmax gives marks known pixels on their way through rescaling, mixing and
-# flips, which move labels and confidence alike.
-_KNOWN = 2.0
+_MIX = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}
 
 
 class Losses(NamedTuple):
@@ -57,6 +55,7 @@ class UnlabelledView(NamedTuple):
     labels: Tensor  # (B_u, H, W) int64
     confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
     known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
+    truth: Tensor  # (B_u, H, W) int64: all ground truth there is, for studies
     pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
 
 
@@ -76,6 +75,8 @@ class Objective(nn.Module):
         scale_range: random scale of the student's view of an unlabelled crop.
         unsupervised_threshold: δ_s of η, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
+        true_labels: ReCo takes the truth of unlabelled images in place of pseudo-labels. No way to
+            train, but an upper bound: what better pseudo-labels could give.
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
     """
@@ -87,6 +88,7 @@ class Objective(nn.Module):
         scale_range: tuple[float, float] = (1.0, 1.0),
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
+        true_labels: bool = False,
         reco: ReCoLoss | None = None,
         reco_weight: float = 1.0,
     ) -> None:
@@ -95,6 +97,7 @@ class Objective(nn.Module):
         self.scale_range = scale_range
         self.unsupervised_threshold = unsupervised_threshold
         self.weak_threshold = weak_threshold
+        self.true_labels = true_labels
         self.reco = reco
         self.reco_weight = reco_weight
 
@@ -111,8 +114,8 @@ class Objective(nn.Module):
             student: in train mode; images to logits and representations (or ``None``).
             teacher: makes pseudo-labels; ``None`` trains on labelled images alone.
             labelled: images and labels.
-            unlabelled: images, the labels known of them (IGNORE elsewhere), and, for the
-                statistics alone, their truth (IGNORE where there is none).
+            unlabelled: images, the labels known of them (IGNORE elsewhere), and their truth (IGNORE
+                where there is none), for statistics and ``true_labels`` alone.
 
         Returns:
             The losses, connected to the student, and statistics.
@@ -172,7 +175,7 @@ class Objective(nn.Module):
             teacher: in train mode.
             images: ``(B_u, 3, H, W)`` uint8.
             known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
-            truth: ``(B_u, H, W)`` uint8, for statistics alone.
+            truth: ``(B_u, H, W)`` uint8.
         """
         images = _to_unit(images)
         with record_function("teacher"):
@@ -180,19 +183,20 @@ class Objective(nn.Module):
         judged = truth != IGNORE
         pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
         labels = torch.where(known != IGNORE, known.long(), labels)
-        confidence = confidence.masked_fill(known != IGNORE, _KNOWN)
+        confidence = confidence.masked_fill(known != IGNORE, 1.0)
 
         with record_function("augmentation"):
-            images, labels, confidence = rescale_batch(images, labels, confidence, self.scale_range)
+            view: tuple[Tensor, ...] = (images, labels, confidence, known, truth)
+            view = rescale_batch(*view, scale_range=self.scale_range)
             if self.mix != "none":
-                mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
-                images, labels, confidence = mix(images, labels, confidence)
-            images, labels, confidence = photometric_flip(images, labels, confidence)
+                view = _MIX[self.mix](*view)
+            images, labels, confidence, known, truth = photometric_flip(*view)
         return UnlabelledView(
             images=images,
             labels=labels,
-            confidence=confidence.clamp(max=1.0),
-            known=confidence == _KNOWN,
+            confidence=confidence,
+            known=known != IGNORE,
+            truth=truth.long(),
             pseudo_accuracy=pseudo_accuracy,
         )
 
@@ -200,7 +204,8 @@ class Objective(nn.Module):
     def regions(self, labels: Tensor, view: UnlabelledView | None, size: Sequence[int]) -> Regions:
         """Labels of all images for ReCo at the network's output ``size`` ``(h, w)``.
 
-        Ground truth takes part wherever there is some, a pseudo-label above δ_w (Section 3.3).
+        Ground truth takes part wherever there is some, a pseudo-label above δ_w (Section 3.3). With
+        ``true_labels`` it is ground truth alone, of all images.
 
         Args:
             labels: ``(B_l, H, W)`` int64 ground truth.
@@ -209,7 +214,10 @@ class Objective(nn.Module):
         """
         known = labels != IGNORE
         valid = known
-        if view is not None:
+        if view is not None and self.true_labels:
+            labels = torch.cat([labels, view.truth])
+            valid = known = labels != IGNORE
+        elif view is not None:
             labels = torch.cat([labels, view.labels])
             valid = torch.cat([valid, view.known | (view.confidence > self.weak_threshold)])
             known = torch.cat([known, view.known])

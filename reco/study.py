@@ -179,14 +179,18 @@ def check_data(runs: Sequence[Cell], test_split: str | None) -> None:
     """
     seen = set()
     for cell in runs:
-        data, unsupervised = cell.config.dataset, cell.config.method.unsupervised
-        key = repr((replace(data, split_seed=0), unsupervised))
+        data = cell.config.dataset
+        needs = {
+            "unsupervised": cell.config.method.unsupervised,
+            "true_labels": cell.config.reco.true_labels,
+        }
+        key = repr((replace(data, split_seed=0), needs))
         if key in seen:
             continue
         seen.add(key)
         reader = open_dataset(data)
         try:
-            check_labelled(reader, data, unsupervised=unsupervised)
+            check_labelled(reader, data, **needs)
         except ValueError as error:
             raise ConfigError(f"{cell.title}: {error}") from error
         for split in {data.eval_split, test_split or data.eval_split}:

@@ -136,7 +136,12 @@ class Trainer:
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
         _check_shares(config)
         self.reader = open_dataset(config.dataset)
-        check_labelled(self.reader, config.dataset, unsupervised=config.method.unsupervised)
+        check_labelled(
+            self.reader,
+            config.dataset,
+            unsupervised=config.method.unsupervised,
+            true_labels=config.reco.true_labels,
+        )
         self.split = make_split(self.reader, config.dataset)
         eval_ids = self.reader.ids(config.dataset.eval_split)
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)

@@ -24,7 +24,7 @@ def painted_batch(seed: int):
 
 
 def sources(mixed) -> torch.Tensor:
-    return (mixed.images[:, 1] * IGNORE).round().long()
+    return (mixed[0][:, 1] * IGNORE).round().long()
 
 
 @pytest.mark.parametrize("mix", [classmix, cutmix])
@@ -33,15 +33,16 @@ def test_image_label_and_confidence_come_from_one_place(mix, seed):
     torch.manual_seed(seed)
     images, labels, confidence = painted_batch(seed)
     mixed = mix(images, labels, confidence)
+    mixed_images, mixed_labels, mixed_confidence = mixed
     source = sources(mixed)
     for i in range(B):
         assert set(source[i].unique().tolist()) <= {i, (i + 1) % B}
         for y in range(H):
             for x in range(W):
                 j = source[i, y, x]
-                assert mixed.labels[i, y, x] == labels[j, y, x]
-                assert mixed.confidence[i, y, x] == confidence[j, y, x]
-                assert (mixed.images[i, :, y, x] == images[j, :, y, x]).all()
+                assert mixed_labels[i, y, x] == labels[j, y, x]
+                assert mixed_confidence[i, y, x] == confidence[j, y, x]
+                assert (mixed_images[i, :, y, x] == images[j, :, y, x]).all()
 
 
 def test_classmix_pastes_half_of_the_classes_whole():
@@ -66,18 +67,19 @@ def test_classmix_of_one_class_and_of_nothing():
     images, _, confidence = painted_batch(0)
     torch.manual_seed(0)
     one = classmix(images, torch.full((B, H, W), 3), confidence)
-    assert torch.equal(one.images, images)  # one class: half, rounded up, is all of it
+    assert torch.equal(one[0], images)  # one class: half, rounded up, is all of it
     none = classmix(images, torch.full((B, H, W), IGNORE), confidence)
-    assert torch.equal(none.images, images.roll(-1, 0))
+    assert torch.equal(none[0], images.roll(-1, 0))
 
 
 def test_boxes_have_half_the_area_and_move():
     ones, labels = torch.ones(64, 3, 60, 80), torch.zeros(64, 60, 80, dtype=torch.long)
     torch.manual_seed(0)
-    cut = cutout(ones, labels, ones[:, 0])
-    boxes = cut.labels == IGNORE
-    assert torch.equal(cut.images[:, 0] == 0, boxes)
-    assert torch.equal(cut.confidence == 0, boxes)
+    cut_images, cut_labels, confidence, more = cutout(ones, labels, ones[:, 0], labels.byte())
+    boxes = cut_labels == IGNORE
+    assert torch.equal(cut_images[:, 0] == 0, boxes)
+    assert torch.equal(confidence == 0, boxes)
+    assert torch.equal(more == IGNORE, boxes)
     rows, columns = boxes.any(2).sum(1), boxes.any(1).sum(1)
     assert torch.equal(rows * columns, boxes.sum((1, 2)))  # filled rectangles
     share = boxes.float().mean((1, 2))
@@ -106,6 +108,6 @@ def test_wrong_batches_are_named():
     images, labels, confidence = painted_batch(0)
     with pytest.raises(ValueError, match=r"images holds 1: expected at least 2"):
         classmix(images[:1], labels[:1], confidence[:1])
-    with pytest.raises(ValueError, match=r"confidence is \(4, 24, 30\)"):
+    with pytest.raises(ValueError, match=r"mask 1 is \(4, 24, 30\)"):
         cutmix(images, labels, confidence[:, :, 1:])
-    assert cutout(images[:1], labels[:1], confidence[:1]).images.shape == (1, 3, H, W)
+    assert cutout(images[:1], labels[:1], confidence[:1])[0].shape == (1, 3, H, W)

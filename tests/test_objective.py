@@ -73,9 +73,11 @@ def test_equation_5_by_hand(plain_views):
     normal = module.normalise(unlabelled.float() / 255)
     pseudo, confidence = teacher.pseudo_label(normal)
     right = (pseudo == truth).float().mean()
-    mixed = module.classmix(unlabelled.float() / 255, pseudo, confidence)
+    mixed_images, mixed_labels, mixed_confidence = module.classmix(
+        unlabelled.float() / 255, pseudo, confidence
+    )
     logits, representations = student(
-        torch.cat([module.normalise(images.float() / 255), module.normalise(mixed.images)])
+        torch.cat([module.normalise(images.float() / 255), module.normalise(mixed_images)])
     )
     large = nn.functional.interpolate(logits, (16, 16), mode="bilinear", align_corners=False)
     log_probabilities = large.log_softmax(1)
@@ -89,19 +91,19 @@ def test_equation_5_by_hand(plain_views):
     supervised /= count
     unsupervised, etas = 0.0, []
     for b in range(2):
-        above = sum(c > strong for c in mixed.confidence[b].flatten().tolist())
+        above = sum(c > strong for c in mixed_confidence[b].flatten().tolist())
         etas.append(above / 256)
         for y in range(16):
             for x in range(16):
-                answer = mixed.labels[b, y, x].item()
+                answer = mixed_labels[b, y, x].item()
                 unsupervised -= etas[-1] * log_probabilities[2 + b, answer, y, x].item() / 512
     assert min(etas) > 0
     assert max(etas) < 1
 
     # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre,
     # unless that one is unknown: rows 0-3 of the first image are ignored as a whole.
-    all_labels = torch.cat([labels.long(), mixed.labels])[:, 2::4, 2::4]
-    valid = torch.cat([labels != IGNORE, mixed.confidence > weak])[:, 2::4, 2::4]
+    all_labels = torch.cat([labels.long(), mixed_labels])[:, 2::4, 2::4]
+    valid = torch.cat([labels != IGNORE, mixed_confidence > weak])[:, 2::4, 2::4]
     assert 0 < valid[2:].float().mean() < 1
     contrast = reco(representations, logits, all_labels, valid=valid)
 
@@ -133,6 +135,32 @@ def test_thresholds_are_apart(plain_views):
     assert weak.unsupervised == base.unsupervised
     assert weak.reco != base.reco
     assert eta.supervised == weak.supervised == base.supervised
+
+
+def test_true_labels_stand_in_for_pseudo_labels_in_reco_alone(plain_views):
+    torch.manual_seed(0)
+    student = Network()
+    teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
+    truth[:, :5] = IGNORE
+    nothing = torch.full_like(truth, IGNORE)
+
+    def losses(known, **which):
+        objective = Objective(
+            mix="none",
+            unsupervised_threshold=0.5,
+            weak_threshold=1.0,
+            reco=ReCoLoss(64, 64),
+            **which,
+        )
+        torch.manual_seed(3)
+        return objective(student, teacher, batch, (unlabelled, known, truth))
+
+    plain, bound = losses(nothing), losses(nothing, true_labels=True)
+    assert bound[0].supervised == plain[0].supervised
+    assert bound[0].unsupervised == plain[0].unsupervised
+    # All labels known, and no pseudo-label sure enough, are the same regions.
+    assert bound[0].reco == losses(truth)[0].reco != plain[0].reco
+    assert bound[1].known_in_reco == 1
 
 
 def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
@@ -225,7 +253,7 @@ def test_eta_leaves_padding_out():
 @pytest.mark.parametrize("mix", ["classmix", "cutmix", "cutout", "none"])
 def test_views_stay_aligned(mix, monkeypatch):
     """The label is painted into the colours and into the teacher's confidence: after rescaling,
-    mixing, jitter, blur and flip, image, label and confidence still tell the same class."""
+    mixing, jitter, blur and flip, image, label, confidence and truth still tell the same class."""
     colours = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
 
     class Oracle(nn.Module):
@@ -247,10 +275,16 @@ def test_views_stay_aligned(mix, monkeypatch):
         torch.manual_seed(seed)
         labels = torch.randint(C, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = colours[labels].permute(0, 3, 1, 2).contiguous()
-        nothing = torch.full_like(labels, IGNORE, dtype=torch.uint8)
-        view = objective.unlabelled_view(Oracle(), images, nothing, nothing)
+        truth = ((labels + 1) % C).byte()
+        known = labels.byte().masked_fill(torch.rand(labels.shape) < 0.9, IGNORE)
+        view = objective.unlabelled_view(Oracle(), images, known, truth)
         valid = view.labels != IGNORE
+        assert torch.equal(view.truth[valid], (view.labels[valid] + 1) % C)
+        assert (view.truth[~valid] == IGNORE).all()
+        assert not view.known[~valid].any()
+        assert view.known.any()
         expected = torch.tensor([0.6, 0.75, 0.9])[view.labels.clamp(max=C - 1)]
+        expected[view.known] = 1
         assert torch.equal(view.confidence[valid], expected[valid])
         assert (view.confidence[~valid] == 0).all()
         # Out of reach of the blur, a label has one colour, and two labels have two. Jitter changes

@@ -313,7 +313,7 @@ def test_changes_may_be_written_section_by_section(tmp_path):
         ("demo_table", 9),
         ("full_labels", 96),
         ("partial_labels", 36),
-        ("weak_threshold", 12),
+        ("pseudo_labels", 15),
     ],
 )
 def test_the_shipped_studies_load(name, runs):

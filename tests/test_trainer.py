@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
+from make_data import make_folder
 
 from reco import distributed
 from reco.checkpoint import CheckpointError, load_checkpoint
@@ -231,6 +233,15 @@ def test_eval_prints_what_the_last_validation_printed(tiny, tmp_path):
 def test_nothing_left_as_unlabelled_is_an_error(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"dataset\.labelled_images = 12.*method\.unsupervised"):
         train(tiny("dataset.labelled_images=12"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_true_labels_have_to_be_there(tmp_path):
+    root = make_folder(tmp_path / "data")
+    own = [f"dataset.root={root}", "dataset.class_names=[a, b, c]", "reco.true_labels=true"]
+    config = load_config("folder.yaml", [*TINY, *own])
+    with pytest.raises(ConfigError, match=r"reco\.true_labels = true: .*unlabelled/street"):
+        train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -57,7 +57,7 @@ def shown_classes(images: torch.Tensor) -> torch.Tensor:
 def test_views_stay_aligned(seed):
     """Rescaled, cropped, jittered, blurred, flipped: all three still tell the same story."""
     torch.manual_seed(seed)
-    images, labels, confidence = rescale_batch(*painted_batch(seed), (0.5, 1.5))
+    images, labels, confidence = rescale_batch(*painted_batch(seed), scale_range=(0.5, 1.5))
     assert images.shape == (B, 3, H, W)
     known = labels != IGNORE
     assert torch.equal(confidence, torch.where(known, (labels + 1) / 4, 0.0))
@@ -175,13 +175,15 @@ def test_masks_of_another_size():
 def test_rescale_of_one_changes_nothing():
     batch = painted_batch(0)
     state = torch.get_rng_state()
-    assert all(a is b for a, b in zip(rescale_batch(*batch, (1.0, 1.0)), batch, strict=True))
+    assert all(
+        a is b for a, b in zip(rescale_batch(*batch, scale_range=(1.0, 1.0)), batch, strict=True)
+    )
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_rescaled_padding_is_void():
     torch.manual_seed(0)
-    images, labels, confidence = rescale_batch(*painted_batch(0), (0.5, 0.5))
+    images, labels, confidence = rescale_batch(*painted_batch(0), scale_range=(0.5, 0.5))
     assert ((labels != IGNORE).sum((1, 2)) == H * W // 4).all()
     assert ((confidence == 0) == (labels == IGNORE)).all()
     padding = normalise(images).permute(1, 0, 2, 3)[:, labels == IGNORE]
@@ -215,7 +217,7 @@ def test_colours_repeat_with_the_seed_and_leave_inputs_alone():
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        rescaled = rescale_batch(images, labels, confidence, (0.5, 1.5))
+        rescaled = rescale_batch(images, labels, confidence, scale_range=(0.5, 1.5))
         results.append(photometric_flip(*rescaled))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
     pairs = zip((images, labels, confidence), copies, strict=True)
@@ -255,7 +257,7 @@ def test_nothing_waits_for_the_device():
     try:
         for seed in range(10):
             torch.manual_seed(seed)
-            rescaled = rescale_batch(images, labels, confidence, (0.5, 1.5))
+            rescaled = rescale_batch(images, labels, confidence, scale_range=(0.5, 1.5))
             photometric_flip(*rescaled)
             normalise(rescaled[0])
     finally:

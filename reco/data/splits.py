@@ -128,19 +128,28 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     )
 
 
-def check_labelled(reader: Reader, config: DatasetConfig, *, unsupervised: bool) -> None:
+def check_labelled(
+    reader: Reader, config: DatasetConfig, *, unsupervised: bool, true_labels: bool = False
+) -> None:
     """Make sure of as many images as ``config`` asks for, before any mask is read.
 
     Args:
         reader: of the data set.
         config: of the data set.
         unsupervised: there have to be unlabelled images too.
+        true_labels: these have to have labels, as ``reco.true_labels`` needs.
 
     Raises:
-        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, or none
-            that are left.
+        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, none that
+            are left, or images without the labels that have to be there.
         FileNotFoundError: no training images, or no such list of ids.
     """
+    without = reader.unlabelled_ids()
+    if true_labels and without:
+        raise ConfigError(
+            f"reco.true_labels = true: expected labels of all images, but {len(without)} have "
+            f"none, such as {without[0]}"
+        )
     train = sorted(reader.ids("train"))
     if config.labelled_ids:
         labelled = len(_own_list(Path(config.labelled_ids), train))
@@ -149,7 +158,7 @@ def check_labelled(reader: Reader, config: DatasetConfig, *, unsupervised: bool)
     else:
         return
     none_left = labelled == len(train) and config.partial_labels is None
-    if unsupervised and none_left and not reader.unlabelled_ids():
+    if unsupervised and none_left and not without:
         raise ConfigError(
             f"dataset.labelled_images = {config.labelled_images}: every image is in the labelled "
             "split, so none is left as unlabelled; use all (they then serve as both), add "

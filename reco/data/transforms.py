@@ -98,26 +98,24 @@ class RandomScaleCrop:
 
 
 def rescale_batch(
-    images: Tensor, labels: Tensor, confidence: Tensor, scale_range: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
+    images: Tensor, *masks: Tensor, scale_range: tuple[float, float]
+) -> tuple[Tensor, ...]:
     """Each image of a batch at a random scale of its own, cropped or padded to its old size.
 
-    A confidence is carried along as labels are, by nearest neighbour: it stays the one of the
-    label beside it.
+    All masks, a confidence too, are carried along by nearest neighbour: what lay on one pixel stays
+    together.
 
     Args:
         images: ``(B, 3, H, W)`` floating in [0, 1].
-        labels: ``(B, H, W)`` integer.
-        confidence: ``(B, H, W)`` floating.
+        masks: ``(B, H, W)`` each.
         scale_range: smallest and largest scale; (1, 1) returns the arguments themselves.
     """
     if scale_range == (1.0, 1.0):
-        return images, labels, confidence
+        return images, *masks
     height, width = images.shape[2:]
     transform = RandomScaleCrop(scale_range, (height, width))
-    rescaled = [transform(*sample) for sample in zip(images, labels, confidence, strict=True)]
-    images, labels, confidence = (torch.stack(part) for part in zip(*rescaled, strict=True))
-    return images, labels, confidence
+    rescaled = [transform(*sample) for sample in zip(images, *masks, strict=True)]
+    return tuple(torch.stack(part) for part in zip(*rescaled, strict=True))
 
 
 def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
