@@ -1,7 +1,9 @@
-"""What a teacher's pseudo-labels offer each class: how many pixels, how sure, how often right.
+"""What ReCo gets of each class: how much of a cell, and which pseudo-labels, how sure, how right.
 
-ReCo takes unlabelled pixels above δ_w alone. A class that the teacher never labels that surely gets
-its queries and keys from the few labelled images, however many unlabelled ones there are.
+ReCo works on the network's output, cells of 4 x 4 pixels. A class that is thinner than a cell
+shares it with others, and no representation can tell them apart. And ReCo takes unlabelled pixels
+above δ_w alone: a class that the teacher never labels that surely gets its queries and keys from
+the few labelled images, however many unlabelled ones there are.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,15 +23,20 @@ from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
 from reco.inference import predict_probabilities
+from reco.loss import IGNORE
 from reco.metrics import ConfusionMatrix
+from reco.objective import representative_pixels
 from reco.predictor import choose_network
+
+_CELL = 4  # pixels of the image, a side
 
 
 class Supply(NamedTuple):
-    """One class in the pseudo-labels; all shares in %."""
+    """One class; all shares in %."""
 
     class_name: str
     truth: float  # of all pixels
+    of_cell: float | None  # of the pixels of a cell that ReCo takes for the class; None: no cell
     pseudo_labels: float  # of all pixels
     above_weak: float | None  # of these pseudo-labels, those ReCo may take; None: there are none
     right: float | None  # of those above δ_w
@@ -55,6 +63,7 @@ def survey(
     chosen = distributed.set_up(device)
     names: Sequence[str] = ()
     matrices: list[ConfusionMatrix] = []
+    cells = torch.zeros(2, 0)
     for path in paths:
         checkpoint = load_checkpoint(path)
         config = config_from_dict(checkpoint["config"], str(path), overrides)
@@ -65,6 +74,7 @@ def survey(
         if not names:
             names = reader.spec.class_names
             matrices = [ConfusionMatrix(len(names), chosen) for _ in range(2)]
+            cells = torch.zeros(2, len(names), device=chosen, dtype=torch.float64)
         ids = sorted(set(checkpoint["split"]["unlabelled"]) & set(reader.ids("train")))
         if not ids:
             raise CheckpointError(f"{path}: its unlabelled images have no labels to compare with")
@@ -73,18 +83,43 @@ def survey(
         for sample in tqdm(loader, desc=str(path.parent.name), unit="batch", leave=False):
             images, labels = sample.image.to(chosen), sample.label.to(chosen)
             confidence, pseudo = predict_probabilities(network, images).max(1)
+            cells += _filled_cells(labels, len(names))
             matrices[0].update(pseudo, labels)
             matrices[1].update(pseudo, labels, confidence > config.reco.weak_threshold)
-    return _supplies(names, *(matrix.matrix.cpu() for matrix in matrices))
+    return _supplies(names, cells.cpu(), *(matrix.matrix.cpu() for matrix in matrices))
 
 
-def _supplies(names: Sequence[str], everywhere: Tensor, sure: Tensor) -> list[Supply]:
-    """From counts ``(C, C)`` of (truth, pseudo-label): of all pixels, and of those above δ_w."""
+def _filled_cells(labels: Tensor, num_classes: int) -> Tensor:
+    """``(2, C)``: what each class fills of the cells that carry its label, in cells; their number.
+
+    Args:
+        labels: ``(B, H, W)`` integer, IGNORE where unknown.
+        num_classes: C.
+    """
+    height, width = labels.shape[1:]
+    size = (-(-height // _CELL), -(-width // _CELL))
+    pixels = representative_pixels(labels != IGNORE, size)
+    carried = labels.flatten(1).gather(1, pixels.flatten(1)).view_as(pixels)
+    found = []
+    for c in range(num_classes):
+        share = F.adaptive_avg_pool2d((labels == c).double()[:, None], size)[:, 0]
+        found.append(torch.stack([share[carried == c].sum(), (carried == c).sum()]))
+    return torch.stack(found, 1)
+
+
+def _supplies(
+    names: Sequence[str], cells: Tensor, everywhere: Tensor, sure: Tensor
+) -> list[Supply]:
+    """From counts ``(2, C)`` of cells, and ``(C, C)`` of (truth, pseudo-label).
+
+    The latter of all pixels, and of those above δ_w.
+    """
     total = int(everywhere.sum())
     return [
         Supply(
             name,
             _percent(everywhere[c].sum(), total) or 0.0,
+            _percent(cells[0, c], int(cells[1, c])),
             _percent(everywhere[:, c].sum(), total) or 0.0,
             _percent(sure[:, c].sum(), int(everywhere[:, c].sum())),
             _percent(sure[c, c], int(sure[:, c].sum())),
@@ -94,4 +129,4 @@ def _supplies(names: Sequence[str], everywhere: Tensor, sure: Tensor) -> list[Su
 
 
 def _percent(part: Tensor, whole: int) -> float | None:
-    return round(100 * int(part) / whole, 2) if whole else None
+    return round(100 * part.item() / whole, 2) if whole else None

@@ -1,11 +1,13 @@
-"""Which classes do a teacher's pseudo-labels supply, how surely, and how often are they right?
+"""What does ReCo get of each class: how much of a cell, which pseudo-labels, how surely, how right?
 
     python scripts/pseudo_labels.py runs/demo/*/last.pt
     python scripts/pseudo_labels.py last.pt --set dataset.root=/data/camvid --output supply.csv
 
-For each class: its share of the true pixels and of the pseudo-labels on the run's unlabelled
-images, which part of the latter is above the weak threshold, so that ReCo may take it, and how
-often that is right. Several checkpoints are counted together.
+For each class on the run's unlabelled images: its share of the true pixels; what it fills of the
+4 x 4 pixels that one output of the network speaks for, where that carries its label (of thin
+classes, little: a larger image_size helps); its share of the pseudo-labels, which part of these is
+above the weak threshold, so that ReCo may take it, and how often that is right. Several checkpoints
+are counted together.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import reco
 from reco.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.data import synthetic
 from reco.loss import IGNORE
-from reco.pseudo_labels import Supply, _supplies, survey
+from reco.pseudo_labels import Supply, _filled_cells, _supplies, survey
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "pseudo_labels.py"
 
@@ -24,11 +24,21 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "pseudo_labels.py"
 def test_shares_by_hand():
     everywhere = torch.tensor([[6, 2, 0], [0, 1, 0], [1, 0, 0]])
     sure = torch.tensor([[4, 1, 0], [0, 0, 0], [1, 0, 0]])
-    assert _supplies(["road", "car", "sky"], everywhere, sure) == [
-        Supply("road", 80.0, 70.0, 71.43, 80.0),
-        Supply("car", 10.0, 30.0, 33.33, 0.0),
-        Supply("sky", 10.0, 0.0, None, None),
+    cells = torch.tensor([[1.5, 0.125, 0], [2, 1, 0]])
+    assert _supplies(["road", "car", "sky"], cells, everywhere, sure) == [
+        Supply("road", 80.0, 75.0, 70.0, 71.43, 80.0),
+        Supply("car", 10.0, 12.5, 30.0, 33.33, 0.0),
+        Supply("sky", 10.0, None, 0.0, None, None),
     ]
+
+
+def test_a_thin_class_fills_little_of_its_cells():
+    labels = torch.zeros(2, 8, 12, dtype=torch.long)
+    labels[0, :, 2] = 1  # the centre of the first cells is in it, and no other pixel of theirs
+    labels[0, 4:, 8:] = 2
+    labels[1, :4, :4] = IGNORE
+    filled = _filled_cells(labels, 4)
+    assert filled.tolist() == [[2 * 6 - 4.0, 2 * 0.25, 1.0, 0.0], [2 * 6 - 4, 2, 1, 0]]
 
 
 @pytest.fixture
