@@ -59,7 +59,7 @@ def render(path: Path, baseline: str | None) -> str:
     if tuple(header) == Result._fields:
         return results_table(read_csv(path, Result), baseline)
     if tuple(header) == ClassIoU._fields:
-        return classes_table(read_csv(path, ClassIoU))
+        return classes_table(read_csv(path, ClassIoU), baseline)
     return "\n".join(map(markdown_row, [header, ["---"] * len(header), *lines]))
 
 

@@ -82,26 +82,38 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
         yield markdown_row([cell for cell, keep in zip(cells, show, strict=True) if keep])
 
 
-def classes_table(rows: Sequence[ClassIoU]) -> str:
+def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
     """Markdown: IoU of each class, mean ± standard deviation over seeds, a column per method.
 
     Args:
         rows: of one split of the data; of several, each gets a table.
+        baseline: a method; behind the others stands, in brackets, the mean difference to it, run
+            by run on the same seed and split.
     """
     tables = []
     for split in dict.fromkeys(row.split for row in rows):
-        values: dict[str, dict[str, list[float]]] = {}
+        # By class, method and budget, and seed.
+        values: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
         for row in rows:
             if row.split == split and row.iou is not None:
-                column = f"{row.method} {row.budget}".rstrip()
-                values.setdefault(row.class_name, {}).setdefault(column, []).append(row.iou)
+                column = values.setdefault(row.class_name, {})
+                column.setdefault((row.method, row.budget), {})[row.seed] = row.iou
         columns = list(dict.fromkeys(name for of_class in values.values() for name in of_class))
-        lines = [["class", *columns], ["---"] * (1 + len(columns))]
-        lines += [
-            [name, *(mean_and_deviation(of_class.get(column, [])) for column in columns)]
-            for name, of_class in values.items()
-        ]
+        titles = [f"{method} {budget}".rstrip() for method, budget in columns]
+        lines = [["class", *titles], ["---"] * (1 + len(columns))]
+        for class_name, of_class in values.items():
+            cells = [class_name]
+            for method, budget in columns:
+                runs = of_class.get((method, budget), {})
+                others = of_class.get((baseline, budget), {}) if baseline else {}
+                pairs = [iou - others[seed] for seed, iou in runs.items() if seed in others]
+                compared = bool(pairs) and method != baseline
+                difference = f" ({statistics.fmean(pairs):+.1f})" if compared else ""
+                cells.append(mean_and_deviation([*runs.values()]) + difference)
+            lines.append(cells)
         title = f"IoU in % of each class on {split}:"
+        if baseline:
+            title = f"{title[:-1]}, in brackets the mean difference to {baseline}:"
         tables.append("\n".join([title, "", *map(markdown_row, lines)]))
     return "\n\n".join(tables)
 

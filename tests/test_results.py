@@ -84,6 +84,10 @@ def test_classes_by_hand():
     assert head == "| class | plain | ReCo |"
     assert road == "| road | 91.0 ± 1.4 | 95.0 |"
     assert sky == "| sky | - | 0.0 |"
+    title, _, head, _, road, sky = classes_table(rows, "plain").splitlines()
+    assert title == "IoU in % of each class on val, in brackets the mean difference to plain:"
+    assert road == "| road | 91.0 ± 1.4 | 95.0 (+5.0) |"  # to the run of the same seed alone
+    assert sky == "| sky | - | 0.0 |"
 
 
 def test_rows_survive_the_file(tmp_path):
