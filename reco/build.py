@@ -66,6 +66,7 @@ def build_objective(config: Config) -> Objective:
         weak_threshold=config.reco.weak_threshold,
         reco=build_reco_loss(config),
         reco_weight=config.reco.weight,
+        reco_true_labels=config.reco.true_labels,
     )
 
 

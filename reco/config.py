@@ -86,6 +86,7 @@ class ReCoConfig:
     key_sampling: Literal["active", "random"] = "active"
     negatives: Literal["shared", "per_query"] = "shared"
     gradient_through_means: bool = False
+    true_labels: bool = False  # the truth in place of pseudo-labels: an upper bound, for studies
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ class UnlabelledView(NamedTuple):
     labels: Tensor  # (B_u, H, W) int64
     confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
     known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
+    truth: Tensor  # (B_u, H, W) int64: all labels there are, for upper bounds and statistics
     pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
 
 
@@ -89,6 +90,7 @@ class Objective(nn.Module):
         weak_threshold: float = 0.7,
         reco: ReCoLoss | None = None,
         reco_weight: float = 1.0,
+        reco_true_labels: bool = False,
     ) -> None:
         super().__init__()
         self.mix = mix
@@ -97,6 +99,7 @@ class Objective(nn.Module):
         self.weak_threshold = weak_threshold
         self.reco = reco
         self.reco_weight = reco_weight
+        self.reco_true_labels = reco_true_labels
 
     def forward(
         self,
@@ -182,19 +185,31 @@ class Objective(nn.Module):
         labels = torch.where(known != IGNORE, known.long(), labels)
         confidence = confidence.masked_fill(known != IGNORE, _KNOWN)
 
+        moved_truth = torch.full_like(labels, IGNORE)
         with record_function("augmentation"):
-            images, labels, confidence = rescale_batch(images, labels, confidence, self.scale_range)
-            if self.mix != "none":
-                mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
-                images, labels, confidence = mix(images, labels, confidence)
-            images, labels, confidence = photometric_flip(images, labels, confidence)
+            if self.reco_true_labels:
+                # The same random numbers move the truth as they move the pseudo-labels.
+                state = torch.get_rng_state()
+                _, shown, codes = self._changed(images, labels, truth.float() + 1)
+                torch.set_rng_state(state)
+                moved_truth = torch.where(codes > 0, codes.long() - 1, IGNORE)
+                moved_truth = torch.where(shown != IGNORE, moved_truth, IGNORE)
+            images, labels, confidence = self._changed(images, labels, confidence)
         return UnlabelledView(
+            truth=moved_truth,
             images=images,
             labels=labels,
             confidence=confidence.clamp(max=1.0),
             known=confidence == _KNOWN,
             pseudo_accuracy=pseudo_accuracy,
         )
+
+    def _changed(self, images: Tensor, labels: Tensor, values: Tensor) -> tuple[Tensor, ...]:
+        images, labels, values = rescale_batch(images, labels, values, self.scale_range)
+        if self.mix != "none":
+            mix = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}[self.mix]
+            images, labels, values = mix(images, labels, values)
+        return photometric_flip(images, labels, values)
 
     @torch.no_grad()
     def regions(self, labels: Tensor, view: UnlabelledView | None, size: Sequence[int]) -> Regions:
@@ -209,7 +224,10 @@ class Objective(nn.Module):
         """
         known = labels != IGNORE
         valid = known
-        if view is not None:
+        if view is not None and self.reco_true_labels:
+            labels = torch.cat([labels, view.truth])
+            valid = known = labels != IGNORE
+        elif view is not None:
             labels = torch.cat([labels, view.labels])
             valid = torch.cat([valid, view.known | (view.confidence > self.weak_threshold)])
             known = torch.cat([known, view.known])
