@@ -86,7 +86,7 @@ class ReCoConfig:
     key_sampling: Literal["active", "random"] = "active"
     negatives: Literal["shared", "per_query"] = "shared"
     gradient_through_means: bool = False
-    true_labels: bool = False  # the truth in place of pseudo-labels: an upper bound, for studies
+    true_labels: bool = False  # as if all pseudo-labels were right and sure: for studies
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Config:
         """Eight hex digits of the experiment: everything but the seed and where runs are kept."""
         content = self.to_dict()
         del content["output_dir"], content["train"]["seed"]
+        if not self.reco.true_labels:  # came later: runs from before it keep their folder
+            del content["reco"]["true_labels"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def to_yaml(self) -> str:
@@ -397,6 +399,11 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             "a probability in [0, 1]",
         ),
         ("reco.weight", reco.weight >= 0, "a number >= 0"),
+        (
+            "reco.true_labels",
+            not reco.true_labels or (reco.enabled and method.unsupervised),
+            "false unless reco.enabled and method.unsupervised are true",
+        ),
         ("reco.num_queries", reco.num_queries >= 1, "at least 1"),
         ("reco.num_negatives", reco.num_negatives >= 1, "at least 1"),
         ("reco.temperature", reco.temperature > 0, "a number > 0"),

@@ -44,13 +44,17 @@ def refresh(text: str, root: Path) -> str:
 
     Raises:
         FileNotFoundError: a CSV file that is not there.
+        ValueError: no marked table.
     """
-    return _TABLE.sub(
+    fresh, tables = _TABLE.subn(
         lambda found: (
             f"{found['start']}\n{render(root / found['path'], found['baseline'])}\n\n{found['end']}"
         ),
         text,
     )
+    if not tables:
+        raise ValueError("no table to make: expected `<!-- table FILE.csv -->` before each")
+    return fresh
 
 
 def render(path: Path, baseline: str | None) -> str:

@@ -62,9 +62,11 @@ class RelationMeter:
     def __init__(self) -> None:
         self.sums: Tensor | None = None  # (C, C), as is the next
         self.counts: Tensor | None = None
+        self.last: ReCoStatistics | None = None  # of the last step
 
     def add(self, statistics: ReCoStatistics | None) -> None:
         """Take in one step, without waiting for the device."""
+        self.last = statistics
         if statistics is None:
             return
         pairs = statistics.present[:, None] & statistics.present

@@ -75,8 +75,8 @@ class Objective(nn.Module):
         scale_range: random scale of the student's view of an unlabelled crop.
         unsupervised_threshold: δ_s of η, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
-        true_labels: ReCo takes the truth of unlabelled images in place of pseudo-labels. No way to
-            train, but an upper bound: what better pseudo-labels could give.
+        true_labels: ReCo takes the truth of unlabelled images, as if all pseudo-labels were right
+            and sure. No way to train, but it shows what better ones could give.
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
     """

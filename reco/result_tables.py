@@ -107,13 +107,15 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
                 runs = of_class.get((method, budget), {})
                 others = of_class.get((baseline, budget), {}) if baseline else {}
                 pairs = [iou - others[seed] for seed, iou in runs.items() if seed in others]
-                compared = bool(pairs) and method != baseline
-                difference = f" ({statistics.fmean(pairs):+.1f})" if compared else ""
-                cells.append(mean_and_deviation([*runs.values()]) + difference)
+                cell = mean_and_deviation([*runs.values()])
+                if pairs and method != baseline:
+                    of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
+                    cell += f" ({statistics.fmean(pairs):+.1f}{of})"
+                cells.append(cell)
             lines.append(cells)
         title = f"IoU in % of each class on {split}:"
         if baseline:
-            title = f"{title[:-1]}, in brackets the mean difference to {baseline}:"
+            title = f"{title[:-1]}, in brackets the mean difference to {baseline} by seed:"
         tables.append("\n".join([title, "", *map(markdown_row, lines)]))
     return "\n\n".join(tables)
 

@@ -32,7 +32,7 @@ from reco.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.config import Config, ConfigError
+from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.seeding import stable_seed
@@ -198,7 +198,7 @@ class Trainer:
 
     def run(self, profiler: StepProfiler | None = None) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
-        train, total = self.config.train, self.config.train.iterations
+        train, total, first = self.config.train, self.config.train.iterations, self.iteration
         bar = tqdm(
             total=total,
             initial=self.iteration,
@@ -207,29 +207,33 @@ class Trainer:
             mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log needs no more
         )
         with self._stopping_on_signals(), bar, profiler or contextlib.nullcontext():
-            for labelled, unlabelled in self.batches():
-                losses, statistics = self.train_step(labelled, unlabelled)
-                self.iteration += 1
-                self.meter.add(losses, statistics)
-                self.relation_meter.add(statistics.reco)
-                bar.update()
-                if profiler is not None:
-                    profiler.step()
-                done = self.iteration == total
-                stopping = self._stopping()
-                due = self.iteration % train.validate_every == 0
-                validating = done or (due and not stopping)
-                checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
-                if validating or checkpointing or self.iteration % train.log_every == 0:
-                    self._log(bar, statistics, with_graph=validating)
-                if validating:
-                    self._validate()
-                if checkpointing:
-                    self._checkpoint()
-                if validating or checkpointing:
-                    self.meter.restart_clock()
-                if stopping:
-                    break
+            try:
+                for labelled, unlabelled in self.batches():
+                    losses, statistics = self.train_step(labelled, unlabelled)
+                    self.iteration += 1
+                    self.meter.add(losses, statistics)
+                    self.relation_meter.add(statistics.reco)
+                    bar.update()
+                    if profiler is not None:
+                        profiler.step()
+                    done = self.iteration == total
+                    stopping = self._stopping()
+                    due = self.iteration % train.validate_every == 0
+                    validating = done or (due and not stopping)
+                    checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
+                    if validating or checkpointing or self.iteration % train.log_every == 0:
+                        self._log(bar, with_graph=validating)
+                    if validating:
+                        self._validate()
+                    if checkpointing:
+                        self._checkpoint()
+                    if validating or checkpointing:
+                        self.meter.restart_clock()
+                    if stopping:
+                        break
+            except (ValueError, OSError):  # a file that cannot be read
+                self._keep_steps(first, bar)
+                raise
         return Outcome(
             self.folder.path, self.iteration, self.iteration == total, self.table, self.panel
         )
@@ -280,19 +284,9 @@ class Trainer:
             size = config.train.unlabelled_batch_size
             loaders.append(loader("unlabelled", self.split.unlabelled, size))
         both = zip(*loaders, strict=True)
-        first = self.iteration
         while True:
-            try:
-                with record_function("data"):
-                    batches = [self._to_device(batch) for batch in next(both, ())]
-            except (ValueError, OSError):  # an image that cannot be read: keep the steps before it
-                if self.iteration > first and not distributed.is_active():
-                    self._checkpoint()
-                    tqdm.write(
-                        f"The {self.iteration} iterations before are kept in {self.folder.path}: "
-                        "with the file repaired, --resume goes on from them"
-                    )
-                raise
+            with record_function("data"):
+                batches = [self._to_device(batch) for batch in next(both, ())]
             if not batches:
                 return
             yield batches[0], batches[1] if len(batches) > 1 else None
@@ -300,7 +294,7 @@ class Trainer:
     def _to_device(self, batch: TrainSample) -> TrainSample:
         return TrainSample(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
 
-    def _log(self, bar: tqdm[Any], statistics: StepStatistics, *, with_graph: bool) -> None:
+    def _log(self, bar: tqdm[Any], *, with_graph: bool) -> None:
         """Read the meters, stop on a loss that is not finite, write a line of metrics."""
         means, not_finite, steps, seconds = self.meter.read()
         if not_finite:
@@ -315,7 +309,7 @@ class Trainer:
         record: dict[str, Any] = {
             "iteration": self.iteration,
             **means,
-            **reco_summary(statistics.reco),
+            **reco_summary(self.relation_meter.last),
             "learning_rate": rate,
             "seconds": seconds,
             "images_per_second": speed,
@@ -395,6 +389,23 @@ class Trainer:
         if distributed.rank() == 0:
             save_latest(self._state(), self.folder.path)
 
+    def _keep_steps(self, first: int, bar: tqdm[Any]) -> None:
+        """Log and save what was done since iteration ``first``, before a file could not be read.
+
+        Not where several processes train: the others are waiting in the next step. Nor at the very
+        end, where only the validation is missing: resumed, the run would never make it.
+        """
+        done = self.iteration
+        if distributed.is_active() or done in (first, self.config.train.iterations):
+            return
+        if self.meter.steps:
+            self._log(bar, with_graph=False)
+        self._checkpoint()
+        tqdm.write(
+            f"The first {done} iterations are kept in {self.folder.path}: --resume goes on from "
+            "them once what is wrong has been repaired"
+        )
+
     def _state(self) -> Checkpoint:
         spec = self.reader.spec
         return {
@@ -416,7 +427,8 @@ class Trainer:
     def _restore(self, checkpoint: Checkpoint) -> None:
         """Take up the state of a checkpoint of this very experiment."""
         source = str(self.folder.path)
-        changed = _differences(checkpoint["config"], self.config.to_dict())
+        before = config_from_dict(checkpoint["config"], source).to_dict()  # with keys added since
+        changed = _differences(before, self.config.to_dict())
         if changed:
             raise ConfigError(
                 f"--resume: {source} was trained with another configuration: " + "; ".join(changed)

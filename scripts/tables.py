@@ -2,9 +2,9 @@
 
     python scripts/tables.py README.md docs/results.md
     python scripts/tables.py README.md docs/results.md --write
-    python scripts/tables.py --runs runs/studies docs/demo_runs.csv
+    python scripts/tables.py --runs runs/studies docs/demo_runs.csv docs/demo_study.csv
 
-The first command compares, the second makes the tables anew, and the third follows a CSV file to
+The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
 """
 
@@ -27,24 +27,29 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="bring the documents up to date")
     parser.add_argument(
         "--runs",
-        nargs=2,
+        nargs="+",
         type=Path,
+        default=[],
         metavar=("FOLDER", "CSV"),
-        help="folder of the studies, and a CSV file to follow to the runs in it",
+        help="folder of the studies, and CSV files to follow to the runs in it",
     )
     arguments = parser.parse_args()
+    if len(arguments.runs) == 1:
+        parser.error(f"--runs {arguments.runs[0]}: expected a folder and at least one CSV file")
     differences = []
     try:
         for document in arguments.documents:
             text = document.read_text(encoding="utf-8")
-            fresh = refresh(text, _ROOT)
+            try:
+                fresh = refresh(text, _ROOT)
+            except ValueError as error:
+                raise ValueError(f"{document}: {error}") from error
             if arguments.write:
                 document.write_text(fresh, encoding="utf-8")
             elif fresh != text:
                 differences.append(f"{document}: a table is not that of its CSV file; use --write")
-        if arguments.runs is not None:
-            folder, path = arguments.runs
-            differences += trace(path, folder)
+        for path in arguments.runs[1:]:
+            differences += trace(path, arguments.runs[0])
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -79,8 +79,11 @@ def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
     assert script("--runs", str(run), str(run / "rows.csv")) == 0
     (run / "rows.csv").write_text((run / "rows.csv").read_text().replace("50.0", "60.0"))
     assert script(str(page)) == 1
-    assert script("--runs", str(run), str(run / "rows.csv")) == 1
+    assert script("--runs", str(run), str(run / "classes.csv"), str(run / "rows.csv")) == 1
     assert script(str(run / "nothing.md")) == 1
+    capsys.readouterr()
+    assert script(str(run / "rows.csv")) == 1
+    assert "rows.csv: no table to make" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "classes.csv", "curves.csv"])

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from make_data import make_camvid
 from test_trainer import assert_same
 
 from reco.checkpoint import load_checkpoint
-from reco.config import load_config
-from reco.data import synthetic
-from reco.data.camvid import CamVidReader
+from reco.config import Config, load_config
+from reco.data import open_dataset, synthetic
 from reco.data.loading import TrainStream
+from reco.data.splits import make_split
+from reco.results import read_metrics
 from reco.trainer import train
 
 OVERRIDES = (
@@ -81,38 +83,62 @@ def test_killed_before_the_first_checkpoint_starts_anew(tiny, tmp_path):
     assert (folder / "metrics.jsonl").read_text().count('"total"') == 2
 
 
-def test_a_broken_image_costs_no_iterations(tmp_path):
+@pytest.fixture
+def photographs(tmp_path) -> Config:
+    """A short run on image files, that logs, validates and saves seldom."""
     torch.set_num_threads(1)
-    config = load_config(
+    return load_config(
         "camvid_5shot.yaml",
         [
             *TINY,
             f"dataset.root={make_camvid(tmp_path / 'camvid')}",
             "dataset.image_size=null",
             "model.weights=none",
+            "train.log_every=3",
+            "train.validate_every=3",
             "train.checkpoint_every=100",
-            "train.validate_every=100",
+            "train.workers=1",
         ],
     )
-    assert train(config, tmp_path / "whole").finished
-    split = load_checkpoint(tmp_path / "whole" / "last.pt")["split"]
-    stream = TrainStream(
-        CamVidReader(tmp_path / "camvid"),
-        split["unlabelled"],
-        config.dataset,
-        stream="unlabelled",
-        seed=config.train.seed,
-    )
-    last_of_epoch = stream._epoch_order(0)[-1]  # the fifth, which the third batch of two holds
-    assert len(split["unlabelled"]) == 5
-    (image,) = (tmp_path / "camvid" / "train").glob(f"{Path(last_of_epoch).name}.png")
-    content = image.read_bytes()
 
+
+def assert_nothing_lost(config: Config, image: Path, folder: Path, iteration: int) -> None:
+    """A run that meets ``image`` broken keeps its iterations, and goes on when it is whole."""
+    assert train(config, folder / "whole").finished
+    content = image.read_bytes()
     image.write_bytes(content[:300])
     with pytest.raises(ValueError, match=f"{image.name}: cannot be read"):
-        train(config, tmp_path / "broken")
-    assert load_checkpoint(tmp_path / "broken" / "last.pt")["iteration"] == 2
+        train(config, folder / "broken")
+    assert load_checkpoint(folder / "broken" / "last.pt")["iteration"] == iteration
+    assert read_metrics(folder / "broken")[-1]["iteration"] == iteration
     image.write_bytes(content)
-    assert train(config, tmp_path / "broken", resume=True).finished
-    first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("whole", "broken"))
-    assert_same(first, second)
+    assert train(config, folder / "broken", resume=True).finished
+    first, second = (load_checkpoint(folder / name / "last.pt") for name in ("whole", "broken"))
+    assert_same({**first, "best": 0}, {**second, "best": 0})
+
+
+def test_a_broken_training_image_costs_no_iterations(photographs, tmp_path):
+    dataset = photographs.dataset
+    reader = open_dataset(dataset)
+    unlabelled = make_split(reader, dataset).unlabelled
+    assert len(unlabelled) == 5
+    stream = TrainStream(reader, unlabelled, dataset, stream="unlabelled", seed=0)
+    last_of_epoch = stream._epoch_order(0)[-1]  # the fifth, which the third batch of two holds
+    (image,) = (tmp_path / "camvid").glob(f"train/{Path(last_of_epoch).name}.png")
+    assert_nothing_lost(photographs, image, tmp_path, 2)
+
+
+def test_a_broken_validation_image_costs_no_iterations(photographs, tmp_path):
+    image = sorted((tmp_path / "camvid" / "val").glob("*.png"))[-1]
+    assert_nothing_lost(photographs, image, tmp_path, 3)
+
+
+def test_at_the_end_a_broken_validation_image_leaves_the_validation_to_do(photographs, tmp_path):
+    config = replace(photographs, train=replace(photographs.train, validate_every=100))
+    image = sorted((tmp_path / "camvid" / "val").glob("*.png"))[-1]
+    content = image.read_bytes()
+    image.write_bytes(content[:300])
+    with pytest.raises(ValueError, match="cannot be read"):
+        train(config, tmp_path / "run")
+    image.write_bytes(content)
+    assert "mIoU" in train(config, tmp_path / "run", resume=True).table

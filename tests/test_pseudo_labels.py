@@ -55,10 +55,11 @@ def checkpoint(tmp_path, monkeypatch) -> Path:
 
 def test_pixels_are_those_of_the_unlabelled_images(checkpoint):
     reader, teacher = synthetic.SyntheticReader(), reco.load(checkpoint, network="teacher")
-    truth, pseudo, sure = [], [], []
+    truth, pseudo, sure, cells = [], [], [], 0
     for id in reader.ids("train")[2:]:
         labels, confidence = teacher.predict(np.array(reader.image(id)))
         of_image = np.array(reader.label(id))
+        cells = cells + _filled_cells(torch.from_numpy(of_image)[None], reader.spec.num_classes)
         known = of_image != IGNORE
         truth.append(of_image[known])
         pseudo.append(labels[known])
@@ -67,6 +68,7 @@ def test_pixels_are_those_of_the_unlabelled_images(checkpoint):
     found = survey([checkpoint], device="cpu")
     assert 0 < sure.mean() < 1
     for c, supply in enumerate(found):
+        assert supply.of_cell == pytest.approx(100 * (cells[0, c] / cells[1, c]).item(), abs=0.01)
         assert supply.truth == pytest.approx(100 * (truth == c).mean(), abs=0.01)
         assert supply.pseudo_labels == pytest.approx(100 * (pseudo == c).mean(), abs=0.01)
         if supply.right is not None:

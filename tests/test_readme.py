@@ -73,6 +73,21 @@ def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
             trainer._check_shares(load_config(name))
 
 
+def test_the_folder_shown_is_that_of_the_demo():
+    help_text = (ROOT / "scripts" / "report.py").read_text(encoding="utf-8")
+    for text in (README, help_text):
+        (shown,) = re.findall(r"runs/demo/(\w+)-s0", text)
+        assert shown == load_config("demo.yaml").hash()
+
+
+def test_studies_named_are_there():
+    for text in (README, (ROOT / "docs" / "results.md").read_text(encoding="utf-8")):
+        names = re.findall(r"studies/(\w+\.yaml)", text)
+        assert names
+        for name in names:
+            assert (ROOT / "configs" / "studies" / name).is_file(), name
+
+
 def test_experiments_of_the_table_load():
     section = README[
         README.index("## The paper's experiments") : README.index("## Your own images")

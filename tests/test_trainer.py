@@ -15,7 +15,7 @@ from conftest import TINY
 from make_data import make_folder
 
 from reco import distributed
-from reco.checkpoint import CheckpointError, load_checkpoint
+from reco.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
 from reco.evaluation import evaluate_checkpoints
@@ -234,6 +234,21 @@ def test_nothing_left_as_unlabelled_is_an_error(tiny, tmp_path):
     with pytest.raises(ConfigError, match=r"dataset\.labelled_images = 12.*method\.unsupervised"):
         train(tiny("dataset.labelled_images=12"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_true_labels_reach_the_objective(tiny, tmp_path):
+    assert Trainer(tiny("reco.true_labels=true"), tmp_path / "run").objective.true_labels
+    for other in ("reco.enabled=false", "method.unsupervised=false"):
+        with pytest.raises(ConfigError, match=r"reco\.true_labels = True: expected false unless"):
+            tiny("reco.true_labels=true", other)
+
+
+def test_a_run_from_before_a_key_came_can_be_resumed(tiny, tmp_path):
+    train(tiny("train.iterations=2"), tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
+    del checkpoint["config"]["reco"]["true_labels"]
+    save_checkpoint(checkpoint, tmp_path / "run" / "last.pt")
+    assert train(tiny(), tmp_path / "run", resume=True).iteration == 4
 
 
 def test_true_labels_have_to_be_there(tmp_path):

@@ -42,7 +42,7 @@ class TrainSample(NamedTuple):
 
     image: Tensor  # (3, h, w) uint8
     label: Tensor  # (h, w) uint8: the labels that training may use, IGNORE elsewhere
-    truth: Tensor  # (h, w) uint8: all labels there are, for diagnostics only
+    truth: Tensor  # (h, w) uint8: all labels there are, for diagnostics and `reco.true_labels`
 
 
 class EvalSample(NamedTuple):

@@ -137,7 +137,7 @@ def check_labelled(
         reader: of the data set.
         config: of the data set.
         unsupervised: there have to be unlabelled images too.
-        true_labels: these have to have labels, as ``reco.true_labels`` needs.
+        true_labels: unlabelled images have to have labels, as ``reco.true_labels`` needs.
 
     Raises:
         ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, none that
