@@ -23,6 +23,11 @@ import yaml
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 
 
+# Keys that are younger than published runs, and what they were before there was a choice: with
+# that value they leave the hash of a run, and so its folder, as it was.
+_CAME_LATER = (("dataset", "extra_images", True), ("reco", "true_labels", False))
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value and remedy."""
 
@@ -42,6 +47,7 @@ class DatasetConfig:
     crop_size: tuple[int, int] = (321, 321)
     scale_range: tuple[float, float] = (1.0, 1.0)
     eval_split: str = "val"
+    extra_images: bool = True  # unlabelled ones beside the training split, where there are any
     skip_unreadable: bool = False  # go on without an unlabelled image that cannot be read
     class_names: tuple[str, ...] | None = None  # `folder` only, as are the two below
     label_map: dict[int, int] | None = None  # value in the mask file -> class index
@@ -144,8 +150,9 @@ class Config:
         """Eight hex digits of the experiment: everything but the seed and where runs are kept."""
         content = self.to_dict()
         del content["output_dir"], content["train"]["seed"]
-        if not self.reco.true_labels:  # came later: runs from before it keep their folder
-            del content["reco"]["true_labels"]
+        for section, key, before in _CAME_LATER:
+            if content[section][key] == before:
+                del content[section][key]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def to_yaml(self) -> str:

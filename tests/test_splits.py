@@ -12,10 +12,10 @@ import pytest
 from make_data import draw_mask, make_camvid, make_folder, save_image, save_mask
 from PIL import Image
 
-from reco.config import DatasetConfig
+from reco.config import ConfigError, DatasetConfig
 from reco.data import open_dataset
 from reco.data.spec import DatasetSpec, default_palette
-from reco.data.splits import Split, few_shot, make_split
+from reco.data.splits import Split, check_labelled, few_shot, make_split
 from reco.loss import IGNORE
 
 CLASSES = 6
@@ -191,6 +191,16 @@ def test_all_images_serve_as_both():
         assert split.labelled == tuple(sorted(classes))
         assert split.unlabelled == (*sorted(classes), "extra")
         assert split.images_per_class["f"] == 2
+
+
+def test_extra_images_may_be_left_out():
+    reader = MemoryReader(random_classes(3), extra=("extra",))
+    without = config(labelled_images=9, extra_images=False)
+    assert "extra" in make_split(reader, config(labelled_images=9)).unlabelled
+    assert "extra" not in make_split(reader, without).unlabelled
+    check_labelled(reader, config(labelled_images=60), unsupervised=True)
+    with pytest.raises(ConfigError, match="none is left as unlabelled"):
+        check_labelled(reader, config(labelled_images=60, extra_images=False), unsupervised=True)
 
 
 def test_all_labelled_by_number_leaves_nothing_unlabelled():

@@ -93,7 +93,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
         FileNotFoundError: no training images, or no such list of ids.
     """
     train = sorted(reader.ids("train"))
-    extra = sorted(reader.unlabelled_ids())
+    extra = _extra_ids(reader, config)
     masks = _MaskIndex(reader, len(train))
     count = config.labelled_images
     everything = config.partial_labels is not None or (count == "all" and not config.labelled_ids)
@@ -121,7 +121,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     _require_all_classes(reader, images_per_class, labelled)
     return Split(
         labelled=tuple(sorted(labelled)),
-        unlabelled=tuple(sorted(unlabelled | set(extra))),
+        unlabelled=tuple(sorted(unlabelled.union(extra))),
         images_per_class=images_per_class,
         seed=config.split_seed,
         notes=_notes(images_per_class, len(labelled)),
@@ -144,7 +144,7 @@ def check_labelled(
             are left, or images without the labels that have to be there.
         FileNotFoundError: no training images, or no such list of ids.
     """
-    without = reader.unlabelled_ids()
+    without = _extra_ids(reader, config)
     if true_labels and without:
         raise ConfigError(
             f"reco.true_labels = true: expected labels of all images, but {len(without)} have "
@@ -164,6 +164,11 @@ def check_labelled(
             "split, so none is left as unlabelled; use all (they then serve as both), add "
             "unlabelled images, or set method.unsupervised=false"
         )
+
+
+def _extra_ids(reader: Reader, config: DatasetConfig) -> list[str]:
+    """Training images without labels, unless ``config`` does without them."""
+    return sorted(reader.unlabelled_ids()) if config.extra_images else []
 
 
 def few_shot(
