@@ -342,5 +342,5 @@ def test_studies_share_equal_runs():
     assert len(shared) == 9  # ClassMix alone, with ReCo, with random sampling; three seeds
     assert claim.results_dir != ablation.results_dir
     on_cpu = load_study("studies/ablation.yaml", "camvid_cpu.yaml")
-    assert cells(on_cpu)[0].config.dataset.image_size == (180, 240)
+    assert cells(on_cpu)[0].config.dataset.crop_size == (160, 160)
     assert on_cpu.results_dir == ablation.output_dir / "ablation-camvid_cpu"
