@@ -6,7 +6,6 @@ The floor is one read of the representations and one write of their gradient; th
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
+from reco.files import write_table
 from reco.literal import literal_reco_loss
 from reco.loss import ReCoLoss
 from reco.timing import alternate, describe, duration, peak_bytes
@@ -270,20 +270,16 @@ def _memory(timing: Timing) -> str:
 
 def write_loss_csv(results: Mapping[str, Sequence[Timing]], path: Path) -> None:
     """One line for each thing at each size; times in milliseconds."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["size", "what", "median_ms", "lowest_ms", "highest_ms", "times_floor", "peak_memory"]
-        )
-        for timings in results.values():
-            floors = {timing.size: timing.median for timing in timings if timing.what == FLOOR}
-            for timing in timings:
-                milliseconds = (timing.median, min(timing.seconds), max(timing.seconds))
-                times = [f"{1e3 * seconds:.2f}" for seconds in milliseconds]
-                over_floor = f"{timing.median / floors[timing.size]:.1f}"
-                writer.writerow(
-                    [str(timing.size), timing.what, *times, over_floor, _memory(timing)]
-                )
+    header = ["size", "what", "median_ms", "lowest_ms", "highest_ms", "times_floor", "peak_memory"]
+    rows = []
+    for timings in results.values():
+        floors = {timing.size: timing.median for timing in timings if timing.what == FLOOR}
+        for timing in timings:
+            milliseconds = (timing.median, min(timing.seconds), max(timing.seconds))
+            times = [f"{1e3 * seconds:.2f}" for seconds in milliseconds]
+            over_floor = f"{timing.median / floors[timing.size]:.1f}"
+            rows.append([str(timing.size), timing.what, *times, over_floor, _memory(timing)])
+    write_table(path, header, rows)
 
 
 def plot_loss(results: Mapping[str, Sequence[Timing]], title: str, path: Path) -> None:

@@ -6,7 +6,6 @@ timed in turn in one process.
 
 from __future__ import annotations
 
-import csv
 import statistics
 import tempfile
 from collections.abc import Callable, Generator, Sequence
@@ -19,6 +18,7 @@ from torch.profiler import profile
 
 from reco.config import ConfigError, load_config
 from reco.data.loading import TrainSample
+from reco.files import write_table
 from reco.loss import ReCoLoss
 from reco.profiling import phase_seconds, profiler_activities
 from reco.timing import alternate, describe, peak_bytes
@@ -209,11 +209,9 @@ def _line(timing: StepTiming, step_seconds: float) -> str:
 
 def write_step_csv(timings: Sequence[StepTiming], path: Path) -> None:
     """One line for each thing of each variant."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["variant", "what", "median_ms", "images_per_second", "peak_mib"])
-        for timing in timings:
-            peak = "" if timing.peak_bytes is None else round(timing.peak_bytes / 2**20)
-            speed = f"{timing.images / timing.median:.2f}"
-            row = [timing.variant, timing.what, f"{1e3 * timing.median:.2f}", speed, peak]
-            writer.writerow(row)
+    rows = []
+    for timing in timings:
+        peak = "" if timing.peak_bytes is None else round(timing.peak_bytes / 2**20)
+        speed = f"{timing.images / timing.median:.2f}"
+        rows.append([timing.variant, timing.what, f"{1e3 * timing.median:.2f}", speed, peak])
+    write_table(path, ["variant", "what", "median_ms", "images_per_second", "peak_mib"], rows)

@@ -1,9 +1,10 @@
-"""Files that are whole or not there: written beside their place, then renamed."""
+"""Writing files: whole or not at all, beside their place and then renamed; and tables as CSV."""
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 UNFINISHED = ".unfinished"
@@ -29,3 +30,11 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 def write_text_whole(path: Path, text: str) -> None:
     """:func:`write_whole` of a text, in UTF-8."""
     write_whole(path, lambda to: to.write_text(text, encoding="utf-8"))
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A CSV file of a line with the names of the columns and one for each row."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from reco.results import ClassIoU, Result
 
@@ -105,19 +105,24 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
             cells = [class_name]
             for method, budget in columns:
                 runs = of_class.get((method, budget), {})
-                others = of_class.get((baseline, budget), {}) if baseline else {}
-                pairs = [iou - others[seed] for seed, iou in runs.items() if seed in others]
-                cell = mean_and_deviation([*runs.values()])
-                if pairs and method != baseline:
-                    of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
-                    cell += f" ({statistics.fmean(pairs):+.1f}{of})"
-                cells.append(cell)
+                others = of_class.get((baseline or "", budget), {})
+                cells.append(_class_cell(runs, others if method != baseline else {}))
             lines.append(cells)
         title = f"IoU in % of each class on {split}:"
         if baseline:
             title = f"{title[:-1]}, in brackets the mean difference to {baseline} by seed:"
         tables.append("\n".join([title, "", *map(markdown_row, lines)]))
     return "\n\n".join(tables)
+
+
+def _class_cell(runs: Mapping[int, float], others: Mapping[int, float]) -> str:
+    """Mean and deviation of runs and, behind, their difference to ``others``; both by seed."""
+    cell = mean_and_deviation([*runs.values()])
+    pairs = _differences(runs.items(), others)
+    if not pairs:
+        return cell
+    of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
+    return f"{cell} ({statistics.fmean(pairs):+.1f}{of})"
 
 
 def markdown_row(cells: Sequence[str]) -> str:
@@ -135,7 +140,12 @@ def _pairs(
     if baseline is None or method == baseline:
         return []
     others = {row.seed: row.miou for row in groups.get((split, budget, baseline), [])}
-    return [row.miou - others[row.seed] for row in groups[name] if row.seed in others]
+    return _differences([(row.seed, row.miou) for row in groups[name]], others)
+
+
+def _differences(runs: Iterable[tuple[int, float]], others: Mapping[int, float]) -> list[float]:
+    """Of runs, seed and figure, to the others of the same seed, where there is one."""
+    return [figure - others[seed] for seed, figure in runs if seed in others]
 
 
 def _groups(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
+from reco.files import write_table
+
 Records = list[dict[str, Any]]
 # Mean IoU without the frequent classes: over this share of the classes, the rarest by pixels.
 _RARE_SHARE = 1 / 3
@@ -308,10 +310,7 @@ def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def write_csv(rows: Sequence[Row], kind: type[Row], path: Path) -> None:
     """One line for each row."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(kind._fields)
-        writer.writerows(rows)
+    write_table(path, kind._fields, rows)
 
 
 def read_csv(path: Path, kind: type[Row]) -> list[Row]:

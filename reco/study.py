@@ -179,18 +179,14 @@ def check_data(runs: Sequence[Cell], test_split: str | None) -> None:
     """
     seen = set()
     for cell in runs:
-        data = cell.config.dataset
-        needs = {
-            "unsupervised": cell.config.method.unsupervised,
-            "true_labels": cell.config.reco.true_labels,
-        }
-        key = repr((replace(data, split_seed=0), needs))
+        data = replace(cell.config.dataset, split_seed=0)
+        key = repr((data, cell.config.method.unsupervised, cell.config.reco.true_labels))
         if key in seen:
             continue
         seen.add(key)
         reader = open_dataset(data)
         try:
-            check_labelled(reader, data, **needs)
+            check_labelled(reader, cell.config)
         except ValueError as error:
             raise ConfigError(f"{cell.title}: {error}") from error
         for split in {data.eval_split, test_split or data.eval_split}:

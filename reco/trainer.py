@@ -136,12 +136,7 @@ class Trainer:
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
         _check_shares(config)
         self.reader = open_dataset(config.dataset)
-        check_labelled(
-            self.reader,
-            config.dataset,
-            unsupervised=config.method.unsupervised,
-            true_labels=config.reco.true_labels,
-        )
+        check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
         eval_ids = self.reader.ids(config.dataset.eval_split)
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
@@ -198,7 +193,7 @@ class Trainer:
 
     def run(self, profiler: StepProfiler | None = None) -> Outcome:
         """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
-        train, total, first = self.config.train, self.config.train.iterations, self.iteration
+        train, total = self.config.train, self.config.train.iterations
         bar = tqdm(
             total=total,
             initial=self.iteration,
@@ -206,34 +201,31 @@ class Trainer:
             disable=distributed.rank() != 0,
             mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log needs no more
         )
-        with self._stopping_on_signals(), bar, profiler or contextlib.nullcontext():
-            try:
-                for labelled, unlabelled in self.batches():
-                    losses, statistics = self.train_step(labelled, unlabelled)
-                    self.iteration += 1
-                    self.meter.add(losses, statistics)
-                    self.relation_meter.add(statistics.reco)
-                    bar.update()
-                    if profiler is not None:
-                        profiler.step()
-                    done = self.iteration == total
-                    stopping = self._stopping()
-                    due = self.iteration % train.validate_every == 0
-                    validating = done or (due and not stopping)
-                    checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
-                    if validating or checkpointing or self.iteration % train.log_every == 0:
-                        self._log(bar, with_graph=validating)
-                    if validating:
-                        self._validate()
-                    if checkpointing:
-                        self._checkpoint()
-                    if validating or checkpointing:
-                        self.meter.restart_clock()
-                    if stopping:
-                        break
-            except (ValueError, OSError):  # a file that cannot be read
-                self._keep_steps(first, bar)
-                raise
+        watching = profiler or contextlib.nullcontext()
+        with self._stopping_on_signals(), bar, self._keeping_steps(bar), watching:
+            for labelled, unlabelled in self.batches():
+                losses, statistics = self.train_step(labelled, unlabelled)
+                self.iteration += 1
+                self.meter.add(losses, statistics)
+                self.relation_meter.add(statistics.reco)
+                bar.update()
+                if profiler is not None:
+                    profiler.step()
+                done = self.iteration == total
+                stopping = self._stopping()
+                due = self.iteration % train.validate_every == 0
+                validating = done or (due and not stopping)
+                checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
+                if validating or checkpointing or self.iteration % train.log_every == 0:
+                    self._log(bar, with_graph=validating)
+                if validating:
+                    self._validate()
+                if checkpointing:
+                    self._checkpoint()
+                if validating or checkpointing:
+                    self.meter.restart_clock()
+                if stopping:
+                    break
         return Outcome(
             self.folder.path, self.iteration, self.iteration == total, self.table, self.panel
         )
@@ -389,22 +381,27 @@ class Trainer:
         if distributed.rank() == 0:
             save_latest(self._state(), self.folder.path)
 
-    def _keep_steps(self, first: int, bar: tqdm[Any]) -> None:
-        """Log and save what was done since iteration ``first``, before a file could not be read.
+    @contextlib.contextmanager
+    def _keeping_steps(self, bar: tqdm[Any]) -> Iterator[None]:
+        """Where a file cannot be read, log and save the steps before it.
 
         Not where several processes train: the others are waiting in the next step. Nor at the very
         end, where only the validation is missing: resumed, the run would never make it.
         """
-        done = self.iteration
-        if distributed.is_active() or done in (first, self.config.train.iterations):
-            return
-        if self.meter.steps:
-            self._log(bar, with_graph=False)
-        self._checkpoint()
-        tqdm.write(
-            f"The first {done} iterations are kept in {self.folder.path}: --resume goes on from "
-            "them once what is wrong has been repaired"
-        )
+        first = self.iteration
+        try:
+            yield
+        except (ValueError, OSError):
+            done = self.iteration
+            if not distributed.is_active() and done not in (first, self.config.train.iterations):
+                if self.meter.steps:
+                    self._log(bar, with_graph=False)
+                self._checkpoint()
+                tqdm.write(
+                    f"The first {done} iterations are kept in {self.folder.path}: --resume goes on "
+                    "from them once what is wrong has been repaired"
+                )
+            raise
 
     def _state(self) -> Checkpoint:
         spec = self.reader.spec

@@ -11,10 +11,10 @@ A ReCo term a hundred times longer or shorter than the others wants another reco
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
+from reco.files import write_table
 from reco.gradients import TermGradient, term_gradients
 
 
@@ -28,7 +28,7 @@ def main() -> int:
     add("--batches", type=int, default=8, help="batches to look at (default 8)")
     add("--output", type=Path, help="write the table here too, as CSV")
     arguments = parser.parse_args()
-    lines: list[tuple[object, ...]] = [("run", *TermGradient._fields)]
+    lines: list[tuple[object, ...]] = []
     try:
         for path in arguments.checkpoints:
             found = term_gradients(path, overrides=arguments.overrides, batches=arguments.batches)
@@ -38,8 +38,7 @@ def main() -> int:
                 print("".join(f"{'-' if cell is None else cell:>24}" for cell in row))
             lines += [(path.parent.name, *row) for row in found]
         if arguments.output:
-            with arguments.output.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows(lines)
+            write_table(arguments.output, ("run", *TermGradient._fields), lines)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

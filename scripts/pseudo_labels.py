@@ -13,10 +13,10 @@ are counted together.
 from __future__ import annotations
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 
+from reco.files import write_table
 from reco.pseudo_labels import Supply, survey
 
 
@@ -35,8 +35,7 @@ def main() -> int:
             arguments.checkpoints, overrides=arguments.overrides, device=arguments.device
         )
         if arguments.output:
-            with arguments.output.open("w", newline="", encoding="utf-8") as file:
-                csv.writer(file, lineterminator="\n").writerows([Supply._fields, *supplies])
+            write_table(arguments.output, Supply._fields, supplies)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

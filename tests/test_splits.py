@@ -12,7 +12,7 @@ import pytest
 from make_data import draw_mask, make_camvid, make_folder, save_image, save_mask
 from PIL import Image
 
-from reco.config import ConfigError, DatasetConfig
+from reco.config import Config, ConfigError, DatasetConfig
 from reco.data import open_dataset
 from reco.data.spec import DatasetSpec, default_palette
 from reco.data.splits import Split, check_labelled, few_shot, make_split
@@ -198,9 +198,9 @@ def test_extra_images_may_be_left_out():
     without = config(labelled_images=9, extra_images=False)
     assert "extra" in make_split(reader, config(labelled_images=9)).unlabelled
     assert "extra" not in make_split(reader, without).unlabelled
-    check_labelled(reader, config(labelled_images=60), unsupervised=True)
+    check_labelled(reader, Config(config(labelled_images=60)))
     with pytest.raises(ConfigError, match="none is left as unlabelled"):
-        check_labelled(reader, config(labelled_images=60, extra_images=False), unsupervised=True)
+        check_labelled(reader, Config(config(labelled_images=60, extra_images=False)))
 
 
 def test_all_labelled_by_number_leaves_nothing_unlabelled():

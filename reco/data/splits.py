@@ -21,7 +21,7 @@ from reco.data.reader import FileReader, Reader, enumerate_some, present_classes
 from reco.data.seeding import stable_seed
 
 if TYPE_CHECKING:
-    from reco.config import DatasetConfig
+    from reco.config import Config, DatasetConfig
 
 _T = TypeVar("_T", int, str)
 
@@ -128,39 +128,38 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     )
 
 
-def check_labelled(
-    reader: Reader, config: DatasetConfig, *, unsupervised: bool, true_labels: bool = False
-) -> None:
-    """Make sure of as many images as ``config`` asks for, before any mask is read.
+def check_labelled(reader: Reader, config: Config) -> None:
+    """Make sure of the images that ``config`` asks for, before any mask is read.
+
+    These are as many labelled ones, unlabelled ones too where it trains on them, and with
+    ``reco.true_labels`` none without labels.
 
     Args:
         reader: of the data set.
-        config: of the data set.
-        unsupervised: there have to be unlabelled images too.
-        true_labels: unlabelled images have to have labels, as ``reco.true_labels`` needs.
+        config: of the run.
 
     Raises:
         ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, none that
             are left, or images without the labels that have to be there.
         FileNotFoundError: no training images, or no such list of ids.
     """
-    without = _extra_ids(reader, config)
-    if true_labels and without:
+    dataset = config.dataset
+    if config.reco.true_labels and (without := _extra_ids(reader, dataset)):
         raise ConfigError(
             f"reco.true_labels = true: expected labels of all images, but {len(without)} have "
             f"none, such as {without[0]}"
         )
     train = sorted(reader.ids("train"))
-    if config.labelled_ids:
-        labelled = len(_own_list(Path(config.labelled_ids), train))
-    elif config.labelled_images != "all":
-        labelled = _checked_count(config.labelled_images, len(train))
+    if dataset.labelled_ids:
+        labelled = len(_own_list(Path(dataset.labelled_ids), train))
+    elif dataset.labelled_images != "all":
+        labelled = _checked_count(dataset.labelled_images, len(train))
     else:
         return
-    none_left = labelled == len(train) and config.partial_labels is None
-    if unsupervised and none_left and not without:
+    none_left = labelled == len(train) and dataset.partial_labels is None
+    if config.method.unsupervised and none_left and not _extra_ids(reader, dataset):
         raise ConfigError(
-            f"dataset.labelled_images = {config.labelled_images}: every image is in the labelled "
+            f"dataset.labelled_images = {dataset.labelled_images}: every image is in the labelled "
             "split, so none is left as unlabelled; use all (they then serve as both), add "
             "unlabelled images, or set method.unsupervised=false"
         )
