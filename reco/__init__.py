@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reco.inference.predictor import Prediction, Predictor, load
     from reco.loss import ReCoLoss
-    from reco.model import DeepLabV3Plus
-    from reco.predictor import Prediction, Predictor, load
-    from reco.teacher import MeanTeacher
+    from reco.method.teacher import MeanTeacher
+    from reco.models.deeplab import DeepLabV3Plus
 
 __version__ = "0.1.0"
 
@@ -21,12 +21,12 @@ __all__ = ["DeepLabV3Plus", "MeanTeacher", "Prediction", "Predictor", "ReCoLoss"
 
 # Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.
 _HOMES = {
-    "DeepLabV3Plus": "reco.model",
-    "MeanTeacher": "reco.teacher",
-    "Prediction": "reco.predictor",
-    "Predictor": "reco.predictor",
+    "DeepLabV3Plus": "reco.models.deeplab",
+    "MeanTeacher": "reco.method.teacher",
+    "Prediction": "reco.inference.predictor",
+    "Predictor": "reco.inference.predictor",
     "ReCoLoss": "reco.loss",
-    "load": "reco.predictor",
+    "load": "reco.inference.predictor",
 }
 
 

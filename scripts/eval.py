@@ -16,8 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.evaluation import evaluate_checkpoints
-from reco.inference import BOUNDARY_WIDTH, InferenceMode
+from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.probabilities import BOUNDARY_WIDTH, InferenceMode
 
 
 def main() -> int:

@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.export import export_checkpoint
+from reco.inference.export import export_checkpoint
 
 
 def main() -> int:

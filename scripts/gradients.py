@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from reco.files import write_table
-from reco.gradients import TermGradient, term_gradients
+from reco.studies.gradients import TermGradient, term_gradients
 
 
 def main() -> int:

@@ -16,8 +16,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.predict import predict_files
-from reco.predictor import load
+from reco.inference.files import predict_files
+from reco.inference.predictor import load
 
 
 def main() -> int:

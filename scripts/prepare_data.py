@@ -28,7 +28,7 @@ from reco.data.reader import FileReader
 from reco.data.sbd import convert_sbd, download_pascal
 from reco.data.splits import make_split
 from reco.files import write_text_whole
-from reco.visualise import draw_budgets
+from reco.panels import draw_budgets
 
 
 def main() -> int:

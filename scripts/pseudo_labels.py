@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from reco.files import write_table
-from reco.pseudo_labels import Supply, survey
+from reco.studies.pseudo_labels import Supply, survey
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.report import write_report
+from reco.pictures.report import write_report
 
 
 def main() -> int:

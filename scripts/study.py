@@ -18,8 +18,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from reco.study import load_study
-from reco.study_runner import run_study
+from reco.studies.runner import run_study
+from reco.studies.study import load_study
 
 
 def main() -> int:

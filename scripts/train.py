@@ -17,8 +17,8 @@ from pathlib import Path
 
 from reco import distributed
 from reco.config import load_config
-from reco.run_folder import run_path
-from reco.trainer import NonFiniteLossError, train
+from reco.runs.folder import run_path
+from reco.training.trainer import NonFiniteLossError, train
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.gallery import KINDS, draw
+from reco.pictures.gallery import KINDS, draw
 
 
 def main() -> int:

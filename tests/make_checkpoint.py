@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from conftest import TINY
 
-from reco.build import build_network, build_teacher
-from reco.checkpoint import save_checkpoint
 from reco.config import load_config
 from reco.data.synthetic import SyntheticReader
+from reco.runs.build import build_network, build_teacher
+from reco.runs.checkpoint import save_checkpoint
 
 
 def write_checkpoint(path: Path, *overrides: str) -> Path:

@@ -8,18 +8,20 @@ import runpy
 import sys
 from pathlib import Path
 
+import loss as benchmark_loss
 import pytest
+import step as benchmark_step
 import torch
 from conftest import TINY
+from loss import Size
 
-from reco import benchmark_loss, benchmark_step, profiling
-from reco.benchmark_loss import Size
 from reco.config import ConfigError
-from reco.profiling import PHASES
-from reco.timing import alternate, peak_bytes
-from reco.trainer import train
+from reco.training import profiling
+from reco.training.profiling import PHASES
+from reco.training.timing import alternate, peak_bytes
+from reco.training.trainer import train
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "benchmark.py"
+SCRIPT = Path(__file__).parent.parent / "benchmarks" / "benchmark.py"
 CPU = torch.device("cpu")
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from reco import checkpoint as module
-from reco.checkpoint import (
+from reco.runs import checkpoint as module
+from reco.runs.checkpoint import (
     CheckpointError,
     load_checkpoint,
     load_latest,

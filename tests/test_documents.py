@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import refresh, render, trace
 
-from reco.documents import refresh, render, trace
-from reco.result_tables import results_table
-from reco.results import (
+from reco.runs.results import (
     ClassIoU,
     Point,
     Result,
@@ -21,6 +20,7 @@ from reco.results import (
     read_results,
     write_csv,
 )
+from reco.studies.tables import results_table
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -68,7 +68,7 @@ def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
 
     def script(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
-        return runpy.run_path(str(ROOT / "scripts" / "tables.py"))["main"]()
+        return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["main"]()
 
     assert script(str(page)) == 1
     assert "use --write" in capsys.readouterr().out

@@ -10,9 +10,9 @@ import pytest
 import torch
 from make_data import make_camvid, make_cityscapes, make_folder, make_pascal, make_sun
 
-from reco import trainer
 from reco.config import CONFIG_FOLDER, load_config
 from reco.data import synthetic
+from reco.training import trainer
 
 CONFIGS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 from make_checkpoint import write_checkpoint
 
-from reco import export
-from reco.build import restore_networks
-from reco.checkpoint import load_checkpoint
 from reco.data.synthetic import SyntheticReader
 from reco.data.transforms import normalise
-from reco.export import Deployable, Exported, export_checkpoint
-from reco.model import DeepLabV3Plus
+from reco.inference import export
+from reco.inference.export import Deployable, Exported, export_checkpoint
+from reco.models.deeplab import DeepLabV3Plus
+from reco.runs.build import restore_networks
+from reco.runs.checkpoint import load_checkpoint
 
 WITHOUT_RECO = """
 import json, sys, torch

@@ -16,13 +16,13 @@ from conftest import TINY
 from make_data import make_camvid
 from test_trainer import assert_same
 
-from reco.checkpoint import load_checkpoint
 from reco.config import Config, load_config
 from reco.data import open_dataset, synthetic
 from reco.data.loading import TrainStream
 from reco.data.splits import make_split
-from reco.results import read_metrics
-from reco.trainer import train
+from reco.runs.checkpoint import load_checkpoint
+from reco.runs.results import read_metrics
+from reco.training.trainer import train
 
 OVERRIDES = (
     *TINY,
@@ -47,7 +47,7 @@ def iterations_logged(folder: Path) -> int:
 @pytest.mark.slow
 def test_killed_ten_times_a_run_ends_as_if_undisturbed(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reco.trainer", "test_trainer"])
+    context.set_forkserver_preload(["reco.training.trainer", "test_trainer"])
 
     def start(folder: Path):
         process = context.Process(target=run, args=(folder,))

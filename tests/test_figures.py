@@ -14,13 +14,14 @@ import torch
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
-from reco import figures, gallery
-from reco.checkpoint import CheckpointError
 from reco.data import synthetic
 from reco.data.transforms import normalise
-from reco.insight import Subject
 from reco.loss import IGNORE
-from reco.results import read_metrics
+from reco.pictures import gallery
+from reco.pictures import plots as figures
+from reco.pictures.analysis import Subject
+from reco.runs.checkpoint import CheckpointError
+from reco.runs.results import read_metrics
 
 pytest.importorskip("matplotlib")
 

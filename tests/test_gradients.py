@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from reco.gradients import term_gradients
-from reco.trainer import Trainer, train
+from reco.studies.gradients import term_gradients
+from reco.training.trainer import Trainer, train
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "gradients.py"
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from reco.data.loading import EvalSample
 from reco.data.transforms import normalise
-from reco.inference import (
+from reco.inference.probabilities import (
     InferenceMode,
     evaluate,
     predict_probabilities,

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 from torchvision.models.segmentation import deeplabv3_resnet50
 
 from reco import loss as module
-from reco.literal import literal_reco_loss
 from reco.loss import (
     IGNORE,
     ReCoLoss,
@@ -27,6 +26,7 @@ from reco.loss import (
     reco_loss,
     relation_graph,
 )
+from reco.loss_reference import literal_reco_loss
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from reco.loss import IGNORE
-from reco.mixing import classmix, cutmix, cutout
+from reco.method.mixing import classmix, cutmix, cutout
 
 B, H, W, C = 4, 24, 31, 7
 

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from reco import objective as module
 from reco.data import transforms
 from reco.loss import IGNORE, ReCoLoss
-from reco.objective import (
+from reco.method import objective as module
+from reco.method.objective import (
     Objective,
     confident_share,
     representative_pixels,
     supervised_loss,
     unsupervised_loss,
 )
-from reco.teacher import MeanTeacher
+from reco.method.teacher import MeanTeacher
 
 C = 3
 

@@ -14,12 +14,12 @@ from make_checkpoint import write_checkpoint
 from PIL import Image
 
 import reco
-from reco import predictor as predictor_module
-from reco.checkpoint import CheckpointError
 from reco.data.loading import EvalDataset
 from reco.data.synthetic import SyntheticReader
-from reco.inference import predict_probabilities
-from reco.predict import find_images, predict_files
+from reco.inference import predictor as predictor_module
+from reco.inference.files import find_images, predict_files
+from reco.inference.probabilities import predict_probabilities
+from reco.runs.checkpoint import CheckpointError
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "predict.py"
 

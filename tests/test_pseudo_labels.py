@@ -13,10 +13,10 @@ import torch
 from make_checkpoint import write_checkpoint
 
 import reco
-from reco.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.data import synthetic
 from reco.loss import IGNORE
-from reco.pseudo_labels import Supply, _filled_cells, _supplies, survey
+from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from reco.studies.pseudo_labels import Supply, _filled_cells, _supplies, survey
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "pseudo_labels.py"
 

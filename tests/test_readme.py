@@ -9,8 +9,8 @@ from pathlib import Path
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
-from reco import trainer
 from reco.config import load_config
+from reco.training import trainer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import pytest
 from make_checkpoint import write_checkpoint
 
 from reco.data import synthetic
-from reco.report import write_report
+from reco.pictures.report import write_report
 
 pytest.importorskip("matplotlib")
 

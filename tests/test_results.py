@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reco.result_tables import bootstrap_interval, classes_table, results_table
-from reco.results import (
+from reco.runs.results import (
     ClassIoU,
     Point,
     Result,
@@ -24,6 +23,7 @@ from reco.results import (
     relation_to_confusion,
     write_csv,
 )
+from reco.studies.tables import bootstrap_interval, classes_table, results_table
 
 
 def row(

@@ -14,14 +14,14 @@ import pytest
 from conftest import TINY
 from make_data import make_folder
 
-from reco import study_runner as runner
 from reco.config import CONFIG_FOLDER, ConfigError
 from reco.data import synthetic
-from reco.result_tables import results_table
-from reco.results import ClassIoU, Point, Result, read_csv
-from reco.study import cells, load_study
-from reco.study_runner import read_cell, run_study
-from reco.trainer import Trainer
+from reco.runs.results import ClassIoU, Point, Result, read_csv
+from reco.studies import runner
+from reco.studies.runner import read_cell, run_study
+from reco.studies.study import cells, load_study
+from reco.studies.tables import results_table
+from reco.training.trainer import Trainer
 
 STUDY = """
 config: demo.yaml

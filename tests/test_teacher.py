@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from reco.teacher import MeanTeacher
+from reco.method.teacher import MeanTeacher
 
 
 class Network(nn.Module):

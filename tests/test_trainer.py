@@ -15,16 +15,16 @@ from conftest import TINY
 from make_data import make_folder
 
 from reco import distributed
-from reco.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
-from reco.evaluation import evaluate_checkpoints
-from reco.inference import InferenceMode
+from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.probabilities import InferenceMode
 from reco.loss import ReCoStatistics
-from reco.meter import Meter, RelationMeter
-from reco.objective import Losses, StepStatistics
-from reco.run_folder import run_path
-from reco.trainer import NonFiniteLossError, Trainer, learning_rate, train
+from reco.method.objective import Losses, StepStatistics
+from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
+from reco.runs.folder import run_path
+from reco.training.meter import Meter, RelationMeter
+from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
 
 def metrics(folder: Path) -> list[dict]:

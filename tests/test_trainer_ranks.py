@@ -13,9 +13,10 @@ import torch.multiprocessing as mp
 from conftest import TINY
 from torch import nn
 
-from reco import objective, trainer
 from reco.config import load_config
 from reco.data import synthetic
+from reco.method import objective
+from reco.training import trainer
 
 ITERATIONS = 20
 

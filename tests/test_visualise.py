@@ -6,7 +6,7 @@ import numpy as np
 
 from reco.data.spec import DatasetSpec
 from reco.loss import IGNORE
-from reco.visualise import PanelRow, colourise, confidence_map, error_map, overlay, panel
+from reco.panels import PanelRow, colourise, confidence_map, error_map, overlay, panel
 
 SPEC = DatasetSpec("two", ("road", "car"), ((10, 20, 30), (200, 100, 0)))
 LABELS = np.array([[0, 1], [IGNORE, 0]], dtype=np.uint8)

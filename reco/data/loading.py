@@ -24,9 +24,9 @@ from torchvision.transforms.v2 import functional
 
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
-from reco.data.seeding import stable_seed
 from reco.data.transforms import RandomScaleCrop, resize_pair
 from reco.loss import IGNORE
+from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reco.data.seeding import stable_seed
 from reco.loss import IGNORE
+from reco.seeding import stable_seed
 
 # A 5x5 dilation carries a region two pixels further in every direction.
 _RING = 2

@@ -18,7 +18,7 @@ from reco import distributed
 from reco.config import ConfigError
 from reco.data.folder import FolderReader
 from reco.data.reader import FileReader, Reader, enumerate_some, present_classes
-from reco.data.seeding import stable_seed
+from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
     from reco.config import Config, DatasetConfig

@@ -1,4 +1,4 @@
-"""From run folders and checkpoints to the figures of :mod:`reco.figures` on disk."""
+"""From run folders and checkpoints to the figures of :mod:`reco.pictures.plots` on disk."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from reco import figures
-from reco.insight import Subject
-from reco.predictor import Network
-from reco.results import read_metrics
+from reco.inference.predictor import Network
+from reco.pictures import plots as figures
+from reco.pictures.analysis import Subject
+from reco.runs.results import read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

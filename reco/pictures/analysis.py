@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset
 from reco.data.reader import Reader
 from reco.data.transforms import normalise
-from reco.inference import predict_probabilities
+from reco.inference.predictor import Network, choose_network
+from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
     IGNORE,
     class_means,
@@ -32,8 +32,8 @@ from reco.loss import (
     relation_graph,
     sort_pixels,
 )
-from reco.model import DeepLabV3Plus
-from reco.predictor import Network, choose_network
+from reco.models.deeplab import DeepLabV3Plus
+from reco.runs.checkpoint import CheckpointError, load_checkpoint
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reco import figures
-from reco.checkpoint import CheckpointError
 from reco.config import ConfigError
-from reco.gallery import relation_course_of, relation_of
-from reco.insight import Subject
-from reco.results import Records, read_metrics
+from reco.pictures import plots as figures
+from reco.pictures.analysis import Subject
+from reco.pictures.gallery import relation_course_of, relation_of
+from reco.runs.checkpoint import CheckpointError
+from reco.runs.results import Records, read_metrics
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,8 +23,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from reco import distributed
-from reco.build import build_network, build_objective, build_teacher
-from reco.checkpoint import (
+from reco.config import Config, ConfigError, config_from_dict
+from reco.data import open_dataset
+from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
+from reco.data.splits import check_labelled, make_split
+from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
+from reco.method.objective import Losses, StepStatistics
+from reco.panels import PanelRow, panel
+from reco.runs.build import build_network, build_objective, build_teacher
+from reco.runs.checkpoint import (
     Checkpoint,
     has_checkpoint,
     load_latest,
@@ -32,18 +39,11 @@ from reco.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.config import Config, ConfigError, config_from_dict
-from reco.data import open_dataset
-from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
-from reco.data.seeding import stable_seed
-from reco.data.splits import check_labelled, make_split
-from reco.inference import Evaluation, evaluate, format_evaluations
-from reco.meter import Meter, RelationMeter, reco_summary
-from reco.objective import Losses, StepStatistics
-from reco.profiling import StepProfiler
-from reco.run_folder import RunFolder
-from reco.timing import held_bytes
-from reco.visualise import PanelRow, panel
+from reco.runs.folder import RunFolder
+from reco.seeding import stable_seed
+from reco.training.meter import Meter, RelationMeter, reco_summary
+from reco.training.profiling import StepProfiler
+from reco.training.timing import held_bytes
 
 LEARNING_RATE_FLOOR = 1e-6
 
@@ -117,7 +117,7 @@ class Trainer:
 
     Args:
         config: the experiment.
-        folder: of the run, as :func:`reco.run_folder.run_path` gives it.
+        folder: of the run, as :func:`reco.runs.folder.run_path` gives it.
         resume: go on from the checkpoint in ``folder``.
         tensorboard: log for TensorBoard too, in ``folder/tensorboard``.
 

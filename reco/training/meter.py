@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reco import distributed
 from reco.loss import ReCoStatistics
-from reco.objective import Losses, StepStatistics
+from reco.method.objective import Losses, StepStatistics
 
 
 class Meter:

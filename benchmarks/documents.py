@@ -17,8 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reco.result_tables import classes_table, markdown_row, results_table
-from reco.results import (
+from reco.runs.results import (
     ClassIoU,
     Point,
     Result,
@@ -27,6 +26,7 @@ from reco.results import (
     read_points,
     read_results,
 )
+from reco.studies.tables import classes_table, markdown_row, results_table
 
 _TABLE = re.compile(
     r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))? -->\n)"

@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from reco.results import ClassIoU, Result
+from reco.runs.results import ClassIoU, Result
 
 # With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
 _ENOUGH_PAIRS = 6

@@ -16,8 +16,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from reco.data.reader import IMAGE_ENDINGS
-from reco.predictor import Prediction, Predictor, to_array
-from reco.visualise import overlay
+from reco.inference.predictor import Prediction, Predictor, to_array
+from reco.panels import overlay
 
 
 class Outcome(NamedTuple):

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from reco.data.spec import DatasetSpec
-from reco.insight import Draw, Look
-from reco.results import Point, Records, Result
-from reco.visualise import Pixels, colourise, error_map
+from reco.panels import Pixels, colourise, error_map
+from reco.pictures.analysis import Draw, Look
+from reco.runs.results import Point, Records, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

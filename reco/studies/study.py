@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 from reco.config import Config, ConfigError, find_config, load_config, read_yaml
 from reco.data import open_dataset
 from reco.data.splits import check_labelled
-from reco.run_folder import run_path
+from reco.runs.folder import run_path
 
 _KEYS = {"config", "output_dir", "seeds", "set", "baseline", "methods", "budgets", "test_split"}
 

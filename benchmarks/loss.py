@@ -1,7 +1,7 @@
 """How fast the loss is: beside the floor, and beside a loop over classes and queries.
 
 The floor is one read of the representations and one write of their gradient; the loop is
-:mod:`reco.literal`.
+:mod:`reco.loss_reference`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor
 
 from reco.files import write_table
-from reco.literal import literal_reco_loss
 from reco.loss import ReCoLoss
-from reco.timing import alternate, describe, duration, peak_bytes
+from reco.loss_reference import literal_reco_loss
+from reco.training.timing import alternate, describe, duration, peak_bytes
 
 
 class Size(NamedTuple):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import nn
 
-from reco.checkpoint import Checkpoint, load_state
 from reco.config import Config, config_from_dict
 from reco.loss import ReCoLoss
-from reco.model import DeepLabV3Plus
-from reco.objective import Objective
-from reco.teacher import MeanTeacher
+from reco.method.objective import Objective
+from reco.method.teacher import MeanTeacher
+from reco.models.deeplab import DeepLabV3Plus
+from reco.runs.checkpoint import Checkpoint, load_state
 
 
 def build_network(config: Config, num_classes: int, *, pretrained: bool = True) -> DeepLabV3Plus:
@@ -39,7 +39,7 @@ def restore_networks(checkpoint: Checkpoint, source: str) -> dict[str, nn.Module
     """``student`` and, unless the run was supervised, ``teacher`` of a checkpoint, in eval mode.
 
     Args:
-        checkpoint: as :func:`reco.checkpoint.load_checkpoint` gives it.
+        checkpoint: as :func:`reco.runs.checkpoint.load_checkpoint` gives it.
         source: names it in errors.
 
     Raises:

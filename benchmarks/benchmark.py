@@ -1,10 +1,10 @@
 """Measure how fast things are, each in turn with what it is compared to.
 
-    python scripts/benchmark.py loss
-    python scripts/benchmark.py loss --device cuda --output benchmark
-    python scripts/benchmark.py loss --sizes cityscapes pixels --no-literal
-    python scripts/benchmark.py step --config demo.yaml
-    python scripts/benchmark.py step --config cityscapes_5shot.yaml --device cuda --compile
+    python benchmarks/benchmark.py loss
+    python benchmarks/benchmark.py loss --device cuda --output benchmark
+    python benchmarks/benchmark.py loss --sizes cityscapes pixels --no-literal
+    python benchmarks/benchmark.py step --config demo.yaml
+    python benchmarks/benchmark.py step --config cityscapes_5shot.yaml --device cuda --compile
 
 `loss` times ReCoLoss, forward and backward, beside the floor (one read of the representations,
 one write of their gradient) and beside a Python loop over classes and queries. `step` times a
@@ -20,10 +20,11 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+from loss import SIZES, SWEEPS, benchmark_loss, plot_loss, write_loss_csv
+from step import benchmark_step, write_step_csv
+
 from reco import distributed
-from reco.benchmark_loss import SIZES, SWEEPS, benchmark_loss, plot_loss, write_loss_csv
-from reco.benchmark_step import benchmark_step, write_step_csv
-from reco.timing import describe
+from reco.training.timing import describe
 
 
 def main() -> int:

@@ -1,8 +1,8 @@
 """Check that the tables of documents are those of their CSV files, and these those of the runs.
 
-    python scripts/tables.py README.md docs/results.md
-    python scripts/tables.py README.md docs/results.md --write
-    python scripts/tables.py --runs runs/studies docs/demo_runs.csv docs/demo_study.csv
+    python benchmarks/tables.py README.md docs/results.md
+    python benchmarks/tables.py README.md docs/results.md --write
+    python benchmarks/tables.py --runs runs/studies docs/demo_runs.csv docs/demo_study.csv
 
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
@@ -14,7 +14,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from reco.documents import refresh, trace
+from documents import refresh, trace
 
 _ROOT = Path(__file__).resolve().parent.parent
 

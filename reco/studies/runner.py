@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from reco import distributed, figures
-from reco.evaluation import evaluate_checkpoints
+from reco import distributed
 from reco.files import write_text_whole
-from reco.result_tables import results_table
-from reco.results import (
+from reco.inference.evaluate import evaluate_checkpoints
+from reco.pictures import plots as figures
+from reco.runs.results import (
     ClassIoU,
     Point,
     Result,
@@ -37,8 +37,9 @@ from reco.results import (
     read_results,
     write_csv,
 )
-from reco.study import Cell, Study, cells, check_data
-from reco.trainer import train
+from reco.studies.study import Cell, Study, cells, check_data
+from reco.studies.tables import results_table
+from reco.training.trainer import train
 
 
 class Job(NamedTuple):

@@ -1,7 +1,7 @@
 """How fast a training step is, against the passes through the networks that it cannot do without.
 
-Each variant (without ReCo, bf16, compiled) is a :class:`reco.trainer.Trainer` of its own; all are
-timed in turn in one process.
+Each variant (without ReCo, bf16, compiled) is a :class:`reco.training.trainer.Trainer` of its own;
+all are timed in turn in one process.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from reco.config import ConfigError, load_config
 from reco.data.loading import TrainSample
 from reco.files import write_table
 from reco.loss import ReCoLoss
-from reco.profiling import phase_seconds, profiler_activities
-from reco.timing import alternate, describe, peak_bytes
-from reco.trainer import Trainer
+from reco.training.profiling import phase_seconds, profiler_activities
+from reco.training.timing import alternate, describe, peak_bytes
+from reco.training.trainer import Trainer
 
 Batch = tuple[TrainSample, TrainSample | None]
 

@@ -12,19 +12,19 @@ from typing import Any, Literal
 from torch import nn
 
 from reco import distributed
-from reco.build import restore_networks
-from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
 from reco.files import write_text_whole
-from reco.inference import (
+from reco.inference.probabilities import (
     BOUNDARY_WIDTH,
     Evaluation,
     InferenceMode,
     evaluate,
     format_evaluations,
 )
+from reco.runs.build import restore_networks
+from reco.runs.checkpoint import CheckpointError, load_checkpoint
 
 Which = Literal["student", "teacher", "both"]
 

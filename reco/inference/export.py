@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco.checkpoint import load_checkpoint
 from reco.config import config_from_dict
 from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
-from reco.model import DeepLabV3Plus
-from reco.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
+from reco.inference.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
+from reco.models.deeplab import DeepLabV3Plus
+from reco.runs.checkpoint import load_checkpoint
 
 Format = Literal["pt2", "onnx", "state_dict"]
 Input = Literal["uint8", "float", "normalised"]
@@ -180,7 +180,7 @@ def export_checkpoint(
         "image_size": config.dataset.image_size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        # Arguments of reco.model.DeepLabV3Plus, which takes the state dict.
+        # Arguments of reco.models.deeplab.DeepLabV3Plus, which takes the state dict.
         "model": {
             "num_classes": spec.num_classes,
             "backbone": config.model.backbone,

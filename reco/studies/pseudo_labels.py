@@ -18,15 +18,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reco import distributed
-from reco.checkpoint import CheckpointError, load_checkpoint
 from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
-from reco.inference import predict_probabilities
+from reco.inference.predictor import choose_network
+from reco.inference.probabilities import predict_probabilities
 from reco.loss import IGNORE
+from reco.method.objective import representative_pixels
 from reco.metrics import ConfusionMatrix
-from reco.objective import representative_pixels
-from reco.predictor import choose_network
+from reco.runs.checkpoint import CheckpointError, load_checkpoint
 
 _CELL = 4  # pixels of the image, a side
 

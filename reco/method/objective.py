@@ -20,8 +20,8 @@ from torch.profiler import record_function  # names the phases for `--profile`
 from reco import distributed
 from reco.data.transforms import normalise, photometric_flip, rescale_batch
 from reco.loss import IGNORE, ReCoLoss, ReCoStatistics
-from reco.mixing import classmix, cutmix, cutout
-from reco.teacher import MeanTeacher
+from reco.method.mixing import classmix, cutmix, cutout
+from reco.method.teacher import MeanTeacher
 
 _MIX = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from reco import distributed
-from reco.build import restore_networks
-from reco.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 from reco.config import config_from_dict
 from reco.data.reader import read_image, upright_rgb
 from reco.data.spec import DatasetSpec
-from reco.inference import predict_probabilities
+from reco.inference.probabilities import predict_probabilities
+from reco.runs.build import restore_networks
+from reco.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
 
 AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
 Network = Literal["auto", "student", "teacher"]

@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco.checkpoint import load_checkpoint, load_state
 from reco.config import config_from_dict
-from reco.trainer import Trainer
+from reco.runs.checkpoint import load_checkpoint, load_state
+from reco.training.trainer import Trainer
 
 TERMS = ("supervised", "unsupervised", "reco")
 
