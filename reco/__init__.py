@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+IGNORE = 255
+"""The one ignore label in tensors and in the files we write; readers map a data set's own to it."""
+
 __all__ = ["DeepLabV3Plus", "MeanTeacher", "Prediction", "Predictor", "ReCoLoss", "load"]
 
 # Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.

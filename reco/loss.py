@@ -29,9 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco import distributed
-
-IGNORE = 255
+from reco import IGNORE, distributed
 
 QuerySampling = Literal["hard", "easy", "random"]
 KeySampling = Literal["active", "random"]

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco.loss import IGNORE, KeySampling, QuerySampling
+from reco import IGNORE
+from reco.loss import KeySampling, QuerySampling
 
 
 def literal_reco_loss(

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco import distributed
-from reco.loss import IGNORE
+from reco import IGNORE, distributed
 
 
 class ConfusionMatrix:

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
+from reco import IGNORE
 from reco.config import DatasetConfig
 from reco.data.loading import EvalDataset
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
-from reco.loss import IGNORE
 
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from reco import IGNORE
 from reco import loss as module
-from reco.loss import IGNORE, ReCoStatistics, reco_loss
+from reco.loss import ReCoStatistics, reco_loss
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

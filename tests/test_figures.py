@@ -14,9 +14,9 @@ import torch
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
+from reco import IGNORE
 from reco.data import synthetic
 from reco.data.transforms import normalise
-from reco.loss import IGNORE
 from reco.pictures import gallery
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from reco import IGNORE
 from reco.data.loading import EvalSample
 from reco.data.transforms import normalise
 from reco.inference.probabilities import (
@@ -15,7 +16,6 @@ from reco.inference.probabilities import (
     window_starts,
     window_weight,
 )
-from reco.loss import IGNORE
 from reco.metrics import ConfusionMatrix
 
 BLENDS = ("uniform", "linear", "hann")

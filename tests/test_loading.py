@@ -11,6 +11,7 @@ import torch
 from make_data import make_camvid, make_folder
 from PIL import Image
 
+from reco import IGNORE
 from reco.config import DatasetConfig
 from reco.data import open_dataset
 from reco.data.loading import (
@@ -22,7 +23,6 @@ from reco.data.loading import (
     train_loader,
 )
 from reco.data.spec import DatasetSpec, default_palette
-from reco.loss import IGNORE
 
 IMAGES = 7
 CONFIG = DatasetConfig(name="synthetic", crop_size=(16, 16), scale_range=(0.5, 1.5))

@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.models.segmentation import deeplabv3_resnet50
 
+from reco import IGNORE
 from reco import loss as module
 from reco.loss import (
-    IGNORE,
     ReCoLoss,
     ReCoStatistics,
     class_means,

@@ -12,7 +12,8 @@ import torch
 from loss_batches import Batch, make_batch
 from torch import Tensor
 
-from reco.loss import IGNORE, ReCoLoss
+from reco import IGNORE
+from reco.loss import ReCoLoss
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler"

@@ -18,8 +18,9 @@ from loss_batches import Batch, make_batch, seeded
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from reco import IGNORE
 from reco import loss as module
-from reco.loss import IGNORE, class_means, reco_loss
+from reco.loss import class_means, reco_loss
 
 WORLD = 2
 CLASSES = 4

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from loss_batches import Batch, chi_square_p, loss_and_rows, make_batch, seeded
 from torch import Tensor
 
+from reco import IGNORE
 from reco import loss as module
-from reco.loss import IGNORE, KeySampling, Negatives, QuerySampling, reco_loss
+from reco.loss import KeySampling, Negatives, QuerySampling, reco_loss
 
 # A right draw fails once in a hundred thousand tests, and the seeds are fixed. A mutant gives
 # far less than this.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from reco.loss import IGNORE
+from reco import IGNORE
 from reco.metrics import ConfusionMatrix, format_table, near_boundary
 
 C = 6

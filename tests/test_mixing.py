@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from reco.loss import IGNORE
+from reco import IGNORE
 from reco.method.mixing import classmix, cutmix, cutout
 
 B, H, W, C = 4, 24, 31, 7

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from reco import IGNORE
 from reco.data import transforms
-from reco.loss import IGNORE, ReCoLoss
+from reco.loss import ReCoLoss
 from reco.method import objective as module
 from reco.method.objective import (
     Objective,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from reco import IGNORE
 from reco.data.partial import partial_labels
-from reco.loss import IGNORE
 
 BUDGETS = ("pixel", 0.01, 0.05, 0.25)
 

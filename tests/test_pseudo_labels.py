@@ -13,8 +13,8 @@ import torch
 from make_checkpoint import write_checkpoint
 
 import reco
+from reco import IGNORE
 from reco.data import synthetic
-from reco.loss import IGNORE
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.studies.pseudo_labels import Supply, _filled_cells, _supplies, survey
 

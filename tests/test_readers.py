@@ -21,6 +21,7 @@ from make_data import (
 from PIL import Image
 from torchvision.datasets import Cityscapes
 
+from reco import IGNORE
 from reco.config import DatasetConfig
 from reco.data import open_dataset
 from reco.data.camvid import CamVidReader
@@ -30,7 +31,6 @@ from reco.data.pascal import PascalReader
 from reco.data.reader import read_image, read_mask
 from reco.data.spec import CAMVID, CITYSCAPES, PASCAL, SUN, default_palette, voc_palette
 from reco.data.sun import SunReader
-from reco.loss import IGNORE
 
 THREE = ("road", "car", "tree")
 

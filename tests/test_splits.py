@@ -12,11 +12,11 @@ import pytest
 from make_data import draw_mask, make_camvid, make_folder, save_image, save_mask
 from PIL import Image
 
+from reco import IGNORE
 from reco.config import Config, ConfigError, DatasetConfig
 from reco.data import open_dataset
 from reco.data.spec import DatasetSpec, default_palette
 from reco.data.splits import Split, check_labelled, few_shot, make_split
-from reco.loss import IGNORE
 
 CLASSES = 6
 RECORDED = [["014", "016", "018", "020", "038"], ["012", "018", "020", "032", "038"]]

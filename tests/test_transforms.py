@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.transforms import v2
 
+from reco import IGNORE
 from reco.data.transforms import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -18,7 +19,6 @@ from reco.data.transforms import (
     rescale_batch,
     resize_pair,
 )
-from reco.loss import IGNORE
 
 B, H, W = 3, 40, 56
 # Grey levels of classes 0, 1, 2: so far apart that colour jitter leaves them in order.

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reco import IGNORE
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import CAMVID
-from reco.loss import IGNORE
 
 _VOID = 11
 

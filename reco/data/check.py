@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from reco import IGNORE
 from reco.data.reader import FileReader, Files
 from reco.data.spec import DatasetSpec
-from reco.loss import IGNORE
 
 # Nothing in the files themselves tells that a whole city was not unpacked.
 CITIES = {

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from torchvision.datasets import Cityscapes
 
+from reco import IGNORE
 from reco.data.reader import FileReader, Files, Listing, absent, list_files, pair
 from reco.data.spec import CITYSCAPES
-from reco.loss import IGNORE
 
 
 class CityscapesReader(FileReader):

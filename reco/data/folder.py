@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 
+from reco import IGNORE
 from reco.data.reader import SPLITS, FileReader, Files, Listing, absent, list_files, pair, read_mask
 from reco.data.spec import DatasetSpec, default_palette
-from reco.loss import IGNORE
 
 
 class FolderReader(FileReader):

@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional
 
+from reco import IGNORE
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
 from reco.data.transforms import RandomScaleCrop, resize_pair
-from reco.loss import IGNORE
 from reco.seeding import stable_seed
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reco.loss import IGNORE
+from reco import IGNORE
 from reco.seeding import stable_seed
 
 # A 5x5 dilation carries a region two pixels further in every direction.

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from reco import IGNORE
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import PASCAL
-from reco.loss import IGNORE
 
 _VOC = Path("VOCdevkit", "VOC2012")
 _SBD = Path("benchmark_RELEASE", "dataset")

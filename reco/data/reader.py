@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from reco import IGNORE
 from reco.data.spec import DatasetSpec
-from reco.loss import IGNORE
 
 SPLITS = ("train", "val", "test")
 

@@ -18,9 +18,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from reco import IGNORE
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import SUN
-from reco.loss import IGNORE
 
 _TEST_LABELS = 5050
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from reco.loss import IGNORE
+from reco import IGNORE
 
 
 def classmix(

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import record_function  # names the phases for `--profile`
 
-from reco import distributed
+from reco import IGNORE, distributed
 from reco.data.transforms import normalise, photometric_flip, rescale_batch
-from reco.loss import IGNORE, ReCoLoss, ReCoStatistics
+from reco.loss import ReCoLoss, ReCoStatistics
 from reco.method.mixing import classmix, cutmix, cutout
 from reco.method.teacher import MeanTeacher
 

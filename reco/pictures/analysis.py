@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reco import IGNORE
 from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset
@@ -23,7 +24,6 @@ from reco.data.transforms import normalise
 from reco.inference.predictor import Network, choose_network
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
-    IGNORE,
     class_means,
     draw_negatives,
     draw_queries,

@@ -17,13 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from reco import distributed
+from reco import IGNORE, distributed
 from reco.config import config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
 from reco.inference.predictor import choose_network
 from reco.inference.probabilities import predict_probabilities
-from reco.loss import IGNORE
 from reco.method.objective import representative_pixels
 from reco.metrics import ConfusionMatrix
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
