@@ -85,7 +85,7 @@ class PixelTable(NamedTuple):
         """
         world = self.counts.shape[0]
         if world == 1:
-            mine = positions < self.counts.sum()
+            here = positions < self.counts.sum()
             local = positions
         else:
             segments = self.counts.t().flatten()  # (2C * W,) in the order (bucket, rank)
@@ -93,11 +93,11 @@ class PixelTable(NamedTuple):
             segment = torch.searchsorted(ends, positions, right=True)
             exists = segment < segments.numel()
             segment = segment.clamp(max=segments.numel() - 1)
-            own = self.counts[distributed.rank()]
-            own_starts = own.cumsum(0) - own
-            mine = exists & (segment % world == distributed.rank())
-            local = positions - (ends - segments)[segment] + own_starts[segment // world]
-        return self.order[local.clamp(0, self.order.numel() - 1)], mine
+            bucket_counts = self.counts[distributed.rank()]
+            bucket_starts = bucket_counts.cumsum(0) - bucket_counts
+            here = exists & (segment % world == distributed.rank())
+            local = positions - (ends - segments)[segment] + bucket_starts[segment // world]
+        return self.order[local.clamp(0, self.order.numel() - 1)], here
 
 
 def sort_pixels(
@@ -144,13 +144,13 @@ def class_means(
         # Products with the one-hot labels, in either layout: no atomics fighting over C rows.
         classes = torch.arange(num_classes, device=labels.device)
         sums = torch.zeros(1, dtype=dtype, device=labels.device)
-        for some, theirs in zip(
+        for vectors, vector_labels in zip(
             torch.split(representations.flatten(2), _SUM_PIXELS, 2),
             torch.split(labels.flatten(1), _SUM_PIXELS, 1),
             strict=True,
         ):
-            one_hot = (theirs[:, None] == classes[:, None]).to(dtype)
-            sums = sums + (one_hot @ some.to(dtype).transpose(1, 2)).sum(0)
+            one_hot = (vector_labels[:, None] == classes[:, None]).to(dtype)
+            sums = sums + (one_hot @ vectors.to(dtype).transpose(1, 2)).sum(0)
     if joint:
         sums = distributed.sum_over_ranks(sums)
     return sums / counts.clamp(min=1)[:, None]
@@ -194,20 +194,20 @@ def negative_class_probabilities(
     return torch.where(allowed, weights, 0.0)
 
 
-def draw_queries(
+def sample_queries(
     table: PixelTable,
     num_queries: int,
     *,
     query_sampling: QuerySampling = "hard",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Draw Q pixels of every class, uniformly and with replacement.
+    """Sample Q pixels of every class, uniformly and with replacement.
 
     Args:
         table: from :func:`sort_pixels`.
         num_queries: Q.
         query_sampling: ``hard`` or ``easy`` pixels (Eq. 4), or ``random``: both.
-        generator: makes the draw repeatable.
+        generator: makes the sample repeatable.
 
     Returns:
         Positions in the table ``(C, Q)``, and ``(C,)`` bool: the class has such pixels at all.
@@ -224,21 +224,21 @@ def draw_queries(
     return starts[:, None] + _pick(uniform, counts[:, None]), counts > 0
 
 
-def draw_negatives(
+def sample_negatives(
     table: PixelTable,
     probabilities: Tensor,
     num_negatives: int,
     *,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draw sets of K pixels, with replacement: the class first, then a pixel of it, uniformly.
+    """Sample sets of K pixels, with replacement: the class first, then a pixel of it, uniformly.
 
     Args:
         table: from :func:`sort_pixels`.
         probabilities: ``(S, C)`` of the classes, one row for each set; from
-            :func:`negative_class_probabilities`. What a row of zeros draws means nothing.
+            :func:`negative_class_probabilities`. What a row of zeros gives means nothing.
         num_negatives: K.
-        generator: makes the draw repeatable.
+        generator: makes the sample repeatable.
 
     Returns:
         Positions in the table, ``(S, K)``.
@@ -311,7 +311,7 @@ def reco_loss(
             counts,
             joint=joint,
         )
-        with torch.no_grad():  # who is confused with whom (Eq. 3), and the draw of queries
+        with torch.no_grad():  # who is confused with whom (Eq. 3), and the sample of queries
             graph = relation_graph(means)
             probabilities = negative_class_probabilities(
                 graph,
@@ -320,27 +320,27 @@ def reco_loss(
                 temperature=relation_temperature,
                 negative_classes=negative_classes,
             )
-            positions, has_queries = draw_queries(
+            positions, has_queries = sample_queries(
                 table, num_queries, query_sampling=query_sampling, generator=generator
             )
-            query_rows, own = table.locate(positions)
+            query_rows, here = table.locate(positions)
             takes_part = has_queries & (probabilities.sum(1) > 0)
-            counted = own & takes_part[:, None]  # (C, Q)
-            drawn = torch.zeros(classes.numel() + 1, dtype=torch.bool, device=classes.device)
-            _mark(drawn, query_rows, counted)
+            counted = here & takes_part[:, None]  # (C, Q)
+            sampled = torch.zeros(classes.numel() + 1, dtype=torch.bool, device=classes.device)
+            _mark(sampled, query_rows, counted)
 
         queries = _unit(_take(representations, query_rows))  # (C, Q, D)
         positive = (queries @ _unit(means)[:, :, None]).squeeze(2)  # (C, Q) cosines
 
-        def draw_keys(owners: Tensor) -> Tensor:
+        def sample_keys(owners: Tensor) -> Tensor:
             """K unit negative keys for each class in ``owners``, whichever rank owns the pixels."""
-            key_rows, own = table.locate(
-                draw_negatives(table, probabilities[owners], num_negatives, generator=generator)
+            key_rows, here = table.locate(
+                sample_negatives(table, probabilities[owners], num_negatives, generator=generator)
             )
-            _mark(drawn, key_rows, own & takes_part[owners][:, None])
+            _mark(sampled, key_rows, here & takes_part[owners][:, None])
             keys = _take(representations, key_rows)
             if joint:
-                keys = distributed.sum_over_ranks(torch.where(own[:, :, None], keys, 0.0))
+                keys = distributed.sum_over_ranks(torch.where(here[:, :, None], keys, 0.0))
             return keys.mul_(_inverse_length(keys))
 
         owners = torch.arange(num_classes, device=classes.device)
@@ -348,7 +348,7 @@ def reco_loss(
             queries, owners = queries.flatten(0, 1)[:, None], owners.repeat_interleave(num_queries)
         negative, negative_similarity = (
             each.view_as(positive)
-            for each in _against_negatives(queries, owners, draw_keys, num_negatives, temperature)
+            for each in _against_negatives(queries, owners, sample_keys, num_negatives, temperature)
         )
 
         # Where a class has no query or no negative Eq. 1 adds nothing. The numbers there are
@@ -370,7 +370,7 @@ def reco_loss(
                 relation_graph=torch.where((counts[:, None] > 0) & (counts > 0), graph, 0.0),
                 present=counts > 0,
                 hard_share=table.bucket_counts()[:, 0] / counts,
-                sampled_share=drawn[:-1].sum() / valid_pixels.clamp(min=1),
+                sampled_share=sampled[:-1].sum() / valid_pixels.clamp(min=1),
                 valid_pixels=valid_pixels,
                 labels_out_of_range=out_of_range,
                 positive_similarity=torch.where(counted, positive, 0.0).sum() / pairs,
@@ -592,15 +592,15 @@ def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
     logits = logits.to(_exact(logits))
     if logits.shape[2:] != labels.shape[1:]:
         logits = F.interpolate(logits, labels.shape[1:], mode="bilinear", align_corners=False)
-    own = logits.gather(1, labels.clamp(max=logits.shape[1] - 1)[:, None])
+    label_logits = logits.gather(1, labels.clamp(max=logits.shape[1] - 1)[:, None])
     # Softmax in one pass over either layout. Where exp overflows, the probability is 0 indeed.
-    return (logits - own).exp_().sum(1).reciprocal()
+    return (logits - label_logits).exp_().sum(1).reciprocal()
 
 
 def _against_negatives(
     queries: Tensor,
     owners: Tensor,
-    draw_keys: Callable[[Tensor], Tensor],
+    sample_keys: Callable[[Tensor], Tensor],
     num_negatives: int,
     temperature: float,
 ) -> tuple[Tensor, Tensor]:
@@ -613,7 +613,7 @@ def _against_negatives(
     Args:
         queries: ``(G, q, D)``, of length one.
         owners: ``(G,)`` class of each group.
-        draw_keys: gives ``(g, K, D)`` keys of length one for the owners ``(g,)`` of g groups.
+        sample_keys: gives ``(g, K, D)`` keys of length one for the owners ``(g,)`` of g groups.
         num_negatives: K.
         temperature: τ.
     """
@@ -621,14 +621,15 @@ def _against_negatives(
     numbers = _CHUNK_NUMBERS_CPU if small else _CHUNK_NUMBERS
     step = max(1, numbers // (num_negatives * (queries.shape[1] + queries.shape[2])))
     values, similarities = [], []
-    for some, theirs in zip(torch.split(queries, step), torch.split(owners, step), strict=True):
+    groups = zip(torch.split(queries, step), torch.split(owners, step), strict=True)
+    for group_queries, group_owners in groups:
         with torch.no_grad():
-            keys = draw_keys(theirs)  # (g, K, D)
-            scores = (some / temperature) @ keys.transpose(1, 2)  # (g, q, K)
+            keys = sample_keys(group_owners)  # (g, K, D)
+            scores = (group_queries / temperature) @ keys.transpose(1, 2)  # (g, q, K)
             value = scores.logsumexp(2)
             gradient = scores.softmax(2) @ keys / temperature
         # Adds exactly 0 to the value, and gives it its gradient.
-        linear = (some * gradient).sum(2)
+        linear = (group_queries * gradient).sum(2)
         values.append(value + (linear - linear.detach()))
         similarities.append(scores.mean(2) * temperature)
     return torch.cat(values), torch.cat(similarities)

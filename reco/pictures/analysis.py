@@ -25,11 +25,11 @@ from reco.inference.predictor import Network, choose_network
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
     class_means,
-    draw_negatives,
-    draw_queries,
     label_confidence,
     negative_class_probabilities,
     relation_graph,
+    sample_negatives,
+    sample_queries,
     sort_pixels,
 )
 from reco.models.deeplab import DeepLabV3Plus
@@ -147,10 +147,10 @@ class Subject:
             temperature=reco.relation_temperature,
         )
         generator = torch.Generator().manual_seed(seed)
-        positions, has_queries = draw_queries(
+        positions, has_queries = sample_queries(
             table, reco.num_queries, query_sampling=reco.query_sampling, generator=generator
         )
-        keys = draw_negatives(table, probabilities, reco.num_negatives, generator=generator)
+        keys = sample_negatives(table, probabilities, reco.num_negatives, generator=generator)
         takes_part = torch.nonzero(has_queries & (probabilities.sum(1) > 0)).flatten().tolist()
         size, feature_size = self.data[index].image.shape[1:], classes.shape[1:]
 
