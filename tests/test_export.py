@@ -14,9 +14,9 @@ import torch
 from make_checkpoint import write_checkpoint
 
 from reco.data.synthetic import SyntheticReader
-from reco.data.transforms import normalise
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
+from reco.method.augmentation import normalise
 from reco.models.deeplab import DeepLabV3Plus
 from reco.runs.build import restore_networks
 from reco.runs.checkpoint import load_checkpoint

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reco import IGNORE
 from reco.data import synthetic
-from reco.data.transforms import normalise
+from reco.method.augmentation import normalise
 from reco.pictures import gallery
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject

@@ -8,7 +8,6 @@ from torch import nn
 
 from reco import IGNORE
 from reco.data.loading import EvalSample
-from reco.data.transforms import normalise
 from reco.inference.probabilities import (
     InferenceMode,
     evaluate,
@@ -16,6 +15,7 @@ from reco.inference.probabilities import (
     window_starts,
     window_weight,
 )
+from reco.method.augmentation import normalise
 from reco.metrics import ConfusionMatrix
 
 BLENDS = ("uniform", "linear", "hann")

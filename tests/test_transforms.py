@@ -10,15 +10,8 @@ import torch.nn.functional as F
 from torchvision.transforms import v2
 
 from reco import IGNORE
-from reco.data.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    RandomScaleCrop,
-    normalise,
-    photometric_flip,
-    rescale_batch,
-    resize_pair,
-)
+from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomScaleCrop, resize_pair
+from reco.method.augmentation import normalise, photometric_flip, rescale_batch
 
 B, H, W = 3, 40, 56
 # Grey levels of classes 0, 1, 2: so far apart that colour jitter leaves them in order.

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reco.config import config_from_dict
-from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from reco.inference.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
+from reco.method.augmentation import normalise
 from reco.models.deeplab import DeepLabV3Plus
 from reco.runs.checkpoint import load_checkpoint
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.data.loading import EvalSample
-from reco.data.transforms import normalise
+from reco.method.augmentation import normalise
 from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
 
 Blend = Literal["uniform", "linear", "hann"]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE, distributed
-from reco.data.transforms import normalise, photometric_flip, rescale_batch
 from reco.loss import ReCoLoss, ReCoStatistics
+from reco.method.augmentation import normalise, photometric_flip, rescale_batch
 from reco.method.mixing import classmix, cutmix, cutout
 from reco.method.teacher import MeanTeacher
 

@@ -20,7 +20,6 @@ from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset
 from reco.data.reader import Reader
-from reco.data.transforms import normalise
 from reco.inference.predictor import Network, choose_network
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
@@ -32,6 +31,7 @@ from reco.loss import (
     sample_queries,
     sort_pixels,
 )
+from reco.method.augmentation import normalise
 from reco.models.deeplab import DeepLabV3Plus
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 

@@ -1,0 +1,82 @@
+"""Geometry and colour of a batch on its device, images together with what lies on their pixels.
+
+Shapes: images (B, 3, H, W), uint8 or floating in [0, 1]; a mask (B, H, W) is labels (integers,
+IGNORE where nothing is known) or a confidence (floating, 0 where nothing is known).
+
+All random numbers come from torch's global CPU generator; nothing here waits for a device.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomScaleCrop, per_channel
+
+
+def normalise(images: Tensor) -> Tensor:
+    """What pretrained backbones expect: zero mean and unit variance over ImageNet.
+
+    Args:
+        images: ``(B, 3, H, W)`` uint8, or floating in [0, 1].
+
+    Returns:
+        float32 of the same shape.
+    """
+    images = images.float() if images.is_floating_point() else images.float() / 255
+    return (images - per_channel(IMAGENET_MEAN, images)) / per_channel(IMAGENET_STD, images)
+
+
+def rescale_batch(
+    images: Tensor, *masks: Tensor, scale_range: tuple[float, float]
+) -> tuple[Tensor, ...]:
+    """Each image of a batch at a random scale of its own, cropped or padded to its old size.
+
+    All masks, a confidence too, are carried along by nearest neighbour: what lay on one pixel stays
+    together.
+
+    Args:
+        images: ``(B, 3, H, W)`` floating in [0, 1].
+        masks: ``(B, H, W)`` each.
+        scale_range: smallest and largest scale; (1, 1) returns the arguments themselves.
+    """
+    if scale_range == (1.0, 1.0):
+        return images, *masks
+    height, width = images.shape[2:]
+    transform = RandomScaleCrop(scale_range, (height, width))
+    rescaled = [transform(*sample) for sample in zip(images, *masks, strict=True)]
+    return tuple(torch.stack(part) for part in zip(*rescaled, strict=True))
+
+
+def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
+    """Colour jitter, blur and horizontal flip, drawn for each image of a batch.
+
+    Jitter (probability 0.8) of brightness, contrast, saturation and hue by up to ±0.25; Gaussian
+    blur (0.5) with σ from 0.15 to 1.15 pixels; flip (0.5), of the masks too.
+
+    Args:
+        images: ``(B, 3, H, W)`` floating in [0, 1], at least 5 x 5.
+        masks: ``(B, H, W)`` each.
+
+    Returns:
+        Images and masks; shapes and dtypes as they came.
+    """
+    transform = v2.Compose(
+        [
+            v2.RandomApply([v2.ColorJitter(0.25, 0.25, 0.25, 0.25)], p=0.8),
+            v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.15, 1.15))], p=0.5),
+            v2.RandomHorizontalFlip(0.5),
+        ]
+    )
+    # Autocast would run the blur, a convolution, in half precision, too coarse for colours.
+    with torch.autocast(images.device.type, enabled=False):
+        samples = [
+            transform([tv_tensors.Image(image), *map(tv_tensors.Mask, of_image)])
+            for image, *of_image in zip(images, *masks, strict=True)
+        ]
+    return tuple(
+        torch.stack([values.as_subclass(Tensor) for values in part])
+        for part in zip(*samples, strict=True)
+    )
