@@ -291,7 +291,7 @@ def plot_loss(results: Mapping[str, Sequence[Timing]], title: str, path: Path) -
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError('the picture needs matplotlib: pip install "reco[plot]"') from error
+        raise ImportError("the picture needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(13, 4), layout="constrained")
     bars, pixels, classes = figure.subplots(1, 3)
     figure.suptitle(f"ReCo loss, forward and backward; {title}", fontsize=10)

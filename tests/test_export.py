@@ -162,7 +162,7 @@ def test_mistakes_are_named(checkpoint, monkeypatch):
     with pytest.raises(ValueError, match="image 1 to compare on is 30 x 4 pixels"):
         export_checkpoint(checkpoint, images=[np.zeros((4, 30, 3), np.uint8)])
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ImportError, match=r"onnx.*reco\[onnx\]"):
+    with pytest.raises(ImportError, match=r"onnx.*: pip install onnx onnxscript onnxruntime$"):
         export_checkpoint(checkpoint, formats=["onnx"])
 
 

@@ -174,7 +174,7 @@ def test_mistakes_are_named(checkpoint, subject, tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match="trained without ReCo"):
         gallery.draw("relation", [without])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ImportError, match=r"reco\[plot\]"):
+    with pytest.raises(ImportError, match=r"matplotlib: pip install matplotlib$"):
         figures.curves({"": []})
 
 

@@ -4,6 +4,7 @@ import copy
 import functools
 import logging
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -376,7 +377,8 @@ def test_load_refuses_other_files_and_executes_nothing(tmp_path: Path) -> None:
     for name in ("text.pth", "cut.pth", "bomb.pth"):
         with pytest.raises(ValueError, match=rf"{name}' cannot be read as a state dict") as caught:
             load(tmp_path / name)
-        assert "weights_only" not in str(caught.value)
+        text = "".join(traceback.format_exception(caught.value))
+        assert "Re-running" not in text  # torch's advice to load it unsafely
     assert not (tmp_path / "executed").exists()
 
 
@@ -474,5 +476,5 @@ def test_timm_mistakes_are_named(name: str, message: str) -> None:
 
 def test_missing_timm_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ImportError, match=r'pip install "reco\[timm\]"'):
+    with pytest.raises(ImportError, match=r"needs timm: pip install timm$"):
         small_network("timm/resnet10t")

@@ -283,7 +283,7 @@ def test_sbd_conversion_without_scipy_or_data(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="no SBD, expected one of"):
         sbd.convert_sbd(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy.io", None)
-    with pytest.raises(ImportError, match=r"reco\[sbd\]"):
+    with pytest.raises(ImportError, match=r"scipy: pip install scipy$"):
         sbd.convert_sbd(tmp_path)
 
 

@@ -53,7 +53,7 @@ def convert_sbd(root: Path) -> int:
     try:
         from scipy.io import loadmat
     except ImportError as error:
-        raise ImportError("SBD's files need scipy: pip install 'reco[sbd]'") from error
+        raise ImportError("SBD's files need scipy: pip install scipy") from error
 
     voc = next((p for p in (root, root / _VOC, root / _VOC.name) if _is_voc(p)), None)
     if voc is None:

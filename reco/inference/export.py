@@ -256,7 +256,7 @@ def _require_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f'ONNX needs {error.name}: pip install "reco[onnx]"', name=error.name
+            f"ONNX needs {error.name}: pip install onnx onnxscript onnxruntime", name=error.name
         ) from error
 
 

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from torchvision.models._utils import IntermediateLayerGetter
 
+from reco.models.weights import load_tensors
+
 logger = logging.getLogger(__name__)
 
 _LOW_LEVEL_CHANNELS = 48
@@ -255,9 +257,7 @@ def _timm_backbone(name: str, imagenet: bool, output_stride: int) -> _Backbone:
     try:
         import timm
     except ImportError as error:
-        raise ImportError(
-            f"backbone='timm/{name}' needs timm: pip install \"reco[timm]\""
-        ) from error
+        raise ImportError(f"backbone='timm/{name}' needs timm: pip install timm") from error
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
         raise ValueError(
@@ -357,13 +357,9 @@ def _read_state_dict(path: str) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise FileNotFoundError(f"weights={path!r} is neither 'imagenet' nor 'none' nor a file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch.load raises anything on a file it cannot read. Its text stays in the cause: it
-        # advises weights_only=False, which would run what the file holds.
-        raise ValueError(
-            f"weights={path!r} cannot be read as a state dict ({type(error).__name__})"
-        ) from error
+        state = load_tensors(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"weights={path!r} cannot be read as a state dict: {error}") from error
     if not isinstance(state, dict):
         raise ValueError(f"weights={path!r} must hold a state dict, not a {type(state).__name__}")
     other = [

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from reco.files import write_whole
+from reco.models.weights import load_tensors
 
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")
@@ -53,7 +54,7 @@ def save_latest(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read a checkpoint onto the CPU, with ``weights_only=True``: no code in it can run.
+    """Read a checkpoint onto the CPU; no code in it can run.
 
     Raises:
         CheckpointError: no such file, truncated, or not a checkpoint of this project.
@@ -63,12 +64,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: no such file; a run keeps last.pt and best.pt in its folder"
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it meets: pickle, zip, runtime and key errors
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path}: not a readable checkpoint (truncated, or another kind of file): {reason}"
-        ) from error
+        content = load_tensors(path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(content, dict) or "format" not in content or "student" not in content:
         raise CheckpointError(f"{path}: a torch file, but not a checkpoint of a reco run")
     if content["format"] != FORMAT:

@@ -97,7 +97,7 @@ def _tensorboard_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise ImportError('TensorBoard is missing: pip install "reco[tensorboard]"') from error
+        raise ImportError("TensorBoard is missing: pip install tensorboard") from error
     return SummaryWriter
 
 
