@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ import torch
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
-from reco import IGNORE
+from reco import IGNORE, cli
 from reco.data import synthetic
 from reco.method.augmentation import normalise
 from reco.pictures import gallery
@@ -24,8 +22,6 @@ from reco.runs.checkpoint import CheckpointError
 from reco.runs.results import read_metrics
 
 pytest.importorskip("matplotlib")
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "visualise.py"
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +135,7 @@ def test_every_kind_is_drawn(checkpoint, subject, tmp_path, monkeypatch, capsys,
     output = tmp_path / "new" / f"{kind}.png"
     paths = [str(checkpoint)] * (2 if kind == "compare" else 1)
     arguments = [kind, *paths, "--output", str(output), "--images", "1"]
-    monkeypatch.setattr(sys, "argv", ["visualise.py", *arguments])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert cli.main(["plot", *arguments]) == 0
     assert capsys.readouterr().out == f"Look at: {output}\n"
     assert len(np.unique(np.array(Image.open(output)))) > 50
 

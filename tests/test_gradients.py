@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
+from reco import cli
 from reco.studies.gradients import term_gradients
 from reco.training.trainer import Trainer, train
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "gradients.py"
 
 
 @pytest.mark.slow
@@ -52,8 +47,7 @@ def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsy
 
     output = tmp_path / "gradients.csv"
     arguments = [str(folder / "last.pt"), "--batches", "1", "--output", str(output)]
-    monkeypatch.setattr(sys, "argv", ["gradients.py", *arguments])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert cli.main(["gradients", *arguments]) == 0
     assert f"{reco.norm}" in capsys.readouterr().out
     lines = output.read_text().splitlines()
     assert len(lines) == 4

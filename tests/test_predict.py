@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -14,14 +13,13 @@ from make_checkpoint import write_checkpoint
 from PIL import Image
 
 import reco
+from reco import cli
 from reco.data.loading import EvalDataset
 from reco.data.synthetic import SyntheticReader
 from reco.inference import predictor as predictor_module
 from reco.inference.files import find_images, predict_files
 from reco.inference.probabilities import predict_probabilities
 from reco.runs.checkpoint import CheckpointError
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "predict.py"
 
 
 @pytest.fixture(scope="module")
@@ -154,8 +152,7 @@ def test_a_folder_of_everything(checkpoint, tmp_path, monkeypatch, capsys):
     (photos / "notes.txt").write_text("not an image")
     arguments = ["--checkpoint", checkpoint, photos, tmp_path / "gone.png"]
     arguments += ["--output", tmp_path / "out", "--confidence", "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", ["predict.py", *map(str, arguments)])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 1
+    assert cli.main(["predict", *map(str, arguments)]) == 1
     printed = capsys.readouterr().out
     assert "4 images labelled" in printed
     assert "1 other files passed over" in printed

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +11,10 @@ import torch
 from make_checkpoint import write_checkpoint
 
 import reco
-from reco import IGNORE
+from reco import IGNORE, cli
 from reco.data import synthetic
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.studies.pseudo_labels import Supply, _filled_cells, _supplies, survey
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "pseudo_labels.py"
 
 
 def test_shares_by_hand():
@@ -83,8 +79,7 @@ def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
     output = checkpoint.with_name("supply.csv")
 
     def script(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["pseudo_labels.py", *arguments])
-        return runpy.run_path(str(SCRIPT))["main"]()
+        return cli.main(["pseudo-labels", *arguments])
 
     assert script(str(checkpoint), "--output", str(output), "--device", "cpu") == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from inspect import cleandoc
 from pathlib import Path
 
 from make_checkpoint import write_checkpoint
 from PIL import Image
 
+from reco import cli
 from reco.config import load_config
 from reco.training import trainer
 
@@ -32,13 +34,21 @@ def test_snippets_run(tmp_path, monkeypatch):
     assert names["labels"].shape == names["confidence"].shape == (40, 60)
 
 
-def test_scripts_know_every_option_shown():
-    shown = re.findall(r"python (scripts/\w+\.py)([^`\n]*)", README)
-    assert len({script for script, _ in shown}) >= 7
-    for script, arguments in shown:
-        known = (ROOT / script).read_text(encoding="utf-8")
-        for option in re.findall(r" (--[a-z-]+)", arguments):
-            assert f'"{option}"' in known, f"{script} {option}"
+def commands(text: str) -> list[list[str]]:
+    """The words of each line that starts a command of ours."""
+    pattern = r"^ *(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
+    found = re.findall(pattern, text.replace("\\\n", ""), re.MULTILINE)
+    return [shlex.split(f"{script} {words}".replace("…", "x")) for script, words in found]
+
+
+def test_every_command_shown_is_understood():
+    shown = commands(README) + commands((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    for describe in cli.COMMANDS.values():
+        shown += commands(cleandoc(describe.__doc__))
+    assert len({words[0] for words in shown}) == len(cli.COMMANDS)
+    parser = cli.command_parser()
+    for words in shown:
+        parser.parse_args(words)
 
 
 def test_own_images_configuration_loads(tmp_path):
@@ -51,19 +61,17 @@ def test_own_images_configuration_loads(tmp_path):
     assert config.dataset.label_map == {0: 0, 255: 1}
 
 
-def test_every_command_is_one_that_loads():
-    commands = re.findall(r"python scripts/train\.py [^`\n]*", README)
-    assert len(commands) >= 4
-    for command in commands:
-        words = shlex.split(command.replace("…", ""))
-        name = words[words.index("--config") + 1]
-        if name not in ("crack.yaml", "<file>"):
-            overrides = words[words.index("--set") + 1 :] if "--set" in words else []
-            load_config(name, overrides)
+def test_configurations_of_commands_load():
+    parsed = [cli.command_parser().parse_args(words) for words in commands(README)]
+    training = [arguments for arguments in parsed if hasattr(arguments, "resume")]
+    assert len(training) >= 4
+    for arguments in training:
+        if arguments.config not in ("crack.yaml", "<file>"):
+            load_config(arguments.config, arguments.overrides)
 
 
 def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
-    help_text = (ROOT / "scripts" / "train.py").read_text(encoding="utf-8")
+    help_text = cli.train.__doc__
     pattern = r"torchrun --nproc_per_node=(\d) scripts/train\.py --config (\S+)"
     for text in (README, help_text):
         commands = re.findall(pattern, text)
@@ -74,7 +82,7 @@ def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
 
 
 def test_the_folder_shown_is_that_of_the_demo():
-    help_text = (ROOT / "scripts" / "report.py").read_text(encoding="utf-8")
+    help_text = cli.report.__doc__
     for text in (README, help_text):
         (shown,) = re.findall(r"runs/demo/(\w+)-s0", text)
         assert shown == load_config("demo.yaml").hash()

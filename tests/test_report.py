@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from make_checkpoint import write_checkpoint
 
+from reco import cli
 from reco.data import synthetic
 from reco.pictures.report import write_report
 
 pytest.importorskip("matplotlib")
-
-SCRIPT = Path(__file__).parent.parent / "scripts" / "report.py"
 
 
 class Page(HTMLParser):
@@ -64,8 +61,7 @@ def run(tmp_path, monkeypatch) -> Path:
 
 def test_the_page_is_whole(run, monkeypatch, capsys):
     write_checkpoint(run / "best.pt")
-    monkeypatch.setattr(sys, "argv", ["report.py", str(run), "--images", "1", "9"])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    assert cli.main(["report", str(run), "--images", "1", "9"]) == 0
     assert str(run / "report.html") in capsys.readouterr().out
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert page.open == []

@@ -62,6 +62,21 @@ class Split:
             "unlabelled": list(self.unlabelled),
         }
 
+    def to_json(self) -> str:
+        """Text of ``split.json``."""
+        return json.dumps(self.to_dict(), indent=1) + "\n"
+
+    def summary(self) -> str:
+        """Numbers of images, those that hold each class, and notes, for a person."""
+        return "\n".join(
+            [
+                f"{len(self.labelled)} labelled, {len(self.unlabelled)} unlabelled images",
+                *(f"{images:>6} with {name}" for name, images in self.images_per_class.items()),
+                *(f"note: {note}" for note in self.notes),
+                f"hash {self.hash}",
+            ]
+        )
+
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Split:
         """The split that :meth:`to_dict` wrote.

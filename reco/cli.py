@@ -1,0 +1,571 @@
+"""The command ``reco``: a function for each of its words adds the options and returns the work.
+
+``python scripts/train.py …`` and ``scripts/eval.py`` are ``reco train …`` and ``reco eval …``. What
+a command needs is imported when it runs, so that ``reco --help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from inspect import cleandoc
+from pathlib import Path
+
+Work = Callable[[Namespace], int]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command; a mistake of its user is one line on stderr and exit code 1.
+
+    Args:
+        words: the command and its options; by default those of the command line.
+    """
+    arguments = command_parser().parse_args(words)
+    try:
+        code: int = arguments.work(arguments)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return code
+
+
+def command_parser() -> ArgumentParser:
+    """The parser of all commands; what it returns holds its command as ``work``."""
+    parser = ArgumentParser(
+        prog="reco",
+        description="Semantic segmentation from a handful of labelled images (ReCo, ICLR 2022).",
+        epilog="`reco COMMAND --help` shows examples and all options of a command.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, describe in COMMANDS.items():
+        text = cleandoc(describe.__doc__ or "")
+        command = commands.add_parser(
+            name,
+            help=text.splitlines()[0],
+            description=text,
+            formatter_class=RawDescriptionHelpFormatter,
+        )
+        command.set_defaults(work=describe(command))
+    return parser
+
+
+def train(parser: ArgumentParser) -> Work:
+    """Train a network.
+
+        reco train --config demo.yaml
+        reco train --config camvid_5shot.yaml --set dataset.root=/data/camvid train.seed=1
+        reco train --config camvid_5shot.yaml --resume
+        torchrun --nproc_per_node=2 scripts/train.py --config pascal_5shot.yaml
+
+    The run's folder, runs/<config>/<hash>-s<seed>/, holds its configuration, split, metrics.jsonl,
+    panels and checkpoints. Ctrl-C leaves a checkpoint, and --resume goes on from it.
+    """
+    add = parser.add_argument
+    add("--config", required=True, help="a YAML file: a path, or a name in configs/")
+    _add_overrides(parser)
+    add(
+        "--resume",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FOLDER",
+        help="go on with the run of this configuration, or with the one in FOLDER",
+    )
+    add(
+        "--tensorboard",
+        action="store_true",
+        help="log for TensorBoard too, in the run's folder (extra tensorboard)",
+    )
+    add("--profile", action="store_true", help="say where the time of steps 6 to 15 goes")
+
+    def work(arguments: Namespace) -> int:
+        from reco import distributed
+        from reco.config import load_config
+        from reco.runs.folder import run_path
+        from reco.training.trainer import NonFiniteLossError
+        from reco.training.trainer import train as train_run
+
+        config = load_config(arguments.config, arguments.overrides)
+        folder = run_path(config, Path(arguments.config).stem)
+        if isinstance(arguments.resume, str):
+            folder = Path(arguments.resume)
+        try:
+            outcome = train_run(
+                config,
+                folder,
+                resume=bool(arguments.resume),
+                tensorboard=arguments.tensorboard,
+                profile=arguments.profile,
+            )
+        except NonFiniteLossError as error:
+            raise ValueError(str(error)) from error
+        if distributed.rank() == 0:
+            print(outcome.summary())
+        return 0
+
+    return work
+
+
+def evaluate(parser: ArgumentParser) -> Work:
+    """Evaluate one or several checkpoints; each brings its configuration.
+
+        reco eval --checkpoint runs/demo/…/last.pt
+        reco eval --checkpoint a/last.pt b/last.pt --split test --network teacher
+        reco eval --checkpoint last.pt --scales 0.75 1 1.25 --flip
+        reco eval --checkpoint last.pt --window 512 512 --original-size
+        reco eval --checkpoint last.pt --set dataset.root=/where/the/data/are/now
+
+    Prints IoU per class and the usual means, and writes <checkpoint>-<split>.json and .csv beside
+    each checkpoint. Without options the protocol is that of training's own validation.
+    """
+    add = parser.add_argument
+    add("--checkpoint", required=True, nargs="+", type=Path, help="last.pt or best.pt of a run")
+    add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")
+    add("--network", choices=["student", "teacher", "both"], default="both")
+    _add_overrides(parser)
+    add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
+    add("--overlap", type=float, default=0.5, help="share of the window (default 0.5)")
+    add("--blend", choices=["hann", "linear", "uniform"], default="hann")
+    add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
+    add("--flip", action="store_true", help="average with the mirror image")
+    add("--original-size", action="store_true", help="compare at the size of the label files")
+    add("--boundary-width", type=int, default=3, help="pixels (default 3)")
+    _add_device(parser)
+
+    def work(arguments: Namespace) -> int:
+        from reco.inference.evaluate import evaluate_checkpoints
+        from reco.inference.probabilities import InferenceMode
+
+        table = evaluate_checkpoints(
+            arguments.checkpoint,
+            split=arguments.split,
+            overrides=arguments.overrides,
+            which=arguments.network,
+            mode=InferenceMode(
+                window=tuple(arguments.window) if arguments.window else None,
+                overlap=arguments.overlap,
+                blend=arguments.blend,
+                scales=tuple(arguments.scales),
+                flip=arguments.flip,
+            ),
+            original_size=arguments.original_size,
+            boundary_width=arguments.boundary_width,
+            device=arguments.device,
+        )
+        print(table)
+        return 0
+
+    return work
+
+
+def predict(parser: ArgumentParser) -> Work:
+    """Label images with a trained network.
+
+        reco predict --checkpoint last.pt street.jpg
+        reco predict --checkpoint last.pt photos/ --output labelled --confidence
+        reco predict --checkpoint last.pt "photos/**/*.png" --network student
+
+    Writes <output>/labels/<name>.png (class indices, in the data set's palette) and
+    <output>/overlays/<name>.png (the image under the classes' colours), and with --confidence
+    <output>/confidence/<name>.png (0 to 255). Names and sub-folders are kept. A file that cannot be
+    read is reported, the rest goes on, and the exit code is 1.
+    """
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGES", help="files, folders, or globs in quotes")
+    _add_checkpoint(parser)
+    add("--output", type=Path, default=Path("predictions"), help="default: predictions/")
+    _add_network(parser)
+    add("--confidence", action="store_true", help="write the confidence too")
+    add("--full-size", action="store_true", help="do not bring images to the run's image_size")
+    add("--batch-size", type=int, default=4, help="images at once where sizes agree (default 4)")
+    _add_device(parser)
+
+    def work(arguments: Namespace) -> int:
+        from reco.inference.files import predict_files
+        from reco.inference.predictor import load
+
+        predictor = load(
+            arguments.checkpoint,
+            network=arguments.network,
+            image_size=None if arguments.full_size else "config",
+            device=arguments.device,
+        )
+        outcome = predict_files(
+            predictor,
+            arguments.images,
+            arguments.output,
+            confidence=arguments.confidence,
+            batch_size=arguments.batch_size,
+        )
+        print(outcome.summary(arguments.output))
+        return 1 if outcome.failures else 0
+
+    return work
+
+
+def export(parser: ArgumentParser) -> Work:
+    """Write a checkpoint's network in forms that run without this project.
+
+        reco export --checkpoint last.pt
+        reco export --checkpoint last.pt --format pt2 onnx --images photos/*.jpg
+        reco export --checkpoint last.pt --format onnx --input float --output shipped/
+
+    Each file is read again and compared with the checkpoint, on your images or on random ones.
+    The exit code is 1 where fewer than 99.9 % of pixels keep their label.
+    """
+    add = parser.add_argument
+    _add_checkpoint(parser)
+    add("--output", type=Path, help="folder; default: beside the checkpoint")
+    add(
+        "--format",
+        nargs="+",
+        choices=["pt2", "onnx", "state_dict"],
+        default=["pt2", "state_dict"],
+        dest="formats",
+        help="default: pt2 state_dict",
+    )
+    _add_network(parser)
+    add(
+        "--input",
+        choices=["uint8", "float", "normalised"],
+        default="uint8",
+        help="what the exported network takes: 0..255 (default), 0..1, or normalised by you",
+    )
+    add("--images", nargs="+", default=[], help="images to compare on")
+
+    def work(arguments: Namespace) -> int:
+        from reco.inference.export import export_checkpoint
+
+        results = export_checkpoint(
+            arguments.checkpoint,
+            arguments.output,
+            formats=arguments.formats,
+            network=arguments.network,
+            input=arguments.input,
+            images=arguments.images,
+        )
+        for result in results:
+            print(result.summary())
+        return 1 if any(result.agreement < 0.999 for result in results) else 0
+
+    return work
+
+
+def prepare(parser: ArgumentParser) -> Work:
+    """Check a data set, make a resized copy, fetch and convert Pascal's masks, show a split.
+
+        reco prepare cityscapes --root /data/cityscapes
+        reco prepare cityscapes --root /data/cityscapes --resize-to /ssd/cityscapes
+        reco prepare pascal --root /data/pascal --download --convert-sbd
+        reco prepare camvid --root /data/camvid --config camvid_5shot.yaml \\
+            --set dataset.split_seed=1 --split split.json
+        reco prepare camvid --root /data/camvid --picture partial_labels.png
+        reco prepare folder --config crack.yaml
+
+    Without further options it checks: everything that is wrong is listed, with file names, and the
+    exit code is 1. --resize-to copies at the configuration's dataset.image_size; train on the copy
+    by dataset.root=/ssd/cityscapes. Interrupted, it goes on when called again.
+    """
+    add = parser.add_argument
+    add("dataset", choices=["camvid", "cityscapes", "pascal", "sun", "folder"])
+    add("--root", help="its folder; default: the configuration's dataset.root")
+    add("--config", help="default: configs/<dataset>.yaml; `folder` needs yours for its classes")
+    _add_overrides(parser)
+    add("--resize-to", type=Path, metavar="FOLDER", help="make a resized copy there")
+    add("--download", action="store_true", help="fetch VOC 2012 and SBD (pascal, 3 GB)")
+    add("--convert-sbd", action="store_true", help="SBD's .mat files to PNG (pascal; needs scipy)")
+    add("--split", type=Path, metavar="FILE", help="print the labelled split and write it there")
+    add("--picture", type=Path, metavar="FILE", help="draw the partial labels of one image")
+
+    def work(arguments: Namespace) -> int:
+        from reco.config import load_config
+        from reco.data import open_dataset
+        from reco.data.check import check_dataset
+        from reco.data.prepare import resize_dataset
+        from reco.data.reader import FileReader
+        from reco.data.sbd import convert_sbd, download_pascal
+        from reco.data.splits import make_split
+        from reco.files import write_text_whole
+        from reco.panels import draw_budgets
+
+        if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
+            raise ValueError("--download and --convert-sbd are for pascal")
+        root = [f"dataset.root={arguments.root}"] if arguments.root else []
+        name = arguments.config or f"{arguments.dataset}.yaml"
+        config = load_config(name, [*root, *arguments.overrides]).dataset
+        if config.name != arguments.dataset:
+            raise ValueError(f"{name} is for {config.name}, expected {arguments.dataset}")
+        if arguments.download:
+            download_pascal(Path(config.root or ""))
+        if arguments.convert_sbd:
+            print(f"{convert_sbd(Path(config.root or ''))} masks written")
+        reader = open_dataset(config)
+        assert isinstance(reader, FileReader)
+        if arguments.resize_to:
+            if config.image_size is None:
+                raise ValueError(
+                    "dataset.image_size = null: images as they come, nothing to resize"
+                )
+            written = resize_dataset(reader, arguments.resize_to, config.image_size)
+            print(f"{written} images written to {arguments.resize_to}")
+        if arguments.split:
+            split = make_split(reader, config)
+            write_text_whole(arguments.split, split.to_json())
+            print(f"{split.summary()}, written to {arguments.split}")
+        if arguments.picture:
+            draw_budgets(reader, config).save(arguments.picture)
+        if arguments.resize_to or arguments.split or arguments.picture:
+            return 0
+        found = check_dataset(reader)
+        print(found.format())
+        return 1 if found.problems else 0
+
+    return work
+
+
+def study(parser: ArgumentParser) -> Work:
+    """Run a study: methods x label budgets x seeds, skipping what is finished.
+
+        reco study studies/demo.yaml
+        reco study my_study.yaml --set dataset.root=/data/camvid train.iterations=4000
+        reco study my_study.yaml --devices cuda:0 cuda:1
+        reco study studies/ablation.yaml --config camvid_cpu.yaml
+        reco study studies/ablation.yaml --config cityscapes_5shot.yaml --test-split none
+
+    Finished runs are skipped, stopped ones are resumed: Ctrl-C, then the same command, goes on
+    where it was. runs/studies/<study>/ holds results.md, results.csv, classes.csv, curves.csv and,
+    with matplotlib, pictures; they grow with every run that ends. logs/ has what each run printed.
+    """
+    add = parser.add_argument
+    add("study", help="a YAML file: a path, or a name in configs/")
+    add("--config", help="take the runs from this one instead of the study's own")
+    _add_overrides(parser)
+    add("--devices", nargs="+", default=[], help="one run at a time on each, e.g. cuda:0 cuda:1")
+    add("--output-dir", type=Path, help="instead of the study's (runs/studies)")
+    add(
+        "--test-split",
+        choices=["train", "val", "test", "none"],
+        help="evaluate finished runs on this instead of the study's own; none: on no further split",
+    )
+
+    def work(arguments: Namespace) -> int:
+        from dataclasses import replace
+
+        from reco.studies.runner import run_study
+        from reco.studies.study import load_study
+
+        chosen = load_study(arguments.study, arguments.config)
+        if arguments.output_dir is not None:
+            chosen = replace(chosen, output_dir=arguments.output_dir)
+        if arguments.test_split is not None:
+            none = arguments.test_split == "none"
+            chosen = replace(chosen, test_split=None if none else arguments.test_split)
+        finished = run_study(chosen, arguments.overrides, arguments.devices)
+        print((chosen.results_dir / "results.md").read_text(encoding="utf-8"))
+        return 0 if finished else 1
+
+    return work
+
+
+def report(parser: ArgumentParser) -> Work:
+    """Write one self-contained page about a run: report.html (needs matplotlib).
+
+        reco report runs/demo/8a58f955-s0
+        reco report runs/camvid/… --set dataset.root=/data/camvid --images 0 7 31
+
+    Results per class, training curves, predictions, the relation graph, what ReCo samples, split
+    and configuration. Nothing on the page is loaded from elsewhere.
+    """
+    add = parser.add_argument
+    add("run", type=Path, help="folder of a run")
+    add("--output", type=Path, help="default: report.html in the run's folder")
+    add("--checkpoint", default="best.pt", help="file of the folder to show (default best.pt)")
+    _add_images(parser)
+    _add_overrides(parser)
+
+    def work(arguments: Namespace) -> int:
+        from reco.pictures.report import write_report
+
+        output = write_report(
+            arguments.run,
+            output=arguments.output,
+            checkpoint=arguments.checkpoint,
+            overrides=arguments.overrides,
+            images=arguments.images,
+        )
+        print(f"Open in a browser: {output}")
+        return 0
+
+    return work
+
+
+def plot(parser: ArgumentParser) -> Work:
+    """Draw figures of runs and checkpoints (needs matplotlib).
+
+        reco plot curves runs/demo/a runs/demo/b
+        reco plot compare a/last.pt b/last.pt --images 0 3 7
+        reco plot relation last.pt
+        reco plot course runs/demo/a
+        reco plot queries last.pt --images 3 --network student
+        reco plot representation last.pt --set dataset.root=/data/camvid
+
+    curves: validation mIoU and losses of run folders. compare: labels and errors of checkpoints on
+    the same images. relation: which classes are close (Eq. 3), over the evaluation split. course:
+    how that changed while a run trained. queries: hard and easy pixels, queries and negative keys.
+    representation: the vectors' main axes as colours.
+    """
+    add = parser.add_argument
+    add(
+        "kind",
+        choices=["curves", "compare", "relation", "course", "queries", "representation"],
+    )
+    add("paths", nargs="+", type=Path, help="run folders (curves, course) or checkpoints")
+    add("--output", type=Path, help="file to write; default: <kind>.png; .pdf and .svg work too")
+    _add_images(parser)
+    add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")
+    _add_network(parser)
+    _add_overrides(parser)
+
+    def work(arguments: Namespace) -> int:
+        from reco.pictures.gallery import draw
+
+        output = draw(
+            arguments.kind,
+            arguments.paths,
+            output=arguments.output,
+            images=arguments.images,
+            split=arguments.split,
+            network=arguments.network,
+            overrides=arguments.overrides,
+        )
+        print(f"Look at: {output}")
+        return 0
+
+    return work
+
+
+def pseudo_labels(parser: ArgumentParser) -> Work:
+    """Say what ReCo gets of each class: shares of cells and pseudo-labels, and how many are right.
+
+        reco pseudo-labels runs/demo/*/last.pt
+        reco pseudo-labels last.pt --set dataset.root=/data/camvid --output supply.csv
+
+    For each class on the run's unlabelled images: its share of the true pixels; what it fills of
+    the 4 x 4 pixels that one output of the network speaks for, where that carries its label (of
+    thin classes, little: a larger image_size helps); its share of the pseudo-labels, which part of
+    these is above the weak threshold, so that ReCo may take it, and how often that is right.
+    Several checkpoints are counted together.
+    """
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs with a teacher")
+    _add_overrides(parser)
+    _add_device(parser)
+    add("--output", type=Path, help="write the table here too, as CSV")
+
+    def work(arguments: Namespace) -> int:
+        from reco.files import write_table
+        from reco.studies.pseudo_labels import Supply, survey
+
+        supplies = survey(
+            arguments.checkpoints, overrides=arguments.overrides, device=arguments.device
+        )
+        if arguments.output:
+            write_table(arguments.output, Supply._fields, supplies)
+        print(f"{'in %':<20}" + "".join(f"{name:>15}" for name in Supply._fields[1:]))
+        for name, *shares in supplies:
+            print(f"{name:<20}" + "".join(f"{'-' if s is None else s:>15}" for s in shares))
+        return 0
+
+    return work
+
+
+def gradients(parser: ArgumentParser) -> Work:
+    """Say how strongly each term of the loss pulls at a network, and whether the terms agree.
+
+        reco gradients runs/demo/*/last.pt
+        reco gradients last.pt --set dataset.root=/data/camvid --batches 16
+
+    For the supervised, the unsupervised and the ReCo term: the length of its gradient over the
+    parameters that both heads share, and its cosine to those of the first two; medians over
+    batches. A ReCo term a hundred times longer or shorter than the others wants another
+    reco.weight.
+    """
+    add = parser.add_argument
+    add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs")
+    _add_overrides(parser)
+    add("--batches", type=int, default=8, help="batches to look at (default 8)")
+    add("--output", type=Path, help="write the table here too, as CSV")
+
+    def work(arguments: Namespace) -> int:
+        from reco.files import write_table
+        from reco.studies.gradients import TermGradient, term_gradients
+
+        lines: list[tuple[object, ...]] = []
+        for path in arguments.checkpoints:
+            found = term_gradients(path, overrides=arguments.overrides, batches=arguments.batches)
+            print(path)
+            print("".join(f"{name:>24}" for name in TermGradient._fields))
+            for row in found:
+                print("".join(f"{'-' if value is None else value:>24}" for value in row))
+            lines += [(path.parent.name, *row) for row in found]
+        if arguments.output:
+            write_table(arguments.output, ("run", *TermGradient._fields), lines)
+        return 0
+
+    return work
+
+
+COMMANDS: dict[str, Callable[[ArgumentParser], Work]] = {
+    "train": train,
+    "eval": evaluate,
+    "predict": predict,
+    "export": export,
+    "prepare": prepare,
+    "study": study,
+    "report": report,
+    "plot": plot,
+    "pseudo-labels": pseudo_labels,
+    "gradients": gradients,
+}
+
+
+def _add_overrides(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="change keys of the configuration, e.g. train.seed=1 dataset.root=/data/camvid",
+    )
+
+
+def _add_checkpoint(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", required=True, type=Path, help="last.pt or best.pt of a run"
+    )
+
+
+def _add_network(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--network",
+        choices=["auto", "student", "teacher"],
+        default="auto",
+        help="auto: the teacher, or the student of a supervised run",
+    )
+
+
+def _add_device(parser: ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+
+
+def _add_images(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--images", nargs="+", type=int, default=[0, 1, 2], help="numbers in the split"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
