@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from reco.inference.predictor import Prediction, Predictor, load
     from reco.loss import ReCoLoss
     from reco.method.teacher import MeanTeacher
-    from reco.models.deeplab import DeepLabV3Plus
+    from reco.models.network import DeepLabV3Plus
 
 __version__ = "0.1.0"
 
@@ -24,7 +24,7 @@ __all__ = ["DeepLabV3Plus", "MeanTeacher", "Prediction", "Predictor", "ReCoLoss"
 
 # Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.
 _HOMES = {
-    "DeepLabV3Plus": "reco.models.deeplab",
+    "DeepLabV3Plus": "reco.models.network",
     "MeanTeacher": "reco.method.teacher",
     "Prediction": "reco.inference.predictor",
     "Predictor": "reco.inference.predictor",

@@ -56,7 +56,7 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """DeepLabv3+; see :class:`reco.models.deeplab.DeepLabV3Plus`."""
+    """DeepLabv3+; see :class:`reco.models.network.DeepLabV3Plus`."""
 
     backbone: str = "resnet101"
     weights: str = "imagenet"  # imagenet | none | path of a state dict

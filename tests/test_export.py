@@ -17,7 +17,7 @@ from reco.data.synthetic import SyntheticReader
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
 from reco.method.augmentation import normalise
-from reco.models.deeplab import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus
 from reco.runs.build import restore_networks
 from reco.runs.checkpoint import load_checkpoint
 

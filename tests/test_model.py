@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, resnet50
 from torchvision.models._api import WeightsEnum
 
-from reco.models.deeplab import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus
 
 
 def small_network(backbone: str = "resnet18", **arguments: Any) -> DeepLabV3Plus:
@@ -267,7 +267,7 @@ def test_load_reports_a_full_match_and_what_is_left_over(
     state = backbone_state()
     counter = {"0.1.num_batches_tracked": torch.tensor(7)}
     torch.save(state | counter | {"classifier.weight": torch.zeros(3, 2)}, tmp_path / "weights.pth")
-    with caplog.at_level(logging.INFO, logger="reco.models.deeplab"):
+    with caplog.at_level(logging.INFO, logger="reco.models.weights"):
         network = load(tmp_path / "weights.pth")
     assert_loaded(network, state)
     (record,) = caplog.records

@@ -22,7 +22,7 @@ from reco.config import config_from_dict
 from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from reco.inference.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
 from reco.method.augmentation import normalise
-from reco.models.deeplab import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus
 from reco.runs.checkpoint import load_checkpoint
 
 Format = Literal["pt2", "onnx", "state_dict"]
@@ -181,7 +181,7 @@ def export_checkpoint(
         "image_size": config.dataset.image_size,
         "mean": list(IMAGENET_MEAN),
         "std": list(IMAGENET_STD),
-        # Arguments of reco.models.deeplab.DeepLabV3Plus, which takes the state dict.
+        # Arguments of reco.models.network.DeepLabV3Plus, which takes the state dict.
         "model": {
             "num_classes": spec.num_classes,
             "backbone": config.model.backbone,

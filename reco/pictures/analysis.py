@@ -32,7 +32,7 @@ from reco.loss import (
     sort_pixels,
 )
 from reco.method.augmentation import normalise
-from reco.models.deeplab import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 
 Pixels = npt.NDArray[np.uint8]

@@ -8,7 +8,7 @@ from reco.config import Config, config_from_dict
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
 from reco.method.teacher import MeanTeacher
-from reco.models.deeplab import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus
 from reco.runs.checkpoint import Checkpoint, load_state
 
 
