@@ -108,7 +108,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     compile: bool = False
-    sync_batchnorm: bool = False  # batch statistics over all ranks; CUDA only
+    sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
     seed: int = 0
     workers: int = 2
     log_every: int = 20

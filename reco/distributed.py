@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 
 def is_active() -> bool:
@@ -101,6 +103,15 @@ def from_first_rank(tensor: Tensor) -> Tensor:
     if is_active():
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+def data_parallel(module: nn.Module) -> nn.Module:
+    """``module`` with gradients averaged over ranks; buffers stay each rank's until averaged."""
+    # Newer versions of torch have a new name for the switch, and warn of the old one.
+    names = inspect.signature(DistributedDataParallel).parameters
+    switch = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+    off: Any = {switch: False}
+    return DistributedDataParallel(module, **off)
 
 
 def average_buffers(module: nn.Module) -> None:

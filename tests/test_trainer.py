@@ -265,6 +265,15 @@ def test_a_device_that_is_not_there_is_named(tiny, tmp_path):
         train(tiny("train.device=gpu"), tmp_path / "run")
 
 
+def test_statistics_over_all_ranks_need_cuda(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for device in ("auto", "cpu"):
+        config = tiny("train.sync_batchnorm=true", f"train.device={device}")
+        with pytest.raises(ConfigError, match=rf"train.sync_batchnorm = true.*{device} means cpu"):
+            train(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_batches_are_divided_among_ranks(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(ConfigError, match=r"labelled_batch_size = 2: .* the 3 processes"):

@@ -53,10 +53,31 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
                 return compute(*batch, valid=valid[in_order])
 
             run_.objective.reco.with_statistics = with_statistics
+    seen = first_running_means(run_)
     try:
         run_.run()
     finally:
         trainer.distributed.tear_down()
+    torch.save(seen, Path(folder, f"norm-{rank}-of-{world}.pt"))
+
+
+def first_running_means(run_: trainer.Trainer) -> dict[str, list[torch.Tensor]]:
+    """After each step, what this rank's batches make of each network's first running mean."""
+    seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
+
+    def watch(network: nn.Module, means: list[torch.Tensor]) -> None:
+        def note(module: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
+            if module.training:
+                mean = inputs[0].detach().mean((0, 2, 3))
+                before = means[-1] if means else torch.zeros_like(mean)
+                means.append(before.lerp(mean, module.momentum))
+
+        first = next(m for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+        first.register_forward_pre_hook(note)
+
+    watch(run_.student, seen["student"])
+    watch(run_.teacher, seen["teacher"])
+    return seen
 
 
 def records(folder: Path, world: int) -> list[dict]:
@@ -109,7 +130,7 @@ def test_two_processes_follow_the_losses_of_one(tmp_path):
 @pytest.mark.slow
 def test_everything_on_and_a_rank_without_labels_does_not_hang(tmp_path):
     """Batch norm, mixing and augmentation as they are; partial labels of one pixel leave most
-    crops of a rank without any label."""
+    crops of a rank without any label. Checkpoints hold the mean of the ranks' statistics."""
     two_processes(
         tmp_path,
         False,
@@ -118,6 +139,16 @@ def test_everything_on_and_a_rank_without_labels_does_not_hang(tmp_path):
         "dataset.crop_size=[16, 16]",
         "train.unlabelled_batch_size=4",
         f"train.validate_every={ITERATIONS}",
+        f"train.checkpoint_every={ITERATIONS // 2}",
     )
     assert len(records(tmp_path, 2)) == ITERATIONS + 1
     assert all(r["total"] is not None for r in records(tmp_path, 2)[:-1])
+
+    # The checkpoint half-way, without a validation before it.
+    checkpoint = torch.load(tmp_path / "2" / "previous.pt", weights_only=True)
+    ranks = [torch.load(tmp_path / f"norm-{rank}-of-2.pt", weights_only=True) for rank in (0, 1)]
+    for network in ("student", "teacher"):
+        name = next(name for name in checkpoint[network] if name.endswith("running_mean"))
+        first, second = (seen[network][ITERATIONS // 2 - 1] for seen in ranks)
+        assert not torch.allclose(first, second, rtol=1e-3)
+        torch.testing.assert_close(checkpoint[network][name], (first + second) / 2)

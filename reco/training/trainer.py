@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -134,7 +133,7 @@ class Trainer:
         self.config = config
         self.device = distributed.set_up(config.train.device)
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
-        _check_shares(config)
+        _check_ranks(config, self.device)
         self.reader = open_dataset(config.dataset)
         check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
@@ -182,7 +181,7 @@ class Trainer:
             if self.teacher is not None:
                 self.teacher.network.compile()
         if distributed.is_active():
-            self.model = DistributedDataParallel(self.student)
+            self.model = distributed.data_parallel(self.student)
         self.images_per_step = config.labelled_batch_size + (
             config.train.unlabelled_batch_size if config.method.unsupervised else 0
         )
@@ -323,13 +322,9 @@ class Trainer:
     def _validate(self) -> None:
         """Evaluate student and teacher, draw the panel, keep the best."""
         spec, split = self.reader.spec, self.config.dataset.eval_split
-        networks: dict[str, nn.Module] = {"student": self.student}
-        if self.teacher is not None:
-            networks["teacher"] = self.teacher.network
-        for network in networks.values():
-            distributed.average_buffers(network)
+        self._average_statistics()
         results = evaluate(
-            networks,
+            self._networks(),
             self.eval_loader,
             spec.num_classes,
             device=self.device,
@@ -351,6 +346,17 @@ class Trainer:
         if scores[main] > self.best:
             self.best = scores[main]
             save_checkpoint(self._state(), self.folder.path / "best.pt")
+
+    def _networks(self) -> dict[str, nn.Module]:
+        networks: dict[str, nn.Module] = {"student": self.student}
+        if self.teacher is not None:
+            networks["teacher"] = self.teacher.network
+        return networks
+
+    def _average_statistics(self) -> None:
+        """Give all ranks the mean of their batch norms' running statistics."""
+        for network in self._networks().values():
+            distributed.average_buffers(network)
 
     def _draw_panel(self, result: Evaluation, title: str) -> None:
         """A picture of the first images of the evaluation split."""
@@ -378,6 +384,7 @@ class Trainer:
                 f"weights not finite at iteration {self.iteration}: the last checkpoint in "
                 f"{self.folder.path} stands"
             )
+        self._average_statistics()
         if distributed.rank() == 0:
             save_latest(self._state(), self.folder.path)
 
@@ -470,9 +477,15 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _check_shares(config: Config) -> None:
-    """Every rank gets an equal, whole and sufficient share of each batch."""
+def _check_ranks(config: Config, device: torch.device) -> None:
+    """Every rank gets an equal, whole and sufficient share of each batch, on a device that fits."""
     ranks, train, method = distributed.world_size(), config.train, config.method
+    if train.sync_batchnorm and device.type != "cuda":
+        raise ConfigError(
+            f"train.sync_batchnorm = true: expected false, since train.device = {train.device} "
+            f"means {device.type} here and batch statistics over all processes need CUDA. Set "
+            "train.sync_batchnorm=false (each process then uses its own share of the batch)"
+        )
     batches = {"train.labelled_batch_size": config.labelled_batch_size}
     if method.unsupervised:
         batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
