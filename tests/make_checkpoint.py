@@ -35,7 +35,7 @@ def write_checkpoint(path: Path, *overrides: str) -> Path:
             "class_names": list(spec.class_names),
             "palette": [list(colour) for colour in spec.palette],
         },
-        "split": {},
+        "split": {"hash": "0", "labelled": [], "unlabelled": []},
         "iteration": 0,
         "best": 0.0,
         "student": student.state_dict(),

@@ -18,8 +18,7 @@ from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
 from reco.method.augmentation import normalise
 from reco.models.network import DeepLabV3Plus
-from reco.runs.build import restore_networks
-from reco.runs.checkpoint import load_checkpoint
+from reco.runs.checkpoint import TrainedRun
 
 WITHOUT_RECO = """
 import json, sys, torch
@@ -38,7 +37,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture
 def teacher(checkpoint) -> DeepLabV3Plus:
-    return restore_networks(load_checkpoint(checkpoint), str(checkpoint))["teacher"]
+    return TrainedRun.read(checkpoint).network("teacher")
 
 
 def images(*size: int) -> torch.Tensor:

@@ -9,11 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
-
 from reco import distributed
-from reco.config import config_from_dict
-from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
 from reco.files import write_text_whole
 from reco.inference.probabilities import (
@@ -23,8 +19,7 @@ from reco.inference.probabilities import (
     evaluate,
     format_evaluations,
 )
-from reco.runs.build import restore_networks
-from reco.runs.checkpoint import CheckpointError, load_checkpoint
+from reco.runs.checkpoint import CheckpointError, TrainedRun
 
 Which = Literal["student", "teacher", "both"]
 
@@ -76,18 +71,12 @@ def evaluate_checkpoints(
     columns: dict[str, Evaluation] = {}
     class_names: Sequence[str] = ()
     for path in paths:
-        checkpoint = load_checkpoint(path)
-        config = config_from_dict(checkpoint["config"], str(path), overrides)
-        reader = open_dataset(config.dataset)
-        if list(reader.spec.class_names) != list(checkpoint["dataset"]["class_names"]):
-            raise CheckpointError(
-                f"{path}: trained on the classes {checkpoint['dataset']['class_names']}, but "
-                f"{config.dataset.name} has {list(reader.spec.class_names)}"
-            )
+        run = TrainedRun.read(path, overrides)
+        config, reader = run.config, run.reader()
         if class_names and list(class_names) != list(reader.spec.class_names):
             raise CheckpointError(f"{path}: other classes than {paths[0]}; evaluate it alone")
         class_names = reader.spec.class_names
-        networks = _select(restore_networks(checkpoint, str(path)), which, path)
+        names = run.states if which == "both" else (which,)
         of_split = split or config.dataset.eval_split
         dataset = EvalDataset(
             reader,
@@ -96,25 +85,17 @@ def evaluate_checkpoints(
             original_labels=original_size,
         )
         results = evaluate(
-            {name: network.to(chosen) for name, network in networks.items()},
+            {name: run.network(name).to(chosen) for name in names},
             eval_loader(dataset, workers=config.train.workers),
             len(class_names),
             device=chosen,
             mode=mode,
             boundary_width=boundary_width,
         )
-        _write(path, of_split, checkpoint["iteration"], results, class_names, deviations)
+        _write(path, of_split, run.iteration, results, class_names, deviations)
         prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
         columns |= {f"{prefix}{name}": result for name, result in results.items()}
     return format_evaluations(columns, class_names)
-
-
-def _select(networks: dict[str, nn.Module], which: Which, path: Path) -> dict[str, nn.Module]:
-    if which == "both":
-        return networks
-    if which not in networks:
-        raise CheckpointError(f"{path}: a supervised run, which has no teacher; use the student")
-    return {which: networks[which]}
 
 
 def _write(

@@ -18,12 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco.config import config_from_dict
 from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD
-from reco.inference.predictor import AnyImage, Network, Predictor, checkpoint_spec, choose_network
+from reco.inference.predictor import AnyImage, Predictor
 from reco.method.augmentation import normalise
 from reco.models.network import DeepLabV3Plus
-from reco.runs.checkpoint import load_checkpoint
+from reco.runs.checkpoint import Network, TrainedRun
 
 Format = Literal["pt2", "onnx", "state_dict"]
 Input = Literal["uint8", "float", "normalised"]
@@ -157,11 +156,8 @@ def export_checkpoint(
             raise ValueError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
     if "onnx" in formats:
         _require_onnx()
-    checkpoint = load_checkpoint(path)
-    config = config_from_dict(checkpoint["config"], str(path))
-    trained = choose_network(checkpoint, network, path)
-    assert isinstance(trained, DeepLabV3Plus)
-    spec = checkpoint_spec(checkpoint)
+    run = TrainedRun.read(path)
+    config, spec, trained = run.config, run.spec, run.network(network)
     predictor = Predictor(trained, spec, image_size=config.dataset.image_size)
     samples = [predictor.to_input(image)[None] for image in (images or _random_images())]
     for number, sample in enumerate(samples):
@@ -190,7 +186,7 @@ def export_checkpoint(
             "output_stride": config.model.output_stride,
             "channels": config.model.channels,
         },
-        "iteration": checkpoint["iteration"],
+        "iteration": run.iteration,
     }
     folder = path.parent if output is None else output
     folder.mkdir(parents=True, exist_ok=True)

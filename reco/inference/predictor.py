@@ -19,15 +19,12 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from reco import distributed
-from reco.config import config_from_dict
 from reco.data.reader import read_image, upright_rgb
 from reco.data.spec import DatasetSpec
 from reco.inference.probabilities import predict_probabilities
-from reco.runs.build import restore_networks
-from reco.runs.checkpoint import Checkpoint, CheckpointError, load_checkpoint
+from reco.runs.checkpoint import Network, TrainedRun
 
 AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
-Network = Literal["auto", "student", "teacher"]
 
 # An image of more pixels is predicted in tiles; they see this much of their surroundings.
 _MOST_PIXELS = 2**21
@@ -159,34 +156,13 @@ def load(
             teacher is asked for.
         ValueError: no such device.
     """
-    path = Path(path)
-    checkpoint = load_checkpoint(path)
-    if image_size == "config":
-        image_size = config_from_dict(checkpoint["config"], str(path)).dataset.image_size
+    run = TrainedRun.read(path)
     return Predictor(
-        choose_network(checkpoint, network, path),
-        checkpoint_spec(checkpoint),
-        image_size=image_size,
+        run.network(network),
+        run.spec,
+        image_size=run.config.dataset.image_size if image_size == "config" else image_size,
         device=distributed.set_up(device),
     )
-
-
-def choose_network(checkpoint: Checkpoint, network: Network, path: Path) -> nn.Module:
-    """The network of a checkpoint that ``network`` names, as in :func:`load`, in eval mode."""
-    networks = restore_networks(checkpoint, str(path))
-    if network == "auto":
-        network = "teacher" if "teacher" in networks else "student"
-    if network not in networks:
-        have = " and ".join(networks)
-        raise CheckpointError(f"{path}: network = {network!r}: this run has the {have} alone")
-    return networks[network]
-
-
-def checkpoint_spec(checkpoint: Checkpoint) -> DatasetSpec:
-    """Class names and palette of a checkpoint."""
-    dataset = checkpoint["dataset"]
-    palette = tuple((red, green, blue) for red, green, blue in dataset["palette"])
-    return DatasetSpec(dataset["name"], tuple(dataset["class_names"]), palette)
 
 
 def to_array(image: AnyImage) -> npt.NDArray[np.uint8]:

@@ -16,11 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reco import IGNORE
-from reco.config import Config, config_from_dict
-from reco.data import open_dataset
 from reco.data.loading import EvalDataset
-from reco.data.reader import Reader
-from reco.inference.predictor import Network, choose_network
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
     class_means,
@@ -32,8 +28,7 @@ from reco.loss import (
     sort_pixels,
 )
 from reco.method.augmentation import normalise
-from reco.models.network import DeepLabV3Plus
-from reco.runs.checkpoint import CheckpointError, load_checkpoint
+from reco.runs.checkpoint import CheckpointError, Network, TrainedRun
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -77,19 +72,13 @@ class Subject:
         network: Network = "auto",
         split: str | None = None,
     ) -> None:
-        checkpoint = load_checkpoint(path)
+        run = TrainedRun.read(path, overrides)
         self.path = path
-        self.config: Config = config_from_dict(checkpoint["config"], str(path), overrides)
-        self.reader: Reader = open_dataset(self.config.dataset)
-        if list(self.reader.spec.class_names) != list(checkpoint["dataset"]["class_names"]):
-            raise CheckpointError(
-                f"{path}: trained on other classes than {self.config.dataset.name} has"
-            )
+        self.config = run.config
+        self.reader = run.reader()
         self.ids = self.reader.ids(split or self.config.dataset.eval_split)
         self.data = EvalDataset(self.reader, self.ids, self.config.dataset.image_size)
-        chosen = choose_network(checkpoint, network, path)
-        assert isinstance(chosen, DeepLabV3Plus)
-        self.network = chosen
+        self.network = run.network(network)
 
     def look(self, index: int) -> Look:
         """Image ``index`` of the split, labelled."""

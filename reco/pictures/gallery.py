@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from reco.inference.predictor import Network
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject
+from reco.runs.checkpoint import Network
 from reco.runs.results import read_metrics
 
 if TYPE_CHECKING:

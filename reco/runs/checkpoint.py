@@ -1,16 +1,27 @@
-"""Checkpoints: written whole or not at all, read without executing anything in them."""
+"""Checkpoints: written whole or not at all, read without executing anything in them.
+
+:class:`TrainedRun` is a checkpoint as evaluation, prediction, export and analyses see it.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
+from reco.config import Config, config_from_dict
+from reco.data import open_dataset
+from reco.data.reader import Reader
+from reco.data.spec import DatasetSpec
 from reco.files import write_whole
+from reco.models.network import DeepLabV3Plus
 from reco.models.weights import load_tensors
+from reco.runs.build import build_network, build_teacher
 
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")
@@ -23,6 +34,92 @@ Checkpoint = dict[str, Any]
 
 class CheckpointError(ValueError):
     """A file that is not a checkpoint of this project, or does not fit; the message names it."""
+
+
+Network = Literal["auto", "student", "teacher"]
+_NETWORKS: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a checkpoint says, and the networks and data that it was made with."""
+
+    path: Path
+    config: Config
+    spec: DatasetSpec
+    iteration: int  # iterations done
+    unlabelled: tuple[str, ...]  # ids of the split's unlabelled images
+    states: Mapping[
+        Literal["student", "teacher"], Mapping[str, Any]
+    ]  # state dicts of student and, with one, teacher
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Sequence[str] = ()) -> TrainedRun:
+        """Read a checkpoint, trained on whatever device.
+
+        Args:
+            path: ``last.pt`` or ``best.pt`` of a run.
+            overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
+
+        Raises:
+            CheckpointError: not a checkpoint of this project.
+            ConfigError: overrides that do not fit.
+        """
+        path = Path(path)
+        checkpoint = load_checkpoint(path)
+        dataset = checkpoint["dataset"]
+        palette = tuple((red, green, blue) for red, green, blue in dataset["palette"])
+        states = {name: checkpoint[name] for name in _NETWORKS if checkpoint[name]}
+        return cls(
+            path,
+            config_from_dict(checkpoint["config"], str(path), overrides),
+            DatasetSpec(dataset["name"], tuple(dataset["class_names"]), palette),
+            checkpoint["iteration"],
+            tuple(checkpoint["split"]["unlabelled"]),
+            states,
+        )
+
+    def reader(self) -> Reader:
+        """The data set of the run.
+
+        Raises:
+            CheckpointError: its classes are not those that the network was trained on.
+            FileNotFoundError, ValueError: it cannot be opened.
+        """
+        reader = open_dataset(self.config.dataset)
+        if reader.spec.class_names != self.spec.class_names:
+            raise CheckpointError(
+                f"{self.path}: trained on the classes {list(self.spec.class_names)}, but "
+                f"{self.config.dataset.name} has {list(reader.spec.class_names)}"
+            )
+        return reader
+
+    def network(self, which: Network = "auto") -> DeepLabV3Plus:
+        """A network of the run, on the CPU and in eval mode.
+
+        Args:
+            which: ``"auto"`` is the teacher, or the student of a supervised run, which has no
+                teacher.
+
+        Raises:
+            CheckpointError: no such network, or weights that do not fit the configuration.
+        """
+        if which == "auto":
+            which = "teacher" if "teacher" in self.states else "student"
+        if which not in self.states:
+            raise CheckpointError(
+                f"{self.path}: network = {which!r}: this run has the "
+                f"{' and '.join(self.states)} alone"
+            )
+        student = build_network(self.config, self.spec.num_classes, pretrained=False)
+        if which == "student":
+            load_state(student, self.states["student"], str(self.path))
+            return student.eval()
+        teacher = build_teacher(self.config, student)
+        assert teacher is not None
+        load_state(teacher, self.states["teacher"], str(self.path))
+        assert isinstance(teacher.network, DeepLabV3Plus)
+        return teacher.network.eval()
 
 
 def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -100,7 +197,7 @@ def load_latest(folder: Path) -> Checkpoint:
     raise CheckpointError(f"{folder}: nothing to resume from. " + "; ".join(errors))
 
 
-def load_state(module: torch.nn.Module, state: dict[str, Any], source: str) -> None:
+def load_state(module: torch.nn.Module, state: Mapping[str, Any], source: str) -> None:
     """Fill ``module`` with ``state``.
 
     Raises:

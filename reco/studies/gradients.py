@@ -16,8 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco.config import config_from_dict
-from reco.runs.checkpoint import load_checkpoint, load_state
+from reco.runs.checkpoint import TrainedRun, load_state
 from reco.training.trainer import Trainer
 
 TERMS = ("supervised", "unsupervised", "reco")
@@ -46,15 +45,14 @@ def term_gradients(
         CheckpointError, ConfigError, FileNotFoundError, ValueError: a checkpoint or data that do
             not fit.
     """
-    checkpoint = load_checkpoint(path)
-    own = [f"train.iterations={batches}", "train.compile=false", "model.weights=none"]
-    config = config_from_dict(checkpoint["config"], str(path), [*overrides, *own])
+    few_steps = [f"train.iterations={batches}", "train.compile=false", "model.weights=none"]
+    run = TrainedRun.read(path, [*overrides, *few_steps])
     found: list[dict[str, Tensor]] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(config, Path(folder) / "run")
-        load_state(trainer.student, checkpoint["student"], str(path))
+        trainer = Trainer(run.config, Path(folder) / "run")
+        load_state(trainer.student, run.states["student"], str(path))
         if trainer.teacher is not None:
-            load_state(trainer.teacher, checkpoint["teacher"], str(path))
+            load_state(trainer.teacher, run.states["teacher"], str(path))
         heads = ("classifier.", "representation.")
         shared = [p for name, p in trainer.student.named_parameters() if not name.startswith(heads)]
         for number, (labelled, unlabelled) in enumerate(islice(trainer.batches(), batches)):

@@ -18,14 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reco import IGNORE, distributed
-from reco.config import config_from_dict
-from reco.data import open_dataset
 from reco.data.loading import EvalDataset, eval_loader
-from reco.inference.predictor import choose_network
 from reco.inference.probabilities import predict_probabilities
 from reco.method.objective import representative_pixels
 from reco.metrics import ConfusionMatrix
-from reco.runs.checkpoint import CheckpointError, load_checkpoint
+from reco.runs.checkpoint import CheckpointError, TrainedRun
 
 _CELL = 4  # pixels of the image, a side
 
@@ -64,17 +61,16 @@ def survey(
     matrices: list[ConfusionMatrix] = []
     cells = torch.zeros(2, 0)
     for path in paths:
-        checkpoint = load_checkpoint(path)
-        config = config_from_dict(checkpoint["config"], str(path), overrides)
-        network = choose_network(checkpoint, "teacher", path).to(chosen).eval()
-        reader = open_dataset(config.dataset)
+        run = TrainedRun.read(path, overrides)
+        config, reader = run.config, run.reader()
+        network = run.network("teacher").to(chosen)
         if names and list(names) != list(reader.spec.class_names):
             raise CheckpointError(f"{path}: other classes than {paths[0]}; survey it alone")
         if not names:
             names = reader.spec.class_names
             matrices = [ConfusionMatrix(len(names), chosen) for _ in range(2)]
             cells = torch.zeros(2, len(names), device=chosen, dtype=torch.float64)
-        ids = sorted(set(checkpoint["split"]["unlabelled"]) & set(reader.ids("train")))
+        ids = sorted(set(run.unlabelled) & set(reader.ids("train")))
         if not ids:
             raise CheckpointError(f"{path}: its unlabelled images have no labels to compare with")
         dataset = EvalDataset(reader, ids, config.dataset.image_size)

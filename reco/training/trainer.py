@@ -29,7 +29,7 @@ from reco.data.splits import check_labelled, make_split
 from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
 from reco.panels import PanelRow, panel
-from reco.runs.build import build_network, build_objective, build_teacher
+from reco.runs.build import build_network, build_teacher
 from reco.runs.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -40,6 +40,7 @@ from reco.runs.checkpoint import (
 )
 from reco.runs.folder import RunFolder
 from reco.seeding import stable_seed
+from reco.training.build import build_objective
 from reco.training.meter import Meter, RelationMeter, reco_summary
 from reco.training.profiling import StepProfiler
 from reco.training.timing import held_bytes

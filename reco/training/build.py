@@ -1,0 +1,38 @@
+"""From a configuration to the objective that it describes."""
+
+from __future__ import annotations
+
+from reco.config import Config
+from reco.loss import ReCoLoss
+from reco.method.objective import Objective
+
+
+def build_objective(config: Config) -> Objective:
+    """Eq. 5 with the terms that ``config`` switches on."""
+    return Objective(
+        mix=config.method.mix,
+        scale_range=config.dataset.scale_range,
+        unsupervised_threshold=config.method.unsupervised_threshold,
+        weak_threshold=config.reco.weak_threshold,
+        true_labels=config.reco.true_labels,
+        reco=build_reco_loss(config),
+        reco_weight=config.reco.weight,
+    )
+
+
+def build_reco_loss(config: Config) -> ReCoLoss | None:
+    """The ReCo loss, or ``None`` where it is switched off."""
+    reco = config.reco
+    if not reco.enabled:
+        return None
+    return ReCoLoss(
+        num_queries=reco.num_queries,
+        num_negatives=reco.num_negatives,
+        temperature=reco.temperature,
+        strong_threshold=reco.strong_threshold,
+        relation_temperature=reco.relation_temperature,
+        query_sampling=reco.query_sampling,
+        key_sampling=reco.key_sampling,
+        negatives=reco.negatives,
+        gradient_through_means=reco.gradient_through_means,
+    )
