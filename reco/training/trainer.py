@@ -134,7 +134,8 @@ class Trainer:
         self.config = config
         self.device = distributed.set_up(config.train.device)
         self.autocast, self.scaler = _precision(config.train.precision, self.device)
-        _check_ranks(config, self.device)
+        _check_sync_batchnorm(config, self.device)
+        _check_shares(config)
         self.reader = open_dataset(config.dataset)
         check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
@@ -478,15 +479,20 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def _check_ranks(config: Config, device: torch.device) -> None:
-    """Every rank gets an equal, whole and sufficient share of each batch, on a device that fits."""
-    ranks, train, method = distributed.world_size(), config.train, config.method
-    if train.sync_batchnorm and device.type != "cuda":
+def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
+    """Batch statistics over all ranks only where torch has them: on CUDA."""
+    if config.train.sync_batchnorm and device.type != "cuda":
         raise ConfigError(
-            f"train.sync_batchnorm = true: expected false, since train.device = {train.device} "
-            f"means {device.type} here and batch statistics over all processes need CUDA. Set "
-            "train.sync_batchnorm=false (each process then uses its own share of the batch)"
+            f"train.sync_batchnorm = true: expected false, since train.device = "
+            f"{config.train.device} means {device.type} here and batch statistics over all "
+            "processes need CUDA. Set train.sync_batchnorm=false (each process then uses its own "
+            "share of the batch)"
         )
+
+
+def _check_shares(config: Config) -> None:
+    """Every rank gets an equal, whole and sufficient share of each batch."""
+    ranks, train, method = distributed.world_size(), config.train, config.method
     batches = {"train.labelled_batch_size": config.labelled_batch_size}
     if method.unsupervised:
         batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
