@@ -253,7 +253,7 @@ def export(parser: ArgumentParser) -> Work:
 
 
 def prepare(parser: ArgumentParser) -> Work:
-    """Check a data set, make a resized copy, fetch and convert Pascal's masks, show a split.
+    """Check a data set, copy it resized, convert Pascal's masks, show a split, or import one.
 
         reco prepare cityscapes --root /data/cityscapes
         reco prepare cityscapes --root /data/cityscapes --resize-to /ssd/cityscapes
@@ -262,21 +262,36 @@ def prepare(parser: ArgumentParser) -> Work:
             --set dataset.split_seed=1 --split split.json
         reco prepare camvid --root /data/camvid --picture partial_labels.png
         reco prepare folder --config crack.yaml
+        reco prepare import labelme photos --to data
 
     Without further options it checks: everything that is wrong is listed, with file names, and the
     exit code is 1. --resize-to copies at the configuration's dataset.image_size; train on the copy
     by dataset.root=/ssd/cityscapes. Interrupted, it goes on when called again.
+
+    `import` makes a folder that trains as it is out of the annotations of another tool.
     """
-    add = parser.add_argument
-    add("dataset", choices=["camvid", "cityscapes", "pascal", "sun", "folder"])
+    options = ArgumentParser(add_help=False)
+    add = options.add_argument
     add("--root", help="its folder; default: the configuration's dataset.root")
     add("--config", help="default: configs/<dataset>.yaml; `folder` needs yours for its classes")
-    _add_overrides(parser)
+    _add_overrides(options)
     add("--resize-to", type=Path, metavar="FOLDER", help="make a resized copy there")
     add("--download", action="store_true", help="fetch VOC 2012 and SBD (pascal, 3 GB)")
     add("--convert-sbd", action="store_true", help="SBD's .mat files to PNG (pascal; needs scipy)")
     add("--split", type=Path, metavar="FILE", help="print the labelled split and write it there")
     add("--picture", type=Path, metavar="FILE", help="draw the partial labels of one image")
+    kinds = parser.add_subparsers(
+        metavar="DATASET",
+        required=True,
+        dest="dataset",
+        help="camvid, cityscapes, pascal, sun, folder, or import; `reco prepare folder --help` "
+        "and `reco prepare import --help` show the options",
+    )
+    for name in ("camvid", "cityscapes", "pascal", "sun", "folder"):
+        kinds.add_parser(name, parents=[options], description=f"See `{parser.prog} --help`.")
+    annotations = kinds.add_parser("import", description=cleandoc(import_annotations.__doc__ or ""))
+    annotations.formatter_class = RawDescriptionHelpFormatter
+    annotations.set_defaults(work=import_annotations(annotations))
 
     def work(arguments: Namespace) -> int:
         from reco.config import load_config
@@ -320,6 +335,67 @@ def prepare(parser: ArgumentParser) -> Work:
         found = check_dataset(reader)
         print(found.format())
         return 1 if found.problems else 0
+
+    return work
+
+
+def import_annotations(parser: ArgumentParser) -> Work:
+    """Make a folder that trains as it is out of the annotations of another tool.
+
+        reco prepare import labelme photos --to data
+        reco prepare import coco instances.json --images photos --to data
+        reco prepare import cvat export/ --to data --unlabelled more_photos
+        reco prepare import instances stage1_train --to data --classes background nucleus
+
+    The folder holds links to the images, index masks and data.yaml: `reco train --config
+    data/data.yaml` trains on it. Images without annotations are unlabelled ones. What overlapped,
+    reached beyond its image, was not known or could not be imported is told at the end.
+    """
+    add = parser.add_argument
+    add("format", choices=["coco", "labelme", "cvat", "instances", "roboflow"])
+    add("source", type=Path, help="file or folder, as the tool wrote it")
+    add("--to", type=Path, required=True, metavar="FOLDER", help="the new folder")
+    add("--images", type=Path, metavar="FOLDER", help="where the images are, if not with SOURCE")
+    add("--unlabelled", type=Path, nargs="+", default=[], metavar="FOLDER", help="further images")
+    add("--classes", nargs="+", metavar="NAME", help="these, in this order; others become void")
+    add("--void", nargs="+", default=["__ignore__"], metavar="NAME", help="names that mean void")
+    add(
+        "--uncovered",
+        choices=["background", "void"],
+        default="background",
+        help="what pixels are that no area covers (default background)",
+    )
+    add(
+        "--empty",
+        choices=["background", "unlabelled"],
+        default="background",
+        help="what an annotated image without any area is (default background)",
+    )
+    add(
+        "--val-share",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="of the labelled images for validation, where the source names none (default 0.2)",
+    )
+    add("--copy", action="store_true", help="copy the images instead of linking them")
+
+    def work(arguments: Namespace) -> int:
+        from reco.data.importers import ImportOptions, import_dataset
+
+        options = ImportOptions(
+            class_names=tuple(arguments.classes) if arguments.classes else None,
+            void_names=tuple(arguments.void),
+            uncovered=arguments.uncovered,
+            empty=arguments.empty,
+            images=arguments.images,
+            unlabelled=tuple(arguments.unlabelled),
+            val_share=arguments.val_share,
+            copy=arguments.copy,
+        )
+        summary = import_dataset(arguments.format, arguments.source, arguments.to, options)
+        print(summary.format())
+        return 0
 
     return work
 

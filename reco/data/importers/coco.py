@@ -1,0 +1,232 @@
+"""COCO JSON: polygons, run lengths, crowds.
+
+What a COCO mask covers is defined by pycocotools, which draws them here too. Where areas of two
+classes overlap, the smaller one is on top, since COCO knows no order and a small thing lies in
+front of (or on) a large one far more often than behind it. Crowd areas count as all others: a crowd
+of people is people, and tools (CVAT and datumaro among them) write every mask that is no polygon as
+a crowd. Of an annotation with nothing but a box the shape is not known: the box is void, below all
+areas.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from reco import IGNORE
+from reco.data.importers.source import (
+    OUTSIDE,
+    Annotated,
+    Classes,
+    Drawing,
+    Images,
+    ImportOptions,
+    Mask,
+    Source,
+    class_table,
+    paint,
+    reaches_outside,
+    require,
+    split_of,
+)
+
+
+class _Area(NamedTuple):
+    name: str  # of its category, "" for one that the file does not declare
+    annotation: dict[str, Any]
+
+
+def read_coco(source: Path, options: ImportOptions) -> Source:
+    """A JSON file, or a folder with one for each split; images below it or in ``options.images``.
+
+    Raises:
+        ValueError: no COCO file, or one that contradicts itself.
+        ImportError: pycocotools is not installed.
+    """
+    masks = coco_masks()
+    files = sorted(source.rglob("*.json")) if source.is_dir() else [source]
+    read = {path: _read(path, strict=source.is_file()) for path in files}
+    contents = {path: content for path, content in read.items() if content is not None}
+    if not contents:
+        raise ValueError(f"{source}: no COCO file: expected JSON with images, annotations, ...")
+    left_out: list[str] = []
+    instances = [path for path in contents if path.name.startswith("instances")]
+    for path in [path for path in contents if instances and path not in instances]:
+        left_out.append(f"{path}: beside {instances[0].name}, which is taken")
+        del contents[path]
+    root = source if source.is_dir() else source.parent
+    images = Images(options.images or _image_root(root))
+    names = [name for path, content in contents.items() for name in _names(path, content)]
+    classes = class_table(names, options)
+    annotated: dict[Path, Annotated] = {}
+    for path, content in contents.items():
+        for item in _images_of(
+            path, content, images, classes, masks, left_out, split_of(path, root)
+        ):
+            if item.image in annotated:
+                raise ValueError(
+                    f"{path}: describes {item.image}, as another file in {source} does; import "
+                    "one of them"
+                )
+            annotated[item.image] = item
+    notes = classes.notes
+    unlabelled = images.without(annotated, notes)
+    return Source(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+
+
+def coco_masks() -> ModuleType:
+    """pycocotools' mask functions.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from pycocotools import mask
+    except ImportError as error:
+        raise ImportError("this format needs pycocotools: pip install pycocotools") from error
+    module: ModuleType = mask
+    return module
+
+
+def polygon_runs(
+    masks: ModuleType, polygons: Sequence[Sequence[float]], size: tuple[int, int]
+) -> Any:
+    """What polygons x, y, x, y, … cover together of (width, height), as pycocotools holds it."""
+    width, height = size
+    parts = [list(map(float, polygon)) for polygon in polygons]
+    return masks.merge(masks.frPyObjects(parts, height, width))
+
+
+def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
+    """The content of a COCO file with instances; ``None`` for other JSON unless ``strict``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from error
+    keys = ("images", "annotations", "categories")
+    lists = isinstance(content, dict) and all(isinstance(content.get(k), list) for k in keys)
+    # Panoptic files name their masks file by file; captions and key points have no areas.
+    instances = lists and all(
+        isinstance(a, dict) and "category_id" in a for a in content["annotations"][:1]
+    )
+    if instances and content["categories"]:
+        found: dict[str, Any] = content
+        return found
+    if strict:
+        raise ValueError(
+            f"{path}: expected a COCO file of object instances: lists {', '.join(keys)}, and in "
+            "each annotation category_id and segmentation"
+        )
+    return None
+
+
+def _names(path: Path, content: dict[str, Any]) -> list[str]:
+    """Category names in the order of their ids.
+
+    Without those that only stand for a group of others, as the first one of Roboflow's files does.
+    """
+    categories = content["categories"]
+    for category in categories:
+        require(category, "name", str, f"{path}: categories")
+        require(category, "id", int, f"{path}: categories")
+    used = {annotation.get("category_id") for annotation in content["annotations"]}
+    groups = {c.get("supercategory") for c in categories if c.get("supercategory") != c["name"]}
+    return [
+        c["name"]
+        for c in sorted(categories, key=lambda c: int(c["id"]))
+        if c["id"] in used or c["name"] not in groups
+    ]
+
+
+def _image_root(root: Path) -> Path:
+    """COCO's own layout has ``annotations`` beside the folders of images."""
+    return root.parent if root.name == "annotations" else root
+
+
+def _images_of(
+    path: Path,
+    content: dict[str, Any],
+    images: Images,
+    classes: Classes,
+    masks: ModuleType,
+    left_out: list[str],
+    split: str | None,
+) -> Iterator[Annotated]:
+    category = {c["id"]: c["name"] for c in content["categories"]}
+    areas: dict[Any, list[_Area]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        if annotation.get("category_id") is not None:
+            name = category.get(annotation["category_id"], f"id {annotation['category_id']}")
+            areas[annotation.get("image_id")].append(_Area(name, annotation))
+    known = {image.get("id") for image in content["images"]}
+    strangers = sum(len(found) for id, found in areas.items() if id not in known)
+    if strangers:
+        left_out.append(f"{path}: {strangers} annotations of images that the file does not list")
+    for image in content["images"]:
+        where = f"{path}: image {image.get('id')!r}"
+        file_name = require(image, "file_name", str, where)
+        size = (require(image, "width", int, where), require(image, "height", int, where))
+        found = images.find(file_name, split)
+        if found is None:
+            left_out.append(f"{file_name}: not in {images.folder}")
+            continue
+        draw = partial(_draw, areas[image.get("id")], classes, masks)
+        yield Annotated(found, images.name(found), size, draw, split)
+
+
+def _draw(
+    areas: list[_Area], classes: Classes, masks: ModuleType, size: tuple[int, int]
+) -> Drawing:
+    events: Counter[str] = Counter()
+
+    def drawn() -> Iterator[tuple[int, Mask]]:
+        for _, label, mask in sorted(_masks(areas, classes, masks, size, events), key=_order):
+            yield label, masks.decode(mask).astype(bool)
+
+    rule = "the smaller area is on top"
+    return paint(size, drawn(), classes.uncovered, events, rule)
+
+
+def _order(area: tuple[tuple[int, int], int, Any]) -> tuple[int, int]:
+    return area[0]
+
+
+def _masks(
+    areas: list[_Area],
+    classes: Classes,
+    masks: ModuleType,
+    size: tuple[int, int],
+    events: Counter[str],
+) -> Iterator[tuple[tuple[int, int], int, Any]]:
+    """Order of drawing, class and compressed mask of each area."""
+    width, height = size
+    for name, annotation in areas:
+        segmentation, label = annotation.get("segmentation"), classes.of(name, events)
+        rank = 1
+        if isinstance(segmentation, dict):
+            if list(segmentation["size"]) != [height, width]:
+                raise ValueError(
+                    f"annotation {annotation.get('id')!r}: run lengths for size "
+                    f"{segmentation['size']}, the image is {[height, width]} (height, width)"
+                )
+            as_list = isinstance(segmentation["counts"], list)
+            mask = masks.frPyObjects(segmentation, height, width) if as_list else segmentation
+        else:
+            polygons = [p for p in segmentation or [] if len(p) >= 6]
+            if len(polygons) < len(segmentation or []):
+                events["polygons with fewer than three points left out"] += 1
+            if not polygons:
+                events["annotations have a box but no shape: the box is void"] += 1
+                rank, label = 0, IGNORE
+                x, y, w, h = annotation.get("bbox") or (0, 0, 0, 0)
+                polygons = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+            events[OUTSIDE] += any(reaches_outside(p, size) for p in polygons)
+            mask = polygon_runs(masks, polygons, size)
+        if annotation.get("iscrowd"):
+            events["crowd areas count as areas of their class"] += 1
+        yield (rank, -int(masks.area(mask))), label, mask

@@ -1,0 +1,234 @@
+"""CVAT: "CVAT for images" (XML) and "Segmentation mask" (``labelmap.txt`` and colour masks).
+
+Shapes of the XML are drawn by ``z_order``, then as they stand in the file, the later one on top;
+polygons, boxes and ellipses as pycocotools draws them, which is what CVAT uses. Lines, points,
+cuboids and skeletons enclose no area and are left out, with a line in the summary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+from PIL import Image
+
+from reco import IGNORE
+from reco.data.importers.coco import coco_masks, polygon_runs
+from reco.data.importers.source import (
+    OUTSIDE,
+    Annotated,
+    Classes,
+    Drawing,
+    Images,
+    ImportOptions,
+    Labels,
+    Mask,
+    Source,
+    class_table,
+    find_images,
+    paint,
+    reaches_outside,
+    split_of,
+)
+
+_AREAS = ("polygon", "box", "ellipse", "mask")
+_OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton")
+_ELLIPSE_POINTS = 90
+
+
+def read_cvat(source: Path, options: ImportOptions) -> Source:
+    """An export of either kind: the XML file, or the folder that was unpacked.
+
+    Raises:
+        ValueError: neither of the two, an export for video, or one that cannot be read.
+        ImportError: pycocotools, which the XML needs, is not installed.
+    """
+    labelmap = source / "labelmap.txt"
+    if labelmap.is_file():
+        return _read_masks(labelmap, options)
+    files = sorted(source.glob("*.xml")) if source.is_dir() else [source]
+    if not files:
+        raise ValueError(
+            f"{source}: expected annotations.xml (CVAT for images) or labelmap.txt (Segmentation "
+            "mask), as CVAT exports them"
+        )
+    masks = coco_masks()
+    root = source if source.is_dir() else source.parent
+    images = Images(options.images or root)
+    trees = {path: _read_xml(path) for path in files}
+    declared = {
+        path: [name.text or "" for name in tree.findall("./meta//labels/label/name")]
+        for path, tree in trees.items()
+    }
+    classes = class_table([name for names in declared.values() for name in names], options)
+    annotated: dict[Path, Annotated] = {}
+    left_out: list[str] = []
+    for path, tree in trees.items():
+        for element in tree.iter("image"):
+            name = element.attrib["name"]
+            split = split_of(Path(element.get("subset") or path.stem), root)
+            image = images.find(name, split)
+            if image is None:
+                left_out.append(f"{name}: not in {images.folder}")
+                continue
+            size = (int(element.attrib["width"]), int(element.attrib["height"]))
+            draw = partial(_draw, element, classes, masks)
+            annotated[image] = Annotated(image, images.name(image), size, draw, split)
+    notes = classes.notes
+    unlabelled = images.without(annotated, notes)
+    return Source(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+
+
+def _read_xml(path: Path) -> Element:
+    try:
+        root = ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path}: not an XML file: {error}") from error
+    if root.tag != "annotations" or root.find("track") is not None:
+        raise ValueError(
+            f"{path}: expected annotations of single images: export the task as 'CVAT for images'"
+        )
+    return root
+
+
+def _draw(image: Element, classes: Classes, masks: ModuleType, size: tuple[int, int]) -> Drawing:
+    events: Counter[str] = Counter()
+    shapes = [shape for shape in image if shape.tag in _AREAS]
+    for shape in image:
+        if shape.tag in _OTHER_SHAPES:
+            events[f"shapes of the kind {shape.tag} left out: they enclose no area"] += 1
+    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: then as in the file
+
+    def drawn() -> Iterator[tuple[int, Mask]]:
+        for shape in shapes:
+            label = classes.of(shape.get("label", ""), events)
+            if shape.tag == "mask":
+                yield label, _run_lengths(shape, size)
+                continue
+            points = _outline(shape)
+            events[OUTSIDE] += reaches_outside(points, size)
+            yield label, masks.decode(polygon_runs(masks, [points], size)).astype(bool)
+
+    rule = "the higher z_order, then the later one in the file, is on top"
+    return paint(size, drawn(), classes.uncovered, events, rule)
+
+
+def _outline(shape: Element) -> list[float]:
+    """x, y, x, y, … around a polygon, a box or an ellipse."""
+    value = {key: float(text) for key, text in shape.attrib.items() if _is_number(text)}
+    if shape.tag == "polygon":
+        return [float(v) for point in shape.attrib["points"].split(";") for v in point.split(",")]
+    if shape.tag == "box":
+        left, top, right, bottom = (value[key] for key in ("xtl", "ytl", "xbr", "ybr"))
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        centre = ((left + right) / 2, (top + bottom) / 2)
+    else:
+        centre = (value["cx"], value["cy"])
+        turns = (2 * math.pi * i / _ELLIPSE_POINTS for i in range(_ELLIPSE_POINTS))
+        corners = [
+            (centre[0] + value["rx"] * math.cos(t), centre[1] + value["ry"] * math.sin(t))
+            for t in turns
+        ]
+    angle = math.radians(value.get("rotation", 0.0))
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned = []
+    for x, y in corners:
+        dx, dy = x - centre[0], y - centre[1]
+        turned += [centre[0] + dx * cos - dy * sin, centre[1] + dx * sin + dy * cos]
+    return turned
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _run_lengths(shape: Element, size: tuple[int, int]) -> Mask:
+    """A mask in its box: runs of outside and inside in turns, row by row."""
+    left, top, width, height = (int(shape.attrib[k]) for k in ("left", "top", "width", "height"))
+    runs = [int(run) for run in shape.attrib["rle"].split(",")]
+    if sum(runs) != width * height:
+        raise ValueError(f"a mask of {sum(runs)} pixels in a box of {width} x {height}")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    mask = np.zeros((size[1], size[0]), dtype=bool)
+    # Boxes may reach over the border by a pixel.
+    mask[top : top + height, left : left + width] = inside[: size[1] - top, : size[0] - left]
+    return mask
+
+
+def _read_masks(labelmap: Path, options: ImportOptions) -> Source:
+    """The folder beside ``labelmap.txt``: ``JPEGImages`` and ``SegmentationClass``."""
+    root = labelmap.parent
+    colours = _read_labelmap(labelmap)
+    classes = class_table(colours, options, adds_background=False)
+    class_of = {colour: classes.class_of[name] for name, colour in colours.items()}
+    folder = options.images or root / "JPEGImages"
+    images = Images(folder) if folder.is_dir() else Images(root)
+    mask_root = root / "SegmentationClass"
+    by_name = {images.name(path): path for path in images.files}
+    annotated, left_out = [], []
+    for mask in find_images(mask_root):
+        name = mask.relative_to(mask_root).with_suffix("")
+        image = by_name.pop(images.name(images.folder / mask.relative_to(mask_root)), None)
+        if image is None:
+            left_out.append(f"{mask}: no image {name} in {images.folder}")
+            continue
+        split = _listed_split(root, name.as_posix())
+        draw = partial(_draw_colours, mask, class_of)
+        annotated.append(Annotated(image, images.name(image), None, draw, split))
+    unlabelled = [(path, name) for name, path in by_name.items()]
+    return Source(classes.names, annotated, unlabelled, classes.notes, left_out)
+
+
+def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
+    """Class name -> colour, from lines ``name:red,green,blue:parts:actions``."""
+    colours: dict[str, tuple[int, int, int]] = {}
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        if not line.strip() or line.startswith("#"):
+            continue
+        name, _, rest = line.partition(":")
+        values = rest.partition(":")[0].split(",")
+        if len(values) != 3 or not all(v.strip().isdigit() for v in values):
+            raise ValueError(f"{path}: {line!r}: expected name:red,green,blue:parts:actions")
+        colour = (int(values[0]), int(values[1]), int(values[2]))
+        if colour in colours.values():
+            raise ValueError(f"{path}: {line!r}: two classes have this colour")
+        colours[name] = colour
+    return colours
+
+
+def _listed_split(root: Path, name: str) -> str | None:
+    """The split whose list in ``ImageSets/Segmentation`` names an image."""
+    for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
+        if name in path.read_text(encoding="utf-8-sig").split("\n"):
+            return split_of(Path(path.stem), root)
+    return None
+
+
+def _draw_colours(
+    path: Path, class_of: dict[tuple[int, int, int], int], _: tuple[int, int]
+) -> Drawing:
+    """A colour mask as labels; colours that ``labelmap.txt`` does not know are void."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
+    packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
+    labels: Labels = np.full(packed.shape, IGNORE, dtype=np.uint8)
+    known = np.zeros(packed.shape, dtype=bool)
+    for (red, green, blue), label in class_of.items():
+        here = packed == (red << 16 | green << 8 | blue)
+        labels[here] = label
+        known |= here
+    events: Counter[str] = Counter()
+    if not known.all():
+        events["pixels of a colour that labelmap.txt does not have: void"] += int((~known).sum())
+    return Drawing(labels, events, num_areas=1)

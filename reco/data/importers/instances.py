@@ -1,0 +1,78 @@
+"""One mask file an object, as in the 2018 Data Science Bowl.
+
+Each image has a folder of its own with ``images/<name>.png`` and ``masks/*.png``; whatever is not 0
+in a mask is the object. Folders without masks hold unlabelled images.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from reco.data.importers.source import (
+    Annotated,
+    Drawing,
+    ImportOptions,
+    Mask,
+    Source,
+    find_images,
+    paint,
+    split_of,
+)
+
+
+def read_instances(source: Path, options: ImportOptions) -> Source:
+    """A folder of such folders. The classes are background and object, or ``class_names``.
+
+    Raises:
+        ValueError: no such folders, or other than two class names.
+    """
+    names = options.class_names or ("background", "object")
+    if len(names) != 2:
+        raise ValueError(
+            f"classes {', '.join(names)}: expected two, for the background and for the objects"
+        )
+    annotated: list[Annotated] = []
+    unlabelled: list[tuple[Path, PurePosixPath]] = []
+    left_out: list[str] = []
+    for folder in sorted(path.parent for path in source.rglob("images") if path.is_dir()):
+        found = find_images(folder / "images")
+        place = folder.relative_to(source)
+        if len(found) == 1:
+            name = PurePosixPath(place.as_posix())
+            masks = find_images(folder / "masks") if (folder / "masks").is_dir() else None
+            if masks is None:
+                unlabelled.append((found[0], name))
+            else:
+                draw = partial(_draw, masks)
+                annotated.append(Annotated(found[0], name, None, draw, split_of(folder, source)))
+        else:
+            left_out.append(f"{folder}: {len(found)} images in {folder / 'images'}, expected one")
+    if not annotated:
+        raise ValueError(
+            f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
+        )
+    return Source(tuple(names), annotated, unlabelled, [], left_out)
+
+
+def _draw(paths: list[Path], size: tuple[int, int]) -> Drawing:
+    events: Counter[str] = Counter()
+
+    def drawn() -> Iterator[tuple[int, Mask]]:
+        for path in paths:
+            with Image.open(path) as image:
+                values = np.asarray(image.convert("RGB") if image.mode in "PLA" else image)
+            mask: Mask = np.atleast_3d(values).astype(bool).max(2)
+            if mask.shape != (size[1], size[0]):
+                raise ValueError(
+                    f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "
+                    f"{size[0]} x {size[1]}; expected one size"
+                )
+            yield 1, mask
+
+    return paint(size, drawn(), 0, events, "")

@@ -1,0 +1,84 @@
+"""Roboflow's "Semantic Segmentation Masks": ``x.jpg``, ``x_mask.png`` and ``_classes.csv``.
+
+They lie side by side in ``train``, ``valid`` and ``test``.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from reco import IGNORE
+from reco.data.importers.source import (
+    Annotated,
+    Drawing,
+    Images,
+    ImportOptions,
+    Labels,
+    Source,
+    class_table,
+    split_of,
+)
+from reco.data.reader import read_mask
+
+_MASK_SUFFIX = "_mask"
+
+
+def read_roboflow(source: Path, options: ImportOptions) -> Source:
+    """The unpacked export, with all of its splits or one of them.
+
+    Raises:
+        ValueError: no ``_classes.csv``, or two that contradict each other.
+    """
+    tables = {path: _read_classes(path) for path in sorted(source.rglob("_classes.csv"))}
+    if not tables:
+        raise ValueError(f"{source}: no _classes.csv, expected one beside the images of each split")
+    (first, values), *others = tables.items()
+    for path, other in others:
+        if other != values:
+            raise ValueError(f"{path}: other classes than {first}: {other} and {values}")
+    classes = class_table(values.values(), options, adds_background=False)
+    class_of = {value: classes.class_of[name] for value, name in values.items()}
+    images = Images(options.images or source)
+    masks = {p.with_suffix("") for p in images.files if p.stem.endswith(_MASK_SUFFIX)}
+    annotated, unlabelled = [], []
+    used = set()
+    for path in images.files:
+        stem = path.with_suffix("")
+        mask = stem.with_name(stem.name + _MASK_SUFFIX)
+        if stem in masks:
+            continue
+        if mask in masks:
+            used.add(mask)
+            draw = partial(_draw, mask.with_name(mask.name + ".png"), class_of)
+            split = split_of(path.parent, source)
+            annotated.append(Annotated(path, images.name(path), None, draw, split))
+        else:
+            unlabelled.append((path, images.name(path)))
+    left_out = [f"{mask}.png: no image of that name" for mask in sorted(masks - used)]
+    return Source(classes.names, annotated, unlabelled, classes.notes, left_out)
+
+
+def _read_classes(path: Path) -> dict[int, str]:
+    """Mask value -> class name, from lines ``value, name`` below a header."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row][1:]
+    if not rows or any(len(row) < 2 or not row[0].isdigit() for row in rows):
+        raise ValueError(f"{path}: expected lines such as `1, road` below `Pixel Value, Class`")
+    return {int(row[0]): row[1] for row in rows}
+
+
+def _draw(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Drawing:
+    values = read_mask(path)
+    labels: Labels = np.full(values.shape, IGNORE, dtype=np.uint8)
+    known = np.isin(values, list(class_of))
+    for value, label in class_of.items():
+        labels[values == value] = label
+    events: Counter[str] = Counter()
+    if not known.all():
+        events["pixels of a value that _classes.csv does not have: void"] += int((~known).sum())
+    return Drawing(labels, events, num_areas=1)

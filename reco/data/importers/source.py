@@ -1,0 +1,322 @@
+"""What every importer hands on: images, their labels still to be drawn, and what to tell the user.
+
+Shapes: masks (H, W) bool, labels (H, W) uint8 with a class index or IGNORE.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from reco import IGNORE
+from reco.data.reader import IMAGE_ENDINGS
+
+Labels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+_BACKGROUND = {"background", "_background_", "__background__"}
+_MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
+SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """What a source leaves open.
+
+    Args:
+        class_names: the classes, in this order; areas of other names are void. ``None``: all names
+            of the source.
+        void_names: names whose areas are void.
+        uncovered: what pixels are that no area covers.
+        empty: what an annotated image without any area is.
+        images: folder of the images, where it is not beside the annotations.
+        unlabelled: folders of further images without annotations.
+        val_share: share of the labelled images that is kept for validation, where the source does
+            not say which; at least one.
+        copy: copy the images instead of linking them.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    void_names: tuple[str, ...] = ("__ignore__",)
+    uncovered: Literal["background", "void"] = "background"
+    empty: Literal["background", "unlabelled"] = "background"
+    images: Path | None = None
+    unlabelled: tuple[Path, ...] = ()
+    val_share: float = 0.2
+    copy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_share < 1:
+            raise ValueError(f"val_share = {self.val_share}: expected a share in (0, 1)")
+
+
+class Drawing(NamedTuple):
+    """Labels of one image, and how often what happened in drawing them."""
+
+    labels: Labels
+    events: Counter[str]
+    num_areas: int
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """An image with annotations.
+
+    Args:
+        image: its file.
+        name: path of the result without ending, below the folder of its split.
+        size: (width, height) for which the annotations were made; ``None``: not said.
+        draw: makes the labels, of ``size`` where that is said, else of the size given to it.
+        split: ``train``, ``val`` or ``test`` where the source says which.
+        embedded: reads the image out of ``image``, where that is the annotation file itself.
+    """
+
+    image: Path
+    name: PurePosixPath
+    size: tuple[int, int] | None
+    draw: Callable[[tuple[int, int]], Drawing]
+    split: str | None = None
+    embedded: Callable[[], bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """All that an importer found."""
+
+    class_names: tuple[str, ...]
+    annotated: list[Annotated]
+    unlabelled: list[tuple[Path, PurePosixPath]]  # images and their names, as above
+    notes: list[str] = field(default_factory=list)  # one line each, for the user
+    left_out: list[str] = field(default_factory=list)  # likewise: what was not imported, and why
+
+
+class Classes(NamedTuple):
+    """The classes of the result."""
+
+    names: tuple[str, ...]
+    class_of: dict[str, int]  # name in the source -> class index or IGNORE
+    uncovered: int  # class of pixels that no area covers, or IGNORE
+    notes: list[str]
+
+    def of(self, name: str, events: Counter[str]) -> int:
+        """Class of an area's name; one that is not known is void."""
+        if name not in self.class_of:
+            events[f"areas of {name!r}, which the annotations do not declare: void"] += 1
+        return self.class_of.get(name, IGNORE)
+
+
+def class_table(
+    found: Iterable[str], options: ImportOptions, *, adds_background: bool = True
+) -> Classes:
+    """Classes of the result from the names in a source, in their order.
+
+    A name such as ``background`` or ``_background_`` becomes class 0; where there is none, it is
+    added for the pixels that no area covers.
+
+    Args:
+        found: names in the source.
+        options: see :class:`ImportOptions`.
+        adds_background: False where the source labels every pixel anyway.
+
+    Raises:
+        ValueError: fewer than two classes, or asked for one that the source does not have.
+    """
+    found = list(dict.fromkeys(found))
+
+    def background(name: str) -> bool:
+        return name.lower() in _BACKGROUND
+
+    void = [name for name in found if name in options.void_names]
+    names = [name for name in found if name not in void]
+    notes = []
+    if options.class_names is not None:
+        absent = [n for n in options.class_names if n not in found and not background(n)]
+        if absent:
+            raise ValueError(
+                f"classes {', '.join(absent)}: not in the source, which has {', '.join(found)}"
+            )
+        void += [name for name in names if name not in options.class_names and not background(name)]
+        names = [*filter(background, names), *options.class_names]
+    if void:
+        notes.append(f"void are the areas of {', '.join(void)}")
+    for_background = [name for name in names if background(name)]
+    adds_background = adds_background and options.uncovered == "background"
+    if for_background or adds_background:
+        names = ["background", *(name for name in names if not background(name))]
+    if len(names) < 2:
+        raise ValueError(
+            f"the source has the class {', '.join(names) or '(none)'} alone: expected at least two"
+        )
+    index = {name: position for position, name in enumerate(names)}
+    index |= dict.fromkeys(for_background, 0) | dict.fromkeys(void, IGNORE)
+    uncovered = 0 if adds_background else IGNORE
+    return Classes(tuple(names), index, uncovered, notes)
+
+
+def paint(
+    size: tuple[int, int],
+    areas: Iterable[tuple[int, Mask]],
+    uncovered: int,
+    events: Counter[str],
+    rule: str,
+) -> Drawing:
+    """Areas one over another, the later one on top.
+
+    Args:
+        size: (width, height).
+        areas: class index (or IGNORE) and mask of each, in the order of drawing.
+        uncovered: class of pixels in no area, or IGNORE.
+        events: counts the pixels that lie in areas of two classes.
+        rule: says in the summary which area wins there.
+    """
+    labels = np.full((size[1], size[0]), uncovered, dtype=np.uint8)
+    drawn = np.zeros((size[1], size[0]), dtype=bool)
+    num_areas = 0
+    for label, mask in areas:
+        num_areas += 1
+        contested = int((drawn & mask & (labels != label)).sum())
+        if contested:
+            events[f"pixels lie in areas of two classes: {rule}"] += contested
+        labels[mask] = label
+        drawn |= mask
+    return Drawing(labels, events, num_areas)
+
+
+def reaches_outside(points: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether x, y, x, y, … leave an image of (width, height) by more than a pixel."""
+    xs, ys = points[0::2], points[1::2]
+    return min(xs) < -1 or min(ys) < -1 or max(xs) > size[0] + 1 or max(ys) > size[1] + 1
+
+
+OUTSIDE = "areas reach beyond their image: cut off at its border"
+
+
+class Images:
+    """The image files below a folder, found again by the names in annotation files."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder of images")
+        self.folder = folder
+        self.files = find_images(folder)
+        self._by_name: dict[str, list[Path]] = defaultdict(list)
+        for path in self.files:
+            self._by_name[path.name].append(path)
+        self._at = {path.resolve(): path for path in self.files}
+
+    def at(self, path: Path) -> Path | None:
+        """The file at ``path``, however that is written, if it is among these."""
+        return self._at.get(path.resolve())
+
+    def find(self, name: str, split: str | None = None) -> Path | None:
+        """The file that an annotation calls ``name``; ``None`` where there is none.
+
+        Of several with equal names, one that is not in a folder of masks, then that which has the
+        most of the name's folders, then that in a folder of the split.
+
+        Raises:
+            ValueError: several fit equally well.
+        """
+        wanted = PurePosixPath(name.replace("\\", "/"))
+
+        def fit(path: Path) -> tuple[bool, int, bool]:
+            pairs = zip(reversed(path.parts), reversed(wanted.parts), strict=False)
+            common = 0
+            for a, b in pairs:
+                if a != b:
+                    break
+                common += 1
+            in_split = split is not None and split_of(path.parent, self.folder) == split
+            return not self._mask_folder(path), common, in_split
+
+        candidates = sorted(self._by_name.get(wanted.name, ()), key=fit, reverse=True)
+        if len(candidates) > 1 and fit(candidates[0]) == fit(candidates[1]):
+            raise ValueError(
+                f"{name}: may be {candidates[0]} or {candidates[1]}; say with --images in which "
+                "folder the images are"
+            )
+        return candidates[0] if candidates else None
+
+    def name(self, path: Path) -> PurePosixPath:
+        """Path below the folder, without ending: the name of the result."""
+        return PurePosixPath(path.relative_to(self.folder).with_suffix("").as_posix())
+
+    def without(
+        self, annotated: Container[Path], notes: list[str]
+    ) -> list[tuple[Path, PurePosixPath]]:
+        """The images that have no annotations, with their names.
+
+        Not those in folders that hold masks by their name; ``notes`` gets a line about them.
+        """
+        found = []
+        passed_over: Counter[str] = Counter()
+        for path in self.files:
+            if path in annotated:
+                continue
+            if folder := self._mask_folder(path):
+                passed_over[folder] += 1
+            else:
+                found.append((path, self.name(path)))
+        notes += [
+            f"{count} images in folders named {folder} are masks by their name: passed over"
+            for folder, count in passed_over.items()
+        ]
+        return found
+
+    def _mask_folder(self, path: Path) -> str:
+        """The folder above a file, if any, that by its name holds masks."""
+        folders = path.relative_to(self.folder).parts[:-1]
+        return next((f for f in folders if _MASK_FOLDER.fullmatch(f.lower())), "")
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files below a folder, sorted; hidden files and folders are passed over.
+
+    A link to another of them is no second image: an earlier import may lie in the folder.
+    """
+    found: list[Path] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    images = [path for path in found if path.suffix.lower() in IMAGE_ENDINGS]
+    by_file: dict[Path, Path] = {}
+    for path in sorted(images, key=lambda path: (path.is_symlink(), path)):
+        by_file.setdefault(path.resolve(), path)
+    return sorted(by_file.values())
+
+
+def split_of(path: Path, root: Path) -> str | None:
+    """The split that a file's name or one of its folders below ``root`` names, the nearest first.
+
+    ``annotations/instances_train2017.json`` and ``valid/_annotations.coco.json`` say one.
+    """
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
+    for part in reversed(parts):
+        for word in re.findall("[a-z]+", part.lower()):
+            if word in SPLIT_WORDS:
+                return SPLIT_WORDS[word]
+    return None
+
+
+def require(content: Any, key: str, kind: type, where: str) -> Any:
+    """``content[key]``, of type ``kind``.
+
+    Raises:
+        ValueError: it is not there or is of another type.
+    """
+    value = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: {key} = {value!r}: expected a {kind.__name__}")
+    return value

@@ -1,0 +1,253 @@
+"""Writing what an importer found: linked images, index masks and ``data.yaml``."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from PIL import Image, ImageOps
+from tqdm import tqdm
+
+from reco import IGNORE
+from reco.data.importers.source import (
+    SPLIT_WORDS,
+    Annotated,
+    Drawing,
+    ImportOptions,
+    Labels,
+    Source,
+    find_images,
+)
+from reco.data.reader import enumerate_some
+from reco.data.spec import default_palette
+from reco.files import write_text_whole
+
+_ORIENTATION = 0x0112
+# EXIF orientation -> what turns the stored pixels upright, as ImageOps.exif_transpose does.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Summary(NamedTuple):
+    """What was written, and all that a user should know of it."""
+
+    config: Path  # data.yaml
+    class_names: tuple[str, ...]
+    images: dict[str, int]  # by split; "unlabelled" too
+    pixels: npt.NDArray[np.int64]  # (256,) labelled pixels by class, IGNORE at 255
+    notes: list[str]
+    left_out: list[str]
+
+    def format(self) -> str:
+        """Several lines for a person."""
+        lines = [", ".join(f"{count} {split}" for split, count in self.images.items()) + " images"]
+        total = max(1, int(self.pixels.sum()))
+        for index, name in [*enumerate(self.class_names), (IGNORE, "(void)")]:
+            share = self.pixels[index] / total
+            if index != IGNORE or share:
+                unused = "  never annotated" if not share else ""
+                lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels{unused}")
+        lines += [f"note: {note}" for note in self.notes]
+        if self.left_out:
+            lines.append(f"left out ({len(self.left_out)}): {enumerate_some(self.left_out)}")
+        lines.append(f"Train:  reco train --config {self.config}")
+        return "\n".join(lines)
+
+
+def write_folder(source: Source, target: Path, options: ImportOptions) -> Summary:
+    """Write a source as the layout of :mod:`reco.data.folder`, with ``data.yaml`` at last.
+
+    An image whose annotations cannot be drawn is left out and named in the summary.
+
+    Raises:
+        FileExistsError: ``target`` is not empty.
+        ValueError: fewer than two labelled images.
+    """
+    if target.exists() and any(target.iterdir()):
+        raise FileExistsError(f"{target}: is not empty; choose another folder, or remove it")
+    images: Counter[str] = Counter(dict.fromkeys(("train", "val"), 0))
+    events: Counter[str] = Counter()
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+    left_out = list(source.left_out)
+    unlabelled = [*source.unlabelled]
+    for folder in options.unlabelled:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder of unlabelled images")
+        unlabelled += [
+            (path, PurePosixPath(path.relative_to(folder).with_suffix("").as_posix()))
+            for path in find_images(folder)
+        ]
+    # All 256 colours: Pillow packs an image with fewer into fewer bits, and void is 255.
+    palette = [v for colour in default_palette(256) for v in colour]
+    taken: set[PurePosixPath] = set()
+    written: dict[PurePosixPath, list[Path]] = {}  # files of each labelled image, by its name
+    for item in tqdm(_with_splits(source.annotated), "importing", unit="image"):
+        try:
+            drawing = _upright_drawing(item)
+        except (ValueError, OSError) as error:
+            left_out.append(f"{item.image}: {error}")
+            continue
+        if not drawing.num_areas and options.empty == "unlabelled":
+            events["annotated images without any area are taken as unlabelled"] += 1
+            unlabelled.append((item.image, item.name))
+            continue
+        if not drawing.num_areas:
+            events[f"annotated images without any area are {options.uncovered} as a whole"] += 1
+        events += drawing.events
+        pixels += np.bincount(drawing.labels.ravel(), minlength=IGNORE + 1)
+        assert item.split is not None
+        name = _free_name(PurePosixPath(item.split) / _short(item.name), item.image, taken)
+        mask = _save_labels(drawing.labels, palette, target / "labels" / f"{name}.png")
+        image = _place_image(item, target / "images" / name, copy=options.copy)
+        written[name] = [image, mask]
+        images[item.split] += 1
+    if not images["val"]:
+        images += _move_to_val(written, options.val_share)
+    if images["train"] < 1 or images["val"] < 1:
+        reasons = f": {enumerate_some(left_out)}" if left_out else ""
+        raise ValueError(
+            f"{images['train']} training and {images['val']} validation images have annotations "
+            f"that can be used, expected at least one of each{reasons}"
+        )
+    for path, name in unlabelled:
+        name = _free_name("unlabelled" / name, path, taken)
+        _link(path, target / f"{name}{path.suffix}", copy=options.copy)
+        images["unlabelled"] += 1
+    notes = source.notes + [f"{count:,} {event}" for event, count in events.items() if count]
+    summary = Summary(
+        target / "data.yaml", source.class_names, dict(images), pixels, notes, left_out
+    )
+    write_text_whole(summary.config, _yaml(summary, target))
+    return summary
+
+
+def _with_splits(annotated: list[Annotated]) -> list[Annotated]:
+    """Every image with a split: what the source says, unless it says one for all, else train."""
+    one_split = len({item.split for item in annotated}) == 1
+    return [
+        replace(item, split="train" if one_split else item.split or "train") for item in annotated
+    ]
+
+
+def _move_to_val(written: dict[PurePosixPath, list[Path]], share: float) -> Counter[str]:
+    """Make a share of the training images, at least one, validation images; the change of counts.
+
+    Which ones depends on their names alone, so that more images leave the others where they are.
+    """
+    train = [name for name in written if name.parts[0] == "train"]
+    train.sort(key=lambda name: hashlib.sha256(str(name).encode()).digest())
+    chosen = train[: max(1, round(share * len(train)))] if len(train) > 1 else []
+    for name in chosen:
+        for path in written[name]:
+            root = path.parents[len(name.parts) - 1]  # images or labels
+            place = root / "val" / path.relative_to(root / "train")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    return Counter({"val": len(chosen), "train": -len(chosen)})
+
+
+def _upright_drawing(item: Annotated) -> Drawing:
+    """Labels of an image's upright pixels, whichever way the annotations lie.
+
+    Raises:
+        ValueError: annotated at a size that is not the image's.
+    """
+    with Image.open(io.BytesIO(item.embedded()) if item.embedded else item.image) as image:
+        stored = image.size
+        turn = image.getexif().get(_ORIENTATION, 1)
+        upright = ImageOps.exif_transpose(image).size if turn in _TURNS else stored
+    drawing = item.draw(item.size or upright)
+    size = (drawing.labels.shape[1], drawing.labels.shape[0])
+    if size == upright:
+        if turn in _TURNS:
+            drawing.events["photos that EXIF turns: annotations are taken as upright"] += 1
+        return drawing
+    if size == stored:
+        drawing.events["photos that EXIF turns, annotated as stored: masks are turned too"] += 1
+        turned = np.asarray(Image.fromarray(drawing.labels).transpose(_TURNS[turn]))
+        return drawing._replace(labels=turned)
+    raise ValueError(
+        f"annotated at {size[0]} x {size[1]} pixels, but the image is {upright[0]} x {upright[1]}"
+    )
+
+
+def _short(name: PurePosixPath) -> PurePosixPath:
+    """A name without leading folders that say what the folders of the result say already."""
+    parts = list(name.parts)
+    while len(parts) > 1 and parts[0].lower() in {*SPLIT_WORDS, "images", "jpegimages"}:
+        del parts[0]
+    return PurePosixPath(*parts)
+
+
+def _free_name(name: PurePosixPath, image: Path, taken: set[PurePosixPath]) -> PurePosixPath:
+    """``name``, with the image's ending where another image has it already."""
+    for candidate in (name, name.with_name(f"{name.name}_{image.suffix[1:]}")):
+        if candidate not in taken:
+            taken.add(candidate)
+            return candidate
+    number = 2
+    while name.with_name(f"{name.name}_{number}") in taken:
+        number += 1
+    taken.add(name.with_name(f"{name.name}_{number}"))
+    return name.with_name(f"{name.name}_{number}")
+
+
+def _save_labels(labels: Labels, palette: Iterable[int], path: Path) -> Path:
+    image = Image.fromarray(labels)
+    image.putpalette(list(palette))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def _place_image(item: Annotated, place: Path, *, copy: bool) -> Path:
+    """The image at ``place`` with its ending; one that the annotation file embeds is written."""
+    if item.embedded is None:
+        return _link(item.image, place.with_name(f"{place.name}{item.image.suffix}"), copy=copy)
+    data = item.embedded()
+    with Image.open(io.BytesIO(data)) as image:
+        ending = (image.format or "png").lower()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.with_name(f"{place.name}.{ending}")
+    file.write_bytes(data)
+    return file
+
+
+def _link(path: Path, place: Path, *, copy: bool) -> Path:
+    """A symbolic link, or a copy where asked for or where the system makes no links."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not copy:
+        try:
+            os.symlink(path.resolve(), place)
+            return place
+        except OSError:
+            pass  # Windows without the right to make links
+    shutil.copyfile(path, place)
+    return place
+
+
+def _yaml(summary: Summary, target: Path) -> str:
+    counts = ", ".join(f"{count} {split}" for split, count in summary.images.items())
+    content = {
+        "base": "folder.yaml",
+        "dataset": {"root": str(target.resolve()), "class_names": list(summary.class_names)},
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return f"# {counts} images.\n{text}"

@@ -1,0 +1,491 @@
+"""Annotation files of other tools become a folder that trains.
+
+Files are drawn here by hand, so that every pixel is known, and once for each tool by the tool's own
+library, where it is installed (datumaro, labelme, pycocotools).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reco.cli import main
+from reco.config import load_config
+from reco.data import open_dataset
+from reco.data.check import check_dataset
+from reco.data.importers import ImportOptions, import_dataset
+from reco.data.reader import FileReader
+
+SIZE = (30, 20)  # (width, height)
+
+
+def picture(path: Path, size: tuple[int, int] = SIZE, *, turn: int = 1) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    noise = np.random.default_rng(len(path.name)).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(noise).save(path, exif=exif)
+    return path
+
+
+def save_mask(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path)
+
+
+def box(left: int, top: int, right: int, bottom: int, size: tuple[int, int] = SIZE) -> np.ndarray:
+    mask = np.zeros((size[1], size[0]), dtype=bool)
+    mask[top:bottom, left:right] = True
+    return mask
+
+
+def corners(left: int, top: int, right: int, bottom: int) -> list[float]:
+    return [left, top, right, top, right, bottom, left, bottom]
+
+
+class Imported:
+    """What a folder holds after the import, read as training reads it."""
+
+    def __init__(self, format: str, source: Path, target: Path, **options: object) -> None:
+        self.summary = import_dataset(format, source, target, ImportOptions(**options))
+        self.text = self.summary.format()
+        self.config = load_config(self.summary.config)
+        reader = open_dataset(self.config.dataset)
+        assert isinstance(reader, FileReader)
+        self.reader = reader
+        assert check_dataset(reader).problems == []
+        self.names = list(reader.spec.class_names)
+
+    def label(self, name: str) -> np.ndarray:
+        (id,) = [i for s in ("train", "val") for i in self.reader.ids(s) if i.endswith(f"/{name}")]
+        return np.array(self.reader.label(id))
+
+
+def coco(root: Path, areas: list[dict], *, names=("cat", "dog"), images=("a", "b")) -> Path:
+    """A COCO file whose image a has ``areas``; b has one cat."""
+    for name in images:
+        picture(root / "images" / f"{name}.png")
+    files = [
+        {"id": i, "file_name": f"{name}.png", "width": SIZE[0], "height": SIZE[1]}
+        for i, name in enumerate(images)
+    ]
+    last = {"image_id": 1, "category_id": 7, "segmentation": [corners(0, 0, 9, 9)]}
+    content = {
+        "images": files,
+        "categories": [{"id": 7 + i, "name": name} for i, name in enumerate(names)],
+        "annotations": [
+            {"id": i, "image_id": 0, "iscrowd": 0, **area} for i, area in enumerate([*areas, last])
+        ],
+    }
+    path = root / "annotations.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def run_lengths(mask: np.ndarray) -> dict:
+    """COCO's uncompressed form: runs of 0 and 1 in turns, column by column."""
+    runs, value = [0], False
+    for pixel in mask.ravel(order="F"):
+        if pixel != value:
+            runs.append(0)
+            value = pixel
+        runs[-1] += 1
+    return {"counts": runs, "size": list(mask.shape)}
+
+
+def test_coco_polygons_run_lengths_holes_and_overlaps(tmp_path):
+    pytest.importorskip("pycocotools")
+    ring = box(12, 2, 28, 18) & ~box(16, 6, 20, 10)
+    areas = [
+        {"category_id": 8, "segmentation": [corners(2, 2, 6, 6), corners(8, 2, 9, 6)]},
+        {"category_id": 7, "segmentation": [corners(0, 0, 12, 12)]},  # the larger one, below
+        {"category_id": 8, "segmentation": run_lengths(ring), "iscrowd": 1},
+    ]
+    done = Imported("coco", coco(tmp_path, areas), tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(0, 0, 12, 12)] = 1
+    expected[box(2, 2, 6, 6) | box(8, 2, 9, 6) | ring] = 2
+    assert done.names == ["background", "cat", "dog"]
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "20 pixels lie in areas of two classes: the smaller area is on top" in done.text
+    assert "1 crowd areas count as areas of their class" in done.text
+    assert done.summary.left_out == []
+
+
+def test_coco_what_is_not_as_it_should_be_is_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [
+        {"category_id": 7, "segmentation": [corners(20, 10, 80, 90)]},  # out of the image
+        {"category_id": 8, "segmentation": [], "bbox": [0, 0, 5, 5]},
+        {"category_id": 99, "segmentation": [corners(6, 6, 9, 9)]},
+        {"category_id": 8, "segmentation": [corners(2, 2, 4, 4), [1, 1, 2, 2]]},
+        {"category_id": 8, "segmentation": [corners(2, 2, 4, 4)], "image_id": 55},
+    ]
+    path = coco(tmp_path, areas, images=("a", "b", "c", "d"))
+    (tmp_path / "images" / "d.png").unlink()
+    picture(tmp_path / "images" / "more" / "e.png")
+    done = Imported("coco", path, tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(20, 10, 30, 20)] = 1
+    expected[box(0, 0, 5, 5) | box(6, 6, 9, 9)] = 255
+    expected[box(2, 2, 4, 4)] = 2
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert (done.label("c") == 0).all()
+    for text in (
+        "1 areas reach beyond their image: cut off at its border",
+        "1 annotations have a box but no shape: the box is void",
+        "1 areas of 'id 99', which the annotations do not declare: void",
+        "1 polygons with fewer than three points left out",
+        "1 annotated images without any area are background as a whole",
+        "d.png: not in",
+        "1 annotations of images that the file does not list",
+        "1 unlabelled",
+    ):
+        assert text in done.text
+    again = Imported("coco", path, tmp_path / "again", empty="unlabelled", uncovered="void")
+    assert again.names == ["cat", "dog"]
+    assert set(np.unique(again.label("a"))) == {0, 1, 255}
+    assert len(again.reader.unlabelled_ids()) == 2
+
+
+def test_coco_splits_of_roboflow_and_of_datumaro(tmp_path):
+    pytest.importorskip("pycocotools")
+    for split in ("train", "valid"):
+        path = coco(tmp_path / "in" / split, [], names=("things", "cat"), images=("a", "b"))
+        content = json.loads(path.read_text())
+        content["categories"][1]["supercategory"] = "things"
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 8
+        path.with_name("_annotations.coco.json").write_text(json.dumps(content))
+        path.unlink()
+    done = Imported("coco", tmp_path / "in", tmp_path / "out")
+    assert done.names == ["background", "cat"]
+    assert done.reader.ids("train") == ["train/a", "train/b"]
+    assert done.reader.ids("val") == ["val/a", "val/b"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not a JSON file"),
+        ("[]", "expected a COCO file of object instances"),
+        ('{"images": [], "annotations": [{"segments_info": []}], "categories": [1]}', "expected a"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1}]}',
+            "categories: name = None: expected a str",
+        ),
+    ],
+)
+def test_other_json_is_refused_by_name(tmp_path, content, message):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=rf"x\.json.*{message}"):
+        import_dataset("coco", tmp_path / "x.json", tmp_path / "out")
+
+
+def labelme(path: Path, shapes: list[dict], *, size=SIZE, image: str | None = None, data=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "version": "5.0.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": image or f"{path.stem}.png",
+        "imageData": data,
+        "imageHeight": size[1],
+        "imageWidth": size[0],
+    }
+    path.write_text(json.dumps(content))
+
+
+def shape(label: str, points: list[list[float]], kind: str = "polygon", **more: object) -> dict:
+    return {"label": label, "points": points, "shape_type": kind, "group_id": None, **more}
+
+
+def square(label: str, left: int, top: int, right: int, bottom: int) -> dict:
+    return shape(label, [[left, top], [right, top], [right, bottom], [left, bottom]])
+
+
+def test_labelme_order_holes_and_void(tmp_path):
+    png = io.BytesIO()
+    Image.fromarray(np.eye(3, dtype=np.uint8) * 255).save(png, "PNG")
+    mask = base64.b64encode(png.getvalue()).decode()
+    shapes = [
+        square("dog", 0, 0, 10, 10),
+        square("cat", 5, 5, 15, 15),  # the later one on top
+        square("_background_", 7, 7, 8, 8),
+        square("__ignore__", 12, 12, 13, 13),
+        shape("dog", [[20, 0], [22, 2]], "mask", mask=mask),
+        shape("dog", [[28, 18], [40, 50]], "rectangle"),
+    ]
+    picture(tmp_path / "photos" / "a.png")
+    labelme(tmp_path / "photos" / "a.json", shapes)
+    for name in ("b", "sub/c"):
+        picture(tmp_path / "photos" / f"{name}.png")
+        labelme(tmp_path / "photos" / f"{name}.json", [shape("cat", [[4, 4], [9, 4]], "circle")])
+    picture(tmp_path / "photos" / "without.jpg")
+    picture(tmp_path / "photos" / "masks" / "a.png")  # not a photo
+    labelme(tmp_path / "photos" / "gone.json", [])
+    done = Imported("labelme", tmp_path / "photos", tmp_path / "out")
+    # labelme draws borders too: a polygon to 10 covers the pixels 0 to 10.
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(0, 0, 11, 11)] = 2
+    expected[box(5, 5, 16, 16)] = 1
+    expected[box(7, 7, 9, 9)] = 0
+    expected[box(12, 12, 14, 14)] = 255
+    expected[[0, 1, 2], [20, 21, 22]] = 2
+    expected[box(28, 18, 30, 20)] = 2
+    assert done.names == ["background", "cat", "dog"]
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert done.reader.unlabelled_ids() == ["unlabelled/without"]
+    assert "gone.json: its image gone.png is not there" in done.text
+    assert "1 images in folders named masks are masks by their name" in done.text
+    assert "void are the areas of __ignore__" in done.text
+    chosen = Imported("labelme", tmp_path / "photos", tmp_path / "dogs", class_names=("dog",))
+    assert chosen.names == ["background", "dog"]
+    assert (chosen.label("a") == np.choose(np.minimum(expected, 3), [0, 255, 1, 255])).all()
+    assert "void are the areas of __ignore__, cat" in chosen.text
+
+
+def test_labelme_with_embedded_images_alone(tmp_path):
+    for name in ("a", "b"):
+        data = picture(tmp_path / "elsewhere" / f"{name}.png").read_bytes()
+        text = base64.b64encode(data).decode()
+        labelme(
+            tmp_path / "json" / f"{name}.json",
+            [square("cat", 1, 1, 5, 5)],
+            image=f"..\\photos\\{name}.png",
+            data=text,
+        )
+    done = Imported("labelme", tmp_path / "json", tmp_path / "out")
+    (id,) = done.reader.ids("train")
+    original = Image.open(tmp_path / "elsewhere" / f"{id[-1]}.png")
+    assert (np.array(done.reader.image(id)) == np.array(original)).all()
+
+
+def test_photos_that_exif_turns(tmp_path):
+    """Annotated upright, or as stored (then masks are turned), or at neither size."""
+    picture(tmp_path / "p" / "upright.jpg", (20, 30), turn=6)
+    labelme(tmp_path / "p" / "upright.json", [square("cat", 25, 1, 29, 3)], image="upright.jpg")
+    picture(tmp_path / "p" / "stored.jpg", (20, 30), turn=6)
+    labelme(
+        tmp_path / "p" / "stored.json",
+        [square("cat", 1, 25, 3, 29)],
+        size=(20, 30),
+        image="stored.jpg",
+    )
+    picture(tmp_path / "p" / "small.jpg", (15, 10))
+    labelme(tmp_path / "p" / "small.json", [square("cat", 1, 1, 3, 3)], image="small.jpg")
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("upright"), box(25, 1, 30, 4))
+    # A quarter to the right: the lower left corner comes to the upper left.
+    np.testing.assert_array_equal(done.label("stored"), box(0, 1, 5, 4))
+    assert "small.jpg: annotated at 30 x 20 pixels, but the image is 15 x 10" in done.text
+    assert "1 photos that EXIF turns, annotated as stored: masks are turned too" in done.text
+
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><job><labels>
+<label><name>cat</name></label><label><name>dog</name></label></labels></job></meta>
+<image id="0" name="a.png" width="30" height="20">
+<box label="dog" xtl="2" ytl="2" xbr="8" ybr="8" z_order="1"/>
+<polygon label="cat" points="0,0;12,0;12,12;0,12" z_order="0"/>
+<mask label="dog" rle="0, 1, 2, 3" left="20" top="10" width="3" height="2" z_order="0"/>
+<box label="cat" xtl="18" ytl="1" xbr="20" ybr="7" rotation="90" z_order="0"/>
+<ellipse label="cat" cx="25" cy="16" rx="2" ry="1" z_order="0"/>
+<polyline label="cat" points="0,0;5,5" z_order="0"/>
+<polygon label="bird" points="13,13;15,13;15,15;13,15" z_order="0"/>
+</image>
+<image id="1" name="b.png" width="30" height="20"/>
+</annotations>"""
+
+
+def test_cvat_xml(tmp_path):
+    pytest.importorskip("pycocotools")
+    source = tmp_path / "in"
+    picture(source / "images" / "a.png")
+    picture(source / "images" / "b.png")
+    (source / "annotations.xml").write_text(CVAT)
+    done = Imported("cvat", source, tmp_path / "out")
+    labels = done.label("a")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(0, 0, 12, 12)] = 1
+    expected[box(2, 2, 8, 8)] = 2
+    expected[10, 20] = expected[11, 20:23] = 2  # rows 100 and 111
+    expected[box(16, 3, 22, 5)] = 1
+    expected[box(13, 13, 15, 15)] = 255
+    ellipse = labels[14:18, 22:28] == 1
+    assert 4 <= ellipse.sum() <= 8
+    assert (labels[15:17, 23:27] == 1).sum() == ellipse.sum()
+    expected[14:18, 22:28] = labels[14:18, 22:28]
+    np.testing.assert_array_equal(labels, expected)
+    assert "1 shapes of the kind polyline left out: they enclose no area" in done.text
+    assert "1 areas of 'bird', which the annotations do not declare: void" in done.text
+    (source / "annotations.xml").write_text("<annotations><track/></annotations>")
+    with pytest.raises(ValueError, match="export the task as 'CVAT for images'"):
+        import_dataset("cvat", source, tmp_path / "other")
+
+
+def test_cvat_segmentation_masks(tmp_path):
+    root = tmp_path / "export"
+    values = np.zeros((20, 30, 3), np.uint8)
+    values[2:5, 2:5] = (250, 50, 83)
+    values[10:12, 2:5] = (1, 2, 3)  # of no class
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+        save_mask(root / "SegmentationClass" / f"{name}.png", values)
+        save_mask(root / "SegmentationObject" / f"{name}.png", values)
+    picture(root / "JPEGImages" / "without.png")
+    (root / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\n"
+    )
+    done = Imported("cvat", root, tmp_path / "out")
+    expected = np.zeros((20, 30), np.uint8)
+    expected[2:5, 2:5], expected[10:12, 2:5] = 1, 255
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert done.reader.unlabelled_ids() == ["unlabelled/without"]
+    assert "12 pixels of a colour that labelmap.txt does not have: void" in done.text
+
+
+def test_instances(tmp_path):
+    root = tmp_path / "stage1_train"
+    for name in ("aa", "bb", "cc"):
+        picture(root / name / "images" / f"{name}.png")
+        save_mask(root / name / "masks" / "1.png", box(1, 1, 5, 5).astype(np.uint8) * 255)
+        save_mask(root / name / "masks" / "2.png", box(4, 4, 9, 9).astype(np.uint8) * 255)
+    picture(tmp_path / "stage1_test" / "dd" / "images" / "dd.png")
+    save_mask(root / "cc" / "masks" / "3.png", np.zeros((3, 3), np.uint8))
+    done = Imported("instances", tmp_path, tmp_path / "out", class_names=("background", "nucleus"))
+    assert done.names == ["background", "nucleus"]
+    np.testing.assert_array_equal(done.label("aa"), box(1, 1, 5, 5) | box(4, 4, 9, 9))
+    assert len(done.reader.unlabelled_ids()) == 1
+    assert "3.png is 3 x 3 pixels, its image 30 x 20" in done.text
+    assert "two classes" not in done.text
+
+
+def test_roboflow_masks(tmp_path):
+    values = np.zeros((20, 30), np.uint8)
+    values[2:5, 2:5], values[8, 8] = 2, 9
+    for split in ("train", "valid"):
+        (tmp_path / "in" / split).mkdir(parents=True)
+        (tmp_path / "in" / split / "_classes.csv").write_text(
+            "Pixel Value, Class\n0, background\n1, cat\n2, dog\n"
+        )
+        picture(tmp_path / "in" / split / "a_jpg.rf.12.jpg")
+        save_mask(tmp_path / "in" / split / "a_jpg.rf.12_mask.png", values)
+    picture(tmp_path / "in" / "train" / "without.jpg")
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    assert done.names == ["background", "cat", "dog"]
+    assert done.reader.ids("val") == ["val/a_jpg.rf.12"]
+    values[8, 8] = 255
+    np.testing.assert_array_equal(np.array(done.reader.label("val/a_jpg.rf.12")), values)
+    assert done.reader.unlabelled_ids() == ["unlabelled/train/without"]
+    assert "2 pixels of a value that _classes.csv does not have: void" in done.text
+
+
+def test_validation_images_depend_on_names_alone(tmp_path):
+    for name in "abcdefghij":
+        picture(tmp_path / "p" / f"{name}.png")
+        labelme(tmp_path / "p" / f"{name}.json", [square("cat", 1, 1, 5, 5)])
+    first = Imported("labelme", tmp_path / "p", tmp_path / "one")
+    picture(tmp_path / "p" / "k.png")
+    labelme(tmp_path / "p" / "k.json", [square("cat", 1, 1, 5, 5)])
+    second = Imported("labelme", tmp_path / "p", tmp_path / "two", copy=True)
+    assert len(first.reader.ids("val")) == len(second.reader.ids("val")) == 2
+    assert len({*first.reader.ids("val")} & {*second.reader.ids("val")}) >= 1
+    assert all(not p.is_symlink() for p in (tmp_path / "two").rglob("*"))
+    assert any(p.is_symlink() for p in (tmp_path / "one").rglob("*"))
+
+
+def test_the_command(tmp_path, capsys):
+    for name in "abc":
+        picture(tmp_path / "p" / f"{name}.png")
+    for name in "ab":
+        labelme(tmp_path / "p" / f"{name}.json", [square("cat", 1, 1, 5, 5)])
+    picture(tmp_path / "more" / "a.jpg")
+
+    def run(*words: object) -> int:
+        return main(["prepare", "import", *map(str, words)])
+
+    arguments = ("labelme", tmp_path / "p", "--to", tmp_path / "out", "--unlabelled")
+    assert run(*arguments, tmp_path / "more") == 0
+    assert "1 train, 1 val, 2 unlabelled images" in capsys.readouterr().out
+    assert run(*arguments, tmp_path / "more") == 1
+    assert f"{tmp_path / 'out'}: is not empty" in capsys.readouterr().err
+    assert run("coco", tmp_path / "nothing", "--to", tmp_path / "x") == 1
+    assert "nothing: no such file or folder" in capsys.readouterr().err
+
+
+def test_files_that_datumaro_wrote(tmp_path):
+    datumaro = pytest.importorskip("datumaro")
+    pytest.importorskip("pycocotools")
+    ring = box(12, 2, 28, 18) & ~box(16, 6, 20, 10)
+    small = box(16, 6, 18, 8)
+    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    items = [
+        datumaro.DatasetItem(
+            id=id,
+            subset=subset,
+            media=datumaro.components.media.Image.from_numpy(noise),
+            annotations=[
+                datumaro.Polygon(corners(0, 0, 12, 12), label=0, z_order=0),
+                datumaro.Mask(ring, label=1, z_order=1),
+                datumaro.Mask(small, label=0, z_order=2),
+            ],
+        )
+        for id, subset in (("sub/a", "train"), ("b", "val"))
+    ]
+    dataset = datumaro.Dataset.from_iterable(items, categories=["cat", "dog"])
+    expected = np.zeros((20, 30), np.uint8)
+    expected[box(0, 0, 12, 12) | small], expected[ring] = 1, 2
+    for kind, format in (("coco", "coco"), ("coco_instances", "coco"), ("cvat", "cvat")):
+        dataset.export(str(tmp_path / kind), kind, save_media=True)
+        done = Imported(format, tmp_path / kind, tmp_path / f"{kind}-out")
+        assert done.names == ["background", "cat", "dog"]
+        assert done.reader.ids("train") == ["train/sub/a"]
+        np.testing.assert_array_equal(done.label("sub/a"), expected)
+        np.testing.assert_array_equal(done.label("b"), expected)
+
+
+def test_files_that_labelme_wrote(tmp_path):
+    """Read as labelme's own drawing reads them, for each kind of shape that it can write."""
+    label_file = pytest.importorskip("labelme._label_file")
+    from labelme.utils import shape as labelme_shape
+
+    shapes = [
+        shape("cat", [[1.5, 1.2], [12.7, 3.1], [7.4, 11.9]]),
+        shape("dog", [[15.0, 3.0], [25.3, 12.8]], "rectangle"),
+        shape("cat", [[20.2, 12.0], [23.0, 14.0]], "circle"),
+        shape("dog", [[2.0, 17.0], [12.0, 18.0], [14.0, 15.0]], "linestrip"),
+        shape("cat", [[27.0, 4.0]], "point"),
+    ]
+    for name in ("a", "b"):
+        picture(tmp_path / "p" / f"{name}.jpg", turn=3)
+        label_file.LabelFile().save(
+            filename=str(tmp_path / "p" / f"{name}.json"),
+            shapes=[{**s, "flags": {}, "description": "", "mask": None} for s in shapes],
+            image_path=f"{name}.jpg",
+            image_height=SIZE[1],
+            image_width=SIZE[0],
+            image_data=label_file.LabelFile.load_image_file(str(tmp_path / "p" / f"{name}.jpg")),
+        )
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    read = label_file.LabelFile(str(tmp_path / "p" / "a.json")).shapes
+    values = {"cat": 1, "dog": 2}
+    expected, _ = labelme_shape.shapes_to_label((SIZE[1], SIZE[0]), read, values)
+    np.testing.assert_array_equal(done.label("a"), expected)
+
+
+def test_run_lengths_that_pycocotools_wrote(tmp_path):
+    masks = pytest.importorskip("pycocotools.mask")
+    ring = box(12, 2, 28, 18) & ~box(16, 6, 20, 10)
+    packed = masks.encode(np.asfortranarray(ring.astype(np.uint8)))
+    packed["counts"] = packed["counts"].decode()
+    areas = [{"category_id": 8, "segmentation": packed, "iscrowd": 0}]
+    done = Imported("coco", coco(tmp_path, areas), tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), np.where(ring, 2, 0))
