@@ -301,7 +301,7 @@ def prepare(parser: ArgumentParser) -> Work:
         from reco.data.reader import FileReader
         from reco.data.sbd import convert_sbd, download_pascal
         from reco.data.splits import make_split
-        from reco.files import write_text_whole
+        from reco.files import write_text_whole, write_whole
         from reco.panels import draw_budgets
 
         if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
@@ -329,7 +329,7 @@ def prepare(parser: ArgumentParser) -> Work:
             write_text_whole(arguments.split, split.to_json())
             print(f"{split.summary()}, written to {arguments.split}")
         if arguments.picture:
-            draw_budgets(reader, config).save(arguments.picture)
+            write_whole(arguments.picture, draw_budgets(reader, config).save)
         if arguments.resize_to or arguments.split or arguments.picture:
             return 0
         found = check_dataset(reader)

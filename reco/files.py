@@ -1,40 +1,117 @@
-"""Writing files: whole or not at all, beside their place and then renamed; and tables as CSV."""
+"""Writing files: whole or not at all, beside their place and then renamed; and tables as CSV.
+
+Whatever keeps a file from being written (a full disk, a folder that is read-only) is a
+:class:`WriteError`, whose one line names the file and the cause.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import os
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
-UNFINISHED = ".unfinished"
-"""How the name of a file ends while it is written; a killed process may leave such a file."""
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+UNFINISHED = ".unfinished-"
+"""How the name of a file begins while it is written; a killed process may leave such a file."""
+
+# How much of a file's name, which may be as long as the system allows, is in its unfinished name.
+_TAIL = 40
+
+
+class WriteError(OSError):
+    """A file that could not be written: the message names it and says why. ``errno`` is set."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Whatever the system refuses while ``path`` is written becomes a :class:`WriteError`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        failed = WriteError(f"{path}: cannot be written: {error.strerror or error}")
+        failed.errno = error.errno
+        raise failed from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` make a file beside ``path``, then give it its name: all of it or nothing.
 
-    Whoever reads ``path`` meanwhile meets the old file. The name in between is hidden and holds the
-    process's number, so that no reader takes it for an image and two processes do not meet.
+    Whoever reads ``path`` meanwhile meets the old file. The name in between is hidden, so that no
+    reader takes it for an image, it ends as ``path`` does, so that formats follow from it, and it
+    holds the numbers of process and thread, so that two writers do not meet.
+
+    Raises:
+        WriteError: the disk is full, say. The file that was at ``path`` is untouched then.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        write(unfinished)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    number = f"{os.getpid()}-{threading.get_ident()}"
+    unfinished = path.with_name(f"{UNFINISHED}{number}-{path.name[-_TAIL:]}")
+    with writing(path):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            write(path)  # a device, such as /dev/stdout, is not to be replaced
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            write(unfinished)
+            unfinished.replace(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """:func:`write_whole` of a text, in UTF-8."""
-    write_whole(path, lambda to: to.write_text(text, encoding="utf-8"))
+    """:func:`write_whole` of a text, in UTF-8; what a file name may hold beside it is escaped."""
+    content = text.encode("utf-8", errors="backslashreplace")
+    write_whole(path, lambda to: to.write_bytes(content))
+
+
+def write_binary_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """:func:`write_whole` for writers such as ``torch.save``, which take an open file.
+
+    On a file that cannot be written, torch raises a ``RuntimeError`` that does not say why, or ends
+    the process. It is given a file that takes everything, and the cause is raised afterwards. When
+    this returns, the system has said that the content is on the disk.
+    """
+
+    def write_and_sync(to: Path) -> None:
+        raw = _TakingAll(to, "wb")
+        with io.BufferedWriter(raw) as file:
+            write(file)
+            file.flush()
+            if raw.refused is not None:
+                raise raw.refused
+            os.fsync(file.fileno())
+
+    write_whole(path, write_and_sync)
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A CSV file of a line with the names of the columns and one for each row."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text_whole(path, text.getvalue())
+
+
+class _TakingAll(io.FileIO):
+    """A file that keeps the first error of the system to itself and takes what comes after it."""
+
+    refused: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        if self.refused is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.refused = error
+        return memoryview(data).nbytes

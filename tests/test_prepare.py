@@ -231,7 +231,7 @@ def test_killed_half_way_it_leaves_no_broken_file_and_goes_on(tmp_path):
     for path in whole:
         np.array(Image.open(path))  # decodes to the last byte
     # As if it had been killed in the middle of writing, which may or may not have happened.
-    (copy / "train/.0001TP_006690.png.1.unfinished").write_bytes(b"half")
+    (copy / "train/.unfinished-1-1-0001TP_006690.png").write_bytes(b"half")
     written = resize_dataset(original, copy, size)
     assert 0 < written < 45
     resize_dataset(original, tmp_path / "undisturbed", size)

@@ -71,7 +71,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
         write_whole(target / path.name, partial(shutil.copyfile, path))
     classes = {id: found for id, found, _ in done if found is not None}
     write_text_whole(index, json.dumps(classes))
-    for path in target.rglob(f".*{UNFINISHED}"):
+    for path in target.rglob(f"{UNFINISHED}*"):
         path.unlink()  # what a killed run left
     return sum(is_new for _, _, is_new in done)
 
@@ -135,4 +135,4 @@ def _image_place(reader: FileReader, files: Files, target: Path) -> Path:
 
 def _save_png(pixels: np.ndarray, path: Path) -> None:
     image = Image.fromarray(np.ascontiguousarray(pixels))
-    write_whole(path, lambda to: image.save(to, format="PNG", compress_level=3))
+    write_whole(path, lambda to: image.save(to, compress_level=3))

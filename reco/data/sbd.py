@@ -76,7 +76,7 @@ def convert_sbd(root: Path) -> int:
             raise ValueError(f"{path}: cannot be read as a mask of SBD: {error}") from error
         image = Image.fromarray(values.astype(np.uint8))
         image.putpalette(palette)
-        write_whole(place, lambda to: image.save(to, format="PNG"))
+        write_whole(place, image.save)
         return True
 
     files = sorted(source.glob("*.mat"))

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.predictor import AnyImage, Predictor
 from reco.method.augmentation import normalise
 from reco.models.network import DeepLabV3Plus
@@ -189,7 +190,6 @@ def export_checkpoint(
         "iteration": run.iteration,
     }
     folder = path.parent if output is None else output
-    folder.mkdir(parents=True, exist_ok=True)
     targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
     runs: dict[Format, Callable[[Tensor], Tensor]] = {}
     if "pt2" in formats or "onnx" in formats:
@@ -240,7 +240,8 @@ def _write_pt2(
     program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     """Write, read again, and return what runs it."""
-    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(metadata)})
+    extra_files = {"metadata.json": json.dumps(metadata)}
+    write_binary_whole(path, lambda file: torch.export.save(program, file, extra_files=extra_files))
     run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
     return torch.no_grad()(run)
 
@@ -271,7 +272,7 @@ def _write_onnx(
     _name_axes(model.graph)
     onnx.helper.set_model_props(model, {k: json.dumps(v) for k, v in metadata.items()})
     onnx.checker.check_model(model)
-    onnx.save(model, path)
+    write_whole(path, lambda to: onnx.save(model, to))
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> Tensor:
@@ -291,9 +292,9 @@ def _write_state(
     deployable: Deployable, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     """Write, build the network anew from what was written, and return what runs it."""
-    torch.save(deployable.network.state_dict(), path)
+    write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
     described = {**metadata, "input": _describe("normalised")}
-    path.with_suffix(".json").write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+    write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
     again = DeepLabV3Plus(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))
     rebuilt = Deployable(again, input=deployable.input)

@@ -16,6 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from reco.data.reader import IMAGE_ENDINGS
+from reco.files import write_whole
 from reco.inference.predictor import Prediction, Predictor, to_array
 from reco.panels import overlay
 
@@ -207,5 +208,4 @@ def _write(
         pictures["confidence"] = Image.fromarray(levels)
     for kind, picture in pictures.items():
         target = output / kind / name.parent / f"{name.name}.png"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(target)
+        write_whole(target, picture.save)

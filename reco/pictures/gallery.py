@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from reco.files import write_whole
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject
 from reco.runs.checkpoint import Network
@@ -92,9 +93,9 @@ def draw(
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     figure = KINDS[kind](Request(paths, images, split, network, overrides))
-    output = output or Path(f"{kind}.png")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=150)
+    output = output or Path(kind)
+    output = output if output.suffix else output.with_suffix(".png")
+    write_whole(output, lambda to: figure.savefig(to, dpi=150))
     return output
 
 

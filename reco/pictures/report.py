@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reco.config import ConfigError
+from reco.files import write_text_whole
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject
 from reco.pictures.gallery import relation_course_of, relation_of
@@ -91,8 +92,7 @@ def write_report(
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
     )
     output = output or run / "report.html"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page, encoding="utf-8")
+    write_text_whole(output, page)
     return output
 
 

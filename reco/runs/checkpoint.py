@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
-from reco.files import write_whole
+from reco.files import write_binary_whole, writing
 from reco.models.network import DeepLabV3Plus
 from reco.models.weights import load_tensors
 from reco.runs.build import build_network, build_teacher
@@ -126,28 +127,26 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Write ``checkpoint`` to ``path`` at once: until it is safely on disk, the old file stays.
 
     Raises:
-        OSError: the disk is full, say. The file that was at ``path`` is untouched then.
+        WriteError: the disk is full, say. The file that was at ``path`` is untouched then.
     """
-
-    def write(to: Path) -> None:
-        with to.open("wb") as file:
-            torch.save({"format": FORMAT, **checkpoint}, file)
-            file.flush()
-            os.fsync(file.fileno())
-
-    write_whole(path, write)
+    write_binary_whole(path, lambda file: torch.save({"format": FORMAT, **checkpoint}, file))
     _sync_folder(path.parent)
 
 
 def save_latest(checkpoint: Checkpoint, folder: Path) -> None:
-    """Write ``last.pt``, keeping the one before it as ``previous.pt``."""
+    """Write ``last.pt``, keeping the one before it as ``previous.pt``.
+
+    Raises:
+        WriteError: as :func:`save_checkpoint`.
+    """
     last = folder / "last.pt"
     new = folder / "new.pt"
     save_checkpoint(checkpoint, new)
-    if last.exists():
-        last.replace(folder / "previous.pt")
-    new.replace(last)
-    _sync_folder(folder)
+    with writing(last):
+        if last.exists():
+            last.replace(folder / "previous.pt")
+        new.replace(last)
+        _sync_folder(folder)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -225,10 +224,9 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Any], source: str) -
 
 def _sync_folder(folder: Path) -> None:
     """Make the rename itself survive a power cut, where the system offers it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with contextlib.suppress(OSError):  # not all do: Windows, some network file systems
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

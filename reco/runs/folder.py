@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from reco.config import Config
-from reco.files import write_text_whole
+from reco.files import write_text_whole, writing
 
 
 def run_path(config: Config, name: str) -> Path:
@@ -61,21 +61,23 @@ class RunFolder:
             )
         (self.path / "panels").mkdir(parents=True, exist_ok=True)
         self.forget_after(0)
-        (self.path / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
+        write_text_whole(self.path / "config.yaml", config.to_yaml())
         for name, content in (("split", split), ("environment", _environment())):
-            text = json.dumps(content, indent=1) + "\n"
-            (self.path / f"{name}.json").write_text(text, encoding="utf-8")
+            write_text_whole(self.path / f"{name}.json", json.dumps(content, indent=1) + "\n")
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; a number that is not finite becomes ``null``."""
-        with self.metrics_path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(record)) + "\n")
+        line = json.dumps(_finite(record)) + "\n"
+        with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(line)
         if self._new_writer is not None:
             # Not before: it makes a folder, and the run's is not to exist until it is created.
-            self._writer = self._writer or self._new_writer(str(self.path / "tensorboard"))
-            for name, number in _scalars(record).items():
-                self._writer.add_scalar(name, number, record["iteration"])
-            self._writer.flush()
+            folder = self.path / "tensorboard"
+            with writing(folder):
+                self._writer = self._writer or self._new_writer(str(folder))
+                for name, number in _scalars(record).items():
+                    self._writer.add_scalar(name, number, record["iteration"])
+                self._writer.flush()
 
     def forget_after(self, iteration: int) -> None:
         """Drop metrics past ``iteration``: a resumed run will write them again."""

@@ -17,6 +17,7 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from reco import distributed
-from reco.files import write_text_whole
+from reco.files import write_text_whole, write_whole
 from reco.inference.evaluate import evaluate_checkpoints
 from reco.pictures import plots as figures
 from reco.runs.results import (
@@ -135,14 +136,16 @@ class Progress:
                 classes += read_classes(cell.folder, *end, **identity)
                 points += read_points(cell.folder, **identity)
         folder = self.study.results_dir
-        folder.mkdir(parents=True, exist_ok=True)
         write_csv(rows, Result, folder / "results.csv")
         write_csv(classes, ClassIoU, folder / "classes.csv")
         write_csv(points, Point, folder / "curves.csv")
         text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
         if rows and find_spec("matplotlib") is not None:
-            figures.study_results(rows).savefig(folder / "results.png", dpi=150)
-            figures.study_curves(points).savefig(folder / "curves.png", dpi=150)
+            for name, figure in (
+                ("results", figures.study_results(rows)),
+                ("curves", figures.study_curves(points)),
+            ):
+                write_whole(folder / f"{name}.png", partial(figure.savefig, dpi=150))
             text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
         write_text_whole(folder / "results.md", f"{text}\n{self.summary()}\n")
 

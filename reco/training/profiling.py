@@ -9,6 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 from tqdm import tqdm
 
+from reco.files import write_text_whole, write_whole
+
 # In the order of a step. The names are those of `record_function` in trainer and objective.
 PHASES = (
     "data",
@@ -46,8 +48,8 @@ class StepProfiler(profile):
     def _write(self, finished: profile) -> None:
         seconds = phase_seconds(finished, self.device, _STEPS)
         text = json.dumps(seconds, indent=1) + "\n"
-        (self.folder / "profile.json").write_text(text, encoding="utf-8")
-        finished.export_chrome_trace(str(self.folder / "trace.json"))
+        write_text_whole(self.folder / "profile.json", text)
+        write_whole(self.folder / "trace.json", lambda to: finished.export_chrome_trace(str(to)))
         tqdm.write(format_phases(seconds))
         tqdm.write(f"timeline for chrome://tracing: {self.folder / 'trace.json'}")
 

@@ -26,6 +26,7 @@ from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.splits import check_labelled, make_split
+from reco.files import write_whole
 from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
 from reco.panels import PanelRow, panel
@@ -375,7 +376,7 @@ class Trainer:
             )
         if rows:
             self.panel = self.folder.panel_path(self.iteration)
-            panel(rows, self.reader.spec, title=title).save(self.panel)
+            write_whole(self.panel, panel(rows, self.reader.spec, title=title).save)
 
     def _checkpoint(self) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""

@@ -1,0 +1,127 @@
+"""A disk that is full or read-only: a real one, a few megabytes of memory that a test mounts."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from make_checkpoint import write_checkpoint
+from PIL import Image
+
+from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
+from reco.inference import export
+from reco.inference.files import predict_files
+from reco.inference.predictor import load
+from reco.runs.folder import RunFolder
+
+SIZE = 2**22
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of four megabytes."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small file system takes root")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(disk: Path, *, leaving: int) -> Path:
+    """Fill the disk but for ``leaving`` bytes; the file that does it."""
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
+    filling = disk / "filling"
+    filling.write_bytes(bytes(max(0, free - leaving)))
+    return filling
+
+
+def set_read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+
+def draw_figure(path: Path) -> None:
+    figure = pytest.importorskip("matplotlib.figure").Figure((8, 8))
+    figure.subplots().imshow(np.random.default_rng(0).random((300, 300)))
+    write_whole(path, figure.savefig)
+
+
+NOISE = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
+WRITERS = {
+    "text.html": lambda path: write_text_whole(path, "x" * 100_000),
+    "table.csv": lambda path: write_table(path, ["number"], [[i] for i in range(30_000)]),
+    "image.png": lambda path: write_whole(path, Image.fromarray(NOISE).save),
+    "figure.png": draw_figure,
+    "weights.pt": lambda path: write_binary_whole(
+        path, lambda file: torch.save([torch.ones(30_000), torch.ones(1)], file)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_named_and_the_old_file_stands(disk, name):
+    path = disk / "folder" / name
+    WRITERS[name](path)
+    whole = path.read_bytes()
+    filling = fill(disk, leaving=50_000)
+    with pytest.raises(WriteError) as caught:
+        WRITERS[name](path)
+    assert str(caught.value) == f"{path}: cannot be written: No space left on device"
+    assert caught.value.errno == errno.ENOSPC
+    assert path.read_bytes() == whole
+    assert os.listdir(path.parent) == [name]
+    filling.unlink()
+    WRITERS[name](path)
+    set_read_only(disk)
+    with pytest.raises(WriteError) as caught:
+        WRITERS[name](path)
+    assert str(caught.value) == f"{path}: cannot be written: Read-only file system"
+
+
+def test_metrics_and_a_new_run_name_the_file(disk):
+    folder = RunFolder(disk)
+    filling = fill(disk, leaving=0)
+    with pytest.raises(WriteError, match=r"metrics\.jsonl: cannot be written: No space left"):
+        folder.log({"iteration": 1})
+    filling.unlink()
+    folder.log({"iteration": 1})
+
+
+def test_an_export_names_the_file(disk, tmp_path):
+    """Of a .pt2 that could not be written torch used to end the whole process."""
+    fill(disk, leaving=10_000)
+    program = torch.export.export(torch.nn.Linear(99, 99), (torch.zeros(1, 99),))
+    with pytest.raises(WriteError, match=r"a\.pt2: cannot be written: No space left on device"):
+        export._write_pt2(program, disk / "exported" / "a.pt2", {})
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    with pytest.raises(WriteError, match=r"last-state\.pt: cannot be written: No space left"):
+        export.export_checkpoint(checkpoint, disk / "exported", formats=["state_dict"])
+    assert not os.listdir(disk / "exported")
+
+
+def test_predict_stops_at_a_full_disk(disk, tmp_path):
+    Image.fromarray(NOISE).save(tmp_path / "a.png")
+    predictor = load(write_checkpoint(tmp_path / "last.pt"), device="cpu")
+    fill(disk, leaving=0)
+    with pytest.raises(WriteError, match=r"a\.png: cannot be written: No space left on device"):
+        predict_files(predictor, [tmp_path / "a.png"], disk / "out")
+
+
+def test_a_device_is_not_replaced():
+    write_text_whole(Path(os.devnull), "text")
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_file_whose_name_is_as_long_as_may_be(tmp_path):
+    name = "ü" * 124 + ".csv"  # 252 bytes
+    write_table(tmp_path / name, ["number"], [[1]])
+    assert os.listdir(tmp_path) == [name]
