@@ -1,24 +1,31 @@
-"""How fast the loss is: beside the floor, and beside a loop over classes and queries.
+"""Time the ReCo loss: beside the floor, and beside a Python loop over classes and queries.
 
-The floor is one read of the representations and one write of their gradient; the loop is
-:mod:`reco.loss_reference`.
+    python benchmarks/loss.py
+    python benchmarks/loss.py --device cuda --output benchmark
+    python benchmarks/loss.py --sizes cityscapes pixels --no-reference
+
+Forward and backward. The floor is one read of the representations and one write of their gradient;
+the loop is reco/loss_reference.py. The table goes to <output>/loss.csv too, a picture to
+<output>/loss.png (extra plot).
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 import torch.multiprocessing as multiprocessing
+from timing import alternate, describe, duration, make_parser, peak_bytes, set_up
 from torch import Tensor
 
 from reco.files import write_table
 from reco.loss import ReCoLoss
-from reco.loss_reference import literal_reco_loss
-from reco.training.timing import alternate, describe, duration, peak_bytes
+from reco.loss_reference import reference_loss
 
 
 class Size(NamedTuple):
@@ -71,10 +78,10 @@ PIXEL_SWEEP = [Size(1, 19, 32, side) for side in (128, 256, 512, 1024, 2048)]
 # Q * C, hence the number of pairs of a query and a key, is the same.
 CLASS_SWEEP = [Size(4, c, 256, 128, num_queries=19 * 256 // c) for c in (2, 5, 19, 50, 150)]
 SWEEPS = {"pixels": PIXEL_SWEEP, "classes": CLASS_SWEEP}
-# The literal loop takes half a minute and several GB here, and much more with more classes.
-LITERAL_SIZES = ("cityscapes", "pascal")
+# The loop takes half a minute and several GB here, and much more with more classes.
+REFERENCE_SIZES = ("cityscapes", "pascal")
 
-FLOOR, LITERAL, BESIDE = "floor", "literal loop", "channels_last, in turn with it"
+FLOOR, REFERENCE, BESIDE = "floor", "reference loop", "channels_last, in turn with it"
 CHANNELS_LAST, CONTIGUOUS = "channels_last", "contiguous"
 PER_QUERY = "per_query"
 
@@ -84,9 +91,8 @@ def benchmark_loss(
     *,
     names: Sequence[str],
     repeats: int,
-    literal: bool,
+    reference: bool,
     memory: bool,
-    report: Callable[[str], None],
 ) -> dict[str, list[Timing]]:
     """Time the loss.
 
@@ -94,26 +100,25 @@ def benchmark_loss(
         device: where.
         names: of ``SIZES`` and ``SWEEPS``.
         repeats: rounds that count.
-        literal: time the literal loop too, three times, where it is not out of reach.
+        reference: time the loop too, three times, where it is not out of reach.
         memory: measure peak memory, each in a process of its own on the CPU.
-        report: takes the lines of the table as they come.
 
     Returns:
-        The timings by name.
+        The timings by name; printed as they come.
     """
-    report(describe(device))
-    report(_line("", "size (B×C×D×h×w)", "what", "median", "range", "× floor", "peak memory"))
+    print(describe(device))
+    print(_line("", "size (B×C×D×h×w)", "what", "median", "range", "× floor", "peak memory"))
     results: dict[str, list[Timing]] = {}
     for name in names:
         results[name] = []
         for size in SWEEPS.get(name) or [SIZES[name]]:
             sweep = name in SWEEPS
             steps = loss_steps(size, device, sweep=sweep)
-            seconds = alternate(steps, repeats, device)
-            if literal and name in LITERAL_SIZES:
+            seconds = alternate(steps, repeats)
+            if reference and name in REFERENCE_SIZES:
                 # In turn with the loss once more: what the loop leaves of memory speeds up both.
-                pair = {LITERAL: _literal_step(size, device), BESIDE: steps[CHANNELS_LAST]}
-                seconds |= alternate(pair, 3, device)
+                pair = {REFERENCE: _reference_step(size, device), BESIDE: steps[CHANNELS_LAST]}
+                seconds |= alternate(pair, 3)
             del steps  # the memory that they hold
             measured = memory and not sweep
             timings = [
@@ -127,7 +132,7 @@ def benchmark_loss(
             ]
             floor = next(timing.median for timing in timings if timing.what == FLOOR)
             for timing in timings:
-                report(
+                print(
                     _line(
                         name,
                         str(size),
@@ -139,7 +144,7 @@ def benchmark_loss(
                     )
                 )
             results[name] += timings
-    report(f"range: of {repeats} rounds; peak memory: beside the inputs, × the representations")
+    print(f"range: of {repeats} rounds; peak memory: beside the inputs, × the representations")
     return results
 
 
@@ -201,11 +206,11 @@ def _loss_step(
     return step
 
 
-def _literal_step(size: Size, device: torch.device) -> Callable[[], object]:
+def _reference_step(size: Size, device: torch.device) -> Callable[[], object]:
     inputs = make_inputs(size, device)
 
     def step() -> None:
-        loss = literal_reco_loss(
+        loss = reference_loss(
             *inputs, num_queries=size.num_queries, num_negatives=size.num_negatives
         )
         loss.backward()  # type: ignore[no-untyped-call]
@@ -241,8 +246,8 @@ def _peak_on_cpu(size: Size, what: str) -> int | None:
 
 def _step_called(what: str, size: Size, device: torch.device) -> Callable[[], object]:
     """The step ``what`` with inputs of its own and nothing else in memory."""
-    if what == LITERAL:
-        return _literal_step(size, device)
+    if what == REFERENCE:
+        return _reference_step(size, device)
     representations, logits, labels = make_inputs(size, device, contiguous=what == CONTIGUOUS)
     if what == FLOOR:
         return lambda: _floor(representations)
@@ -283,15 +288,9 @@ def write_loss_csv(results: Mapping[str, Sequence[Timing]], path: Path) -> None:
 
 
 def plot_loss(results: Mapping[str, Sequence[Timing]], title: str, path: Path) -> None:
-    """Write a PNG of what was measured: time by size, and over pixels and classes.
+    """Write a PNG of what was measured: time by size, and over pixels and classes."""
+    from matplotlib.figure import Figure
 
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("the picture needs matplotlib: pip install matplotlib") from error
     figure = Figure(figsize=(13, 4), layout="constrained")
     bars, pixels, classes = figure.subplots(1, 3)
     figure.suptitle(f"ReCo loss, forward and backward; {title}", fontsize=10)
@@ -335,3 +334,33 @@ def _bound(name: str, x: Sequence[int], y: Sequence[float]) -> list[float]:
     if name == "classes":
         return [2 * y[0]] * len(y)
     return [y[-1] * n * math.log(n) / (x[-1] * math.log(x[-1])) for n in x]
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = make_parser(__doc__)
+    names = [*SIZES, *SWEEPS]
+    parser.add_argument("--sizes", nargs="+", choices=names, default=names, help="default: all")
+    parser.add_argument("--no-reference", action="store_true", help="leave the slow loop out")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    arguments = parser.parse_args(words)
+    try:
+        device = set_up(arguments.device)
+    except ValueError as error:
+        parser.error(str(error))
+    results = benchmark_loss(
+        device,
+        names=arguments.sizes,
+        repeats=arguments.repeats,
+        reference=not arguments.no_reference,
+        memory=not arguments.no_memory,
+    )
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_loss_csv(results, arguments.output / "loss.csv")
+    if find_spec("matplotlib") is not None:
+        plot_loss(results, describe(device), arguments.output / "loss.png")
+        print(f"Look at: {arguments.output / 'loss.png'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

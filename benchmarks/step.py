@@ -1,18 +1,23 @@
-"""How fast a training step is, against the passes through the networks that it cannot do without.
+"""Time a training step, against the passes through the networks that it cannot do without.
 
-Each variant (without ReCo, bf16, compiled) is a :class:`reco.training.trainer.Trainer` of its own;
-all are timed in turn in one process.
+    python benchmarks/step.py --config demo.yaml
+    python benchmarks/step.py --config cityscapes_5shot.yaml --device cuda --compile
+
+With and without ReCo, with and without data loading, all in turn in one process; each variant is a
+trainer. Then where the time of the step goes. The table goes to <output>/step.csv too.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from timing import alternate, describe, make_parser, peak_bytes, set_up
 from torch import Tensor
 from torch.profiler import profile
 
@@ -21,7 +26,6 @@ from reco.data.loading import TrainSample
 from reco.files import write_table
 from reco.loss import ReCoLoss
 from reco.training.profiling import phase_seconds, profiler_activities
-from reco.training.timing import alternate, describe, peak_bytes
 from reco.training.trainer import Trainer
 
 Batch = tuple[TrainSample, TrainSample | None]
@@ -80,7 +84,6 @@ def benchmark_step(
     device: torch.device,
     repeats: int,
     compiled: bool,
-    report: Callable[[str], None],
 ) -> list[StepTiming]:
     """Time the training step of a configuration.
 
@@ -90,17 +93,16 @@ def benchmark_step(
         device: where.
         repeats: rounds that count.
         compiled: time the compiled networks too.
-        report: takes the lines of the table as they come.
 
     Returns:
-        The timings, variant by variant.
+        The timings, variant by variant; printed as they come.
 
     Raises:
         ConfigError: the configuration has no unlabelled images, hence no whole step.
     """
     if not load_config(config, overrides).method.unsupervised:
         raise ConfigError("method.unsupervised = false: a supervised run has no whole step to time")
-    report(f"{config} on {describe(device)}, {repeats} rounds in turn")
+    print(f"{config} on {describe(device)}, {repeats} rounds in turn")
     with tempfile.TemporaryDirectory() as folder:
         benches = [
             _Bench(variant, config, overrides, device, Path(folder) / str(number))
@@ -109,11 +111,10 @@ def benchmark_step(
         seconds = alternate(
             {(b.name, what): step for b in benches for what, step in b.steps.items()},
             repeats,
-            device,
         )
         timings = []
         for bench in benches:
-            report(f"\n{bench.name}")
+            print(f"\n{bench.name}")
             for what, step in bench.steps.items():
                 timing = StepTiming(
                     bench.name,
@@ -124,9 +125,9 @@ def benchmark_step(
                     peak_bytes(step, device) if device.type == "cuda" else None,
                 )
                 timings.append(timing)
-                report(_line(timing, statistics.median(seconds[bench.name, STEP])))
+                print(_line(timing, statistics.median(seconds[bench.name, STEP])))
             for phase, share in bench.phase_shares().items():
-                report(f"    {phase:<26} {100 * share:5.1f} % of the step")
+                print(f"    {phase:<26} {100 * share:5.1f} % of the step")
             bench.batches.close()  # and with them the loaders' workers
     return timings
 
@@ -143,8 +144,8 @@ class _Bench:
         folder: Path,
     ) -> None:
         self.name, self.device = variant.name, device
-        own = [f"train.device={device}", f"train.iterations={_ITERATIONS}"]
-        loaded = load_config(config, [*overrides, *own, *variant.overrides])
+        fixed = [f"train.device={device}", f"train.iterations={_ITERATIONS}"]
+        loaded = load_config(config, [*overrides, *fixed, *variant.overrides])
         self.trainer = trainer = Trainer(loaded, folder)
         self.batches: Generator[Batch, None, None] = trainer.batches()
         self.batch = next(self.batches)
@@ -215,3 +216,29 @@ def write_step_csv(timings: Sequence[StepTiming], path: Path) -> None:
         speed = f"{timing.images / timing.median:.2f}"
         rows.append([timing.variant, timing.what, f"{1e3 * timing.median:.2f}", speed, peak])
     write_table(path, ["variant", "what", "median_ms", "images_per_second", "peak_mib"], rows)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--config", required=True, help="as for reco train")
+    add("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", dest="overrides")
+    add("--compile", action="store_true", help="time compiled networks too")
+    arguments = parser.parse_args(words)
+    try:
+        timings = benchmark_step(
+            arguments.config,
+            arguments.overrides,
+            device=set_up(arguments.device),
+            repeats=arguments.repeats,
+            compiled=arguments.compile,
+        )
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    write_step_csv(timings, arguments.output / "step.csv")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,20 +6,120 @@
 
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
+
+In Markdown a table stands between two comments, with a baseline or without, and nothing between
+them is written by hand:
+
+    <!-- table docs/demo_runs.csv baseline=ClassMix -->
+    …
+    <!-- end of table -->
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from documents import refresh, trace
+from reco.runs.results import (
+    ClassIoU,
+    Point,
+    Result,
+    read_classes,
+    read_csv,
+    read_points,
+    read_results,
+)
+from reco.studies.tables import classes_table, markdown_row, results_table
 
 _ROOT = Path(__file__).resolve().parent.parent
+_TABLE = re.compile(
+    r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))? -->\n)"
+    r".*?(?P<end><!-- end of table -->)",
+    re.DOTALL,
+)
 
 
-def main() -> int:
+def refresh(text: str, root: Path) -> str:
+    """``text`` with every marked table made anew.
+
+    Args:
+        text: Markdown.
+        root: folder that the tables' paths start from.
+
+    Raises:
+        FileNotFoundError: a CSV file that is not there.
+        ValueError: no marked table.
+    """
+    fresh, tables = _TABLE.subn(
+        lambda found: (
+            f"{found['start']}\n{render(root / found['path'], found['baseline'])}\n\n{found['end']}"
+        ),
+        text,
+    )
+    if not tables:
+        raise ValueError("no table to make: expected `<!-- table FILE.csv -->` before each")
+    return fresh
+
+
+def render(path: Path, baseline: str | None) -> str:
+    """A CSV file as Markdown: means over seeds for runs, as it is for any other."""
+    header, *lines = _read(path)
+    if tuple(header) == Result._fields:
+        return results_table(read_csv(path, Result), baseline)
+    if tuple(header) == ClassIoU._fields:
+        return classes_table(read_csv(path, ClassIoU), baseline)
+    return "\n".join(map(markdown_row, [header, ["---"] * len(header), *lines]))
+
+
+def trace(path: Path, runs: Path) -> list[str]:
+    """Compare a CSV file of runs with the runs themselves.
+
+    Args:
+        path: the file: results, IoU by class, or curves of a study.
+        runs: folder that the rows' ``run`` starts from.
+
+    Returns:
+        What differs or is not there, a line each.
+
+    Raises:
+        ValueError: another file.
+    """
+    header = tuple(_read(path)[0])
+    kinds: dict[tuple[str, ...], Any] = {k._fields: k for k in (Result, ClassIoU, Point)}
+    kind = kinds.get(header)
+    if kind is None:
+        raise ValueError(f"{path}: expected results.csv, classes.csv or curves.csv of a study")
+    rows = read_csv(path, kind)
+    return [
+        f"{path}: {row.method} seed {row.seed}: {row} is not what {runs / row.run} says"
+        for row in rows
+        if row not in _rows_of_run(row, runs)
+    ]
+
+
+def _rows_of_run(row: Result | ClassIoU | Point, runs: Path) -> Sequence[Result | ClassIoU | Point]:
+    folder = runs / row.run
+    identity = {"method": row.method, "budget": row.budget, "seed": row.seed, "run": row.run}
+    if isinstance(row, Point):
+        return read_points(folder, **identity) if folder.is_dir() else []
+    read = read_results if isinstance(row, Result) else read_classes
+    rows = read(folder, row.iterations, None, **identity)
+    if row.split in {found.split for found in rows}:
+        return rows
+    return read(folder, row.iterations, row.split, **identity)
+
+
+def _read(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -33,7 +133,7 @@ def main() -> int:
         metavar=("FOLDER", "CSV"),
         help="folder of the studies, and CSV files to follow to the runs in it",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if len(arguments.runs) == 1:
         parser.error(f"--runs {arguments.runs[0]}: expected a folder and at least one CSV file")
     differences = []

@@ -21,7 +21,7 @@ from reco import IGNORE
 from reco.loss import KeySampling, QuerySampling
 
 
-def literal_reco_loss(
+def reference_loss(
     representations: Tensor,
     logits: Tensor,
     labels: Tensor,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -14,14 +13,12 @@ import step as benchmark_step
 import torch
 from conftest import TINY
 from loss import Size
+from timing import alternate, duration, peak_bytes
 
-from reco.config import ConfigError
 from reco.training import profiling
 from reco.training.profiling import PHASES
-from reco.training.timing import alternate, peak_bytes
 from reco.training.trainer import train
 
-SCRIPT = Path(__file__).parent.parent / "benchmarks" / "benchmark.py"
 CPU = torch.device("cpu")
 
 
@@ -32,9 +29,13 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 def test_steps_are_taken_in_turn():
     calls = []
-    seconds = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, 2, CPU)
+    seconds = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, 2)
     assert "".join(calls) == "ababab"
     assert [len(seconds[name]) for name in "ab"] == [2, 2]  # the first round does not count
+
+
+def test_durations_are_given_in_the_unit_that_suits():
+    assert [duration(seconds) for seconds in (2e-5, 0.05, 3)] == ["20.0 us", "50.0 ms", "3.0 s"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
@@ -50,13 +51,12 @@ def test_loss_is_timed_beside_floor_and_loop(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmark_loss, "SIZES", small)
     sweep = [Size(1, 3, 4, side, num_queries=4, num_negatives=4) for side in (8, 16)]
     monkeypatch.setattr(benchmark_loss, "SWEEPS", {"pixels": sweep})
-    arguments = ["loss", "--sizes", "cityscapes", "pixels", "--repeats", "2", "--no-memory"]
-    monkeypatch.setattr(sys, "argv", ["benchmark.py", *arguments, "--output", str(tmp_path)])
-    assert runpy.run_path(str(SCRIPT))["main"]() == 0
+    words = ["--sizes", "cityscapes", "pixels", "--repeats", "2", "--no-memory"]
+    assert benchmark_loss.main([*words, "--output", str(tmp_path)]) == 0
     what = [row["what"] for row in rows(tmp_path / "loss.csv")]
     assert what == [
         *("floor", "channels_last", "contiguous", "per_query"),
-        *("literal loop", "channels_last, in turn with it"),
+        *("reference loop", "channels_last, in turn with it"),
         *("floor", "channels_last") * 2,
     ]
     assert (tmp_path / "loss.png").stat().st_size > 10_000
@@ -64,32 +64,24 @@ def test_loss_is_timed_beside_floor_and_loop(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_step_is_timed_with_and_without_reco(tiny, monkeypatch):
+def test_step_is_timed_with_and_without_reco(tiny, tmp_path, monkeypatch, capsys):
     tiny()  # for its small data set
     monkeypatch.setattr(benchmark_step, "_PHASE_STEPS", 1)
-    lines: list[str] = []
-    timings = benchmark_step.benchmark_step(
-        "demo.yaml", TINY, device=CPU, repeats=1, compiled=False, report=lines.append
-    )
-    found = {(timing.variant, timing.what) for timing in timings}
+    words = ["--config", "demo.yaml", "--device", "cpu", "--repeats", "1", "--set", *TINY]
+    assert benchmark_step.main([*words, "--output", str(tmp_path)]) == 0
+    found = {(row["variant"], row["what"]) for row in rows(tmp_path / "step.csv")}
     networks = {"step", "step with data loading", "network passes"}
     assert found == {
         *(("ReCo, fp32", what) for what in {*networks, "ReCo loss"}),
         *(("ClassMix alone, fp32", what) for what in networks),
     }
-    assert all(len(timing.seconds) == 1 and timing.median > 0 for timing in timings)
-    text = "\n".join(lines)
-    assert text.count("backward") == 2
-    assert text.count("ReCo  ") == 1
-    with pytest.raises(ConfigError, match="supervised run"):
-        benchmark_step.benchmark_step(
-            "demo.yaml",
-            [*TINY, "method.unsupervised=false"],
-            device=CPU,
-            repeats=1,
-            compiled=False,
-            report=lines.append,
-        )
+    assert all(float(row["median_ms"]) > 0 for row in rows(tmp_path / "step.csv"))
+    printed = capsys.readouterr().out
+    assert printed.count("backward") == 2
+    assert printed.count("ReCo  ") == 1
+    with pytest.raises(SystemExit):
+        benchmark_step.main([*words, "method.unsupervised=false"])
+    assert "supervised run" in capsys.readouterr().err
 
 
 @pytest.mark.slow

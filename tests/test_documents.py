@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
-from documents import refresh, render, trace
+import tables
+from tables import refresh, render, trace
 
 from reco.runs.results import (
     ClassIoU,
@@ -58,7 +57,7 @@ def run(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
+def test_a_document_is_brought_up_to_date(run, capsys):
     (run / "other.csv").write_text("a,b\n1,2\n")
     page = run / "page.md"
     page.write_text(
@@ -66,9 +65,8 @@ def test_a_document_is_brought_up_to_date(run, monkeypatch, capsys):
         f"between\n<!-- table {run}/other.csv -->\n<!-- end of table -->\nafter\n"
     )
 
-    def script(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["tables.py", *arguments])
-        return runpy.run_path(str(ROOT / "benchmarks" / "tables.py"))["main"]()
+    def script(*words: str) -> int:
+        return tables.main(words)
 
     assert script(str(page)) == 1
     assert "use --write" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The loss against the literal loop, and what any batch, dtype or layout must give."""
+"""The loss against the reference loop, and what any batch, dtype or layout must give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reco.loss import (
     reco_loss,
     relation_graph,
 )
-from reco.loss_reference import literal_reco_loss
+from reco.loss_reference import reference_loss
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 
@@ -36,23 +36,23 @@ def gradient_of(value: Tensor, batch: Batch) -> Tensor:
     return gradient
 
 
-def assert_close(ours: Tensor, theirs: Tensor, tolerance: float) -> None:
+def assert_close(value: Tensor, expected: Tensor, tolerance: float) -> None:
     """Relative to the largest number: single ones may cancel to nothing."""
-    error, scale = (ours - theirs).detach().abs().max(), theirs.detach().abs().max()
+    error, scale = (value - expected).detach().abs().max(), expected.detach().abs().max()
     assert error.item() <= tolerance * scale.item()
 
 
 # --- the equations ------------------------------------------------------------------------------
 
 
-def assert_literal(
+def assert_reference(
     monkeypatch: pytest.MonkeyPatch, batch: Batch, negatives: str = "shared", **arguments: Any
 ) -> None:
     options: dict[str, Any] = {"num_queries": 11, "num_negatives": 13, **arguments}
     only = options.pop("negative_classes", None)
     allowed = None if only is None else torch.tensor([c in only for c in range(batch[1].shape[1])])
     weights = options.pop("class_weights", None)
-    ours, _, query_rows, key_rows = loss_and_rows(
+    value, _, query_rows, key_rows = loss_and_rows(
         monkeypatch,
         batch,
         negatives=negatives,
@@ -61,7 +61,7 @@ def assert_literal(
         generator=seeded(1),
         **options,
     )
-    theirs = literal_reco_loss(
+    expected = reference_loss(
         *batch,
         query_rows=dict(enumerate(query_rows)),
         key_rows=dict(enumerate(key_rows)),
@@ -70,10 +70,10 @@ def assert_literal(
         **options,
     )
     tolerance = TOLERANCE[batch[0].dtype]
-    assert theirs.item() > 0.1
-    assert ours.dtype == batch[0].dtype
-    assert_close(ours, theirs, tolerance)
-    assert_close(gradient_of(ours, batch), gradient_of(theirs, batch), tolerance)
+    assert expected.item() > 0.1
+    assert value.dtype == batch[0].dtype
+    assert_close(value, expected, tolerance)
+    assert_close(gradient_of(value, batch), gradient_of(expected, batch), tolerance)
 
 
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
@@ -81,7 +81,7 @@ def assert_literal(
 @pytest.mark.parametrize("negatives", ["shared", "per_query"])
 @pytest.mark.parametrize("key_sampling", ["active", "random"])
 @pytest.mark.parametrize("query_sampling", ["hard", "easy", "random"])
-def test_value_and_gradient_are_those_of_the_literal_loop(
+def test_value_and_gradient_are_those_of_the_reference(
     monkeypatch: pytest.MonkeyPatch,
     query_sampling: str,
     key_sampling: str,
@@ -90,7 +90,7 @@ def test_value_and_gradient_are_those_of_the_literal_loop(
     channels_last: bool,
 ) -> None:
     batch = make_batch(dtype=dtype, channels_last=channels_last)
-    assert_literal(
+    assert_reference(
         monkeypatch, batch, negatives, query_sampling=query_sampling, key_sampling=key_sampling
     )
 
@@ -109,19 +109,19 @@ def test_value_and_gradient_are_those_of_the_literal_loop(
     ],
     ids=lambda arguments: ",".join(arguments),
 )
-def test_each_argument_means_what_it_means_to_the_literal_loop(
+def test_each_argument_means_what_it_means_to_the_reference(
     monkeypatch: pytest.MonkeyPatch, negatives: str, arguments: dict[str, Any]
 ) -> None:
     batch = make_batch(dtype=torch.float64)
     if "ignore_index" in arguments:
         batch[2][batch[2] == IGNORE] = arguments["ignore_index"]
-    assert_literal(monkeypatch, batch, negatives, **arguments)
+    assert_reference(monkeypatch, batch, negatives, **arguments)
 
 
 def test_valid_switches_pixels_off(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(dtype=torch.float64)
     valid = torch.rand(batch[2].shape, generator=seeded(3)) < 0.5
-    assert_literal(monkeypatch, batch, valid=valid)
+    assert_reference(monkeypatch, batch, valid=valid)
     assert not torch.equal(
         reco_loss(*batch, generator=seeded(1))[0],
         reco_loss(*batch, valid=valid, generator=seeded(1))[0],
@@ -134,7 +134,7 @@ def test_labels_and_logits_of_other_sizes(
     monkeypatch: pytest.MonkeyPatch, label_size: tuple[int, int], logit_size: tuple[int, int]
 ) -> None:
     batch = make_batch(batch=6, dtype=torch.float64, label_size=label_size, logit_size=logit_size)
-    assert_literal(monkeypatch, batch)
+    assert_reference(monkeypatch, batch)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
@@ -150,7 +150,7 @@ def test_many_keys_are_dealt_with_some_at_a_time(monkeypatch: pytest.MonkeyPatch
     for numbers in (1, 700, 2000):
         monkeypatch.setattr(module, "_CHUNK_NUMBERS_CPU", numbers)
         for negatives in ("shared", "per_query"):
-            assert_literal(monkeypatch, make_batch(dtype=torch.float64), negatives)
+            assert_reference(monkeypatch, make_batch(dtype=torch.float64), negatives)
 
 
 @pytest.mark.parametrize("negatives", ["shared", "per_query"])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -100,3 +102,18 @@ def reco_summary(statistics: ReCoStatistics | None) -> dict[str, float]:
         "relation_mean": float(graph[pairs].mean()),
         "relation_max": float(torch.where(pairs, graph, -1.0).max()),
     }
+
+
+def held_bytes(device: torch.device) -> int | None:
+    """Memory held now: the most allocated so far on a GPU, resident on Linux, else None."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resident_bytes("VmRSS") if platform.system() == "Linux" else None
+
+
+def resident_bytes(field: str) -> int:
+    """This process's memory on Linux: ``VmRSS`` now, ``VmHWM`` at most so far."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"/proc/self/status has no {field}")

@@ -42,9 +42,8 @@ from reco.runs.checkpoint import (
 from reco.runs.folder import RunFolder
 from reco.seeding import stable_seed
 from reco.training.build import build_objective
-from reco.training.meter import Meter, RelationMeter, reco_summary
+from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
-from reco.training.timing import held_bytes
 
 LEARNING_RATE_FLOOR = 1e-6
 

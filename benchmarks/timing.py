@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 import platform
-import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch.utils.benchmark import select_unit, timer
+
+from reco import distributed
+from reco.training.meter import resident_bytes
 
 Name = TypeVar("Name", bound=Hashable)
 
 
-def alternate(
-    steps: Mapping[Name, Callable[[], object]], repeats: int, device: torch.device
-) -> dict[Name, list[float]]:
-    """Seconds of each step, ``repeats`` times in turn after one round that does not count."""
+def make_parser(description: str | None) -> ArgumentParser:
+    """The options that the benchmarks share."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--repeats", type=int, default=15, help="rounds that count (default 15)")
+    add("--output", type=Path, default=Path("runs/benchmark"), help="folder of tables and picture")
+    return parser
+
+
+def set_up(name: str) -> torch.device:
+    """The device of ``--device``, made current: ``timer`` waits for the current one."""
+    device = distributed.set_up(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    return device
+
+
+def alternate(steps: Mapping[Name, Callable[[], object]], repeats: int) -> dict[Name, list[float]]:
+    """Seconds of each step, ``repeats`` times in turn after one round that does not count.
+
+    ``torch.utils.benchmark.Timer`` would measure one after the other, so only its clock is taken,
+    which waits for the GPU.
+    """
     seconds: dict[Name, list[float]] = {name: [] for name in steps}
     for round_ in range(repeats + 1):
         for name, step in steps.items():
-            synchronise(device)
-            start = time.perf_counter()
+            start = timer()
             step()
-            synchronise(device)
             if round_ > 0:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(timer() - start)
     return seconds
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device, if it works on its own."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def held_bytes(device: torch.device) -> int | None:
-    """Memory held now: the most allocated so far on a GPU, resident on Linux, else None."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return _status_bytes("VmRSS") if platform.system() == "Linux" else None
 
 
 def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
@@ -52,22 +61,14 @@ def peak_bytes(step: Callable[[], object], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         step()
-        synchronise(device)
         return torch.cuda.max_memory_allocated(device) - before
     if platform.system() != "Linux":
         return None
-    before = _status_bytes("VmRSS")
+    before = resident_bytes("VmRSS")
     # From here on the high-water mark is that of the step.
     Path("/proc/self/clear_refs").write_text("5")
     step()
-    return _status_bytes("VmHWM") - before
-
-
-def _status_bytes(field: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError(f"/proc/self/status has no {field}")
+    return resident_bytes("VmHWM") - before
 
 
 def describe(device: torch.device) -> str:
@@ -79,6 +80,5 @@ def describe(device: torch.device) -> str:
 
 def duration(seconds: float) -> str:
     """In the unit that suits."""
-    if seconds < 1e-3:
-        return f"{seconds * 1e6:.0f} µs"
-    return f"{seconds * 1e3:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    unit, size = select_unit(seconds)
+    return f"{seconds / size:.1f} {unit}"
