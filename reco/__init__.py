@@ -10,26 +10,55 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from reco.config import load_config
     from reco.inference.predictor import Prediction, Predictor, load
     from reco.loss import ReCoLoss
+    from reco.method.mixing import classmix, cutmix, cutout
+    from reco.method.objective import Objective
     from reco.method.teacher import MeanTeacher
+    from reco.metrics import ConfusionMatrix
     from reco.models.network import DeepLabV3Plus
+    from reco.training.trainer import Trainer, train
 
 __version__ = "0.1.0"
 
 IGNORE = 255
 """The one ignore label in tensors and in the files we write; readers map a data set's own to it."""
 
-__all__ = ["DeepLabV3Plus", "MeanTeacher", "Prediction", "Predictor", "ReCoLoss", "load"]
+__all__ = [
+    "IGNORE",
+    "ConfusionMatrix",
+    "DeepLabV3Plus",
+    "MeanTeacher",
+    "Objective",
+    "Prediction",
+    "Predictor",
+    "ReCoLoss",
+    "Trainer",
+    "classmix",
+    "cutmix",
+    "cutout",
+    "load",
+    "load_config",
+    "train",
+]
 
 # Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.
 _HOMES = {
+    "ConfusionMatrix": "reco.metrics",
     "DeepLabV3Plus": "reco.models.network",
     "MeanTeacher": "reco.method.teacher",
+    "Objective": "reco.method.objective",
     "Prediction": "reco.inference.predictor",
     "Predictor": "reco.inference.predictor",
     "ReCoLoss": "reco.loss",
+    "Trainer": "reco.training.trainer",
+    "classmix": "reco.method.mixing",
+    "cutmix": "reco.method.mixing",
+    "cutout": "reco.method.mixing",
     "load": "reco.inference.predictor",
+    "load_config": "reco.config",
+    "train": "reco.training.trainer",
 }
 
 

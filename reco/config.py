@@ -20,7 +20,12 @@ from typing import Any, Literal
 
 import yaml
 
-CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
+_PACKAGE = Path(__file__).resolve().parent
+# In a wheel the configurations lie inside the package, in a checkout beside it.
+CONFIG_FOLDER = next(
+    (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
+    Path("configs"),
+)
 
 
 # Keys that are younger than published runs, and what they were before there was a choice: with
@@ -202,12 +207,8 @@ def config_from_dict(
 
 
 def find_config(path: str | Path) -> Path:
-    """Path of a configuration: as given, or looked up by name in the project's ``configs/``.
-
-    That is the one beside the package or, where pip has copied the package away from it, the one in
-    the current folder.
-    """
-    for candidate in (Path(path), CONFIG_FOLDER / path, Path("configs") / path):
+    """Path of a configuration: as given, or looked up by name in the project's ``configs/``."""
+    for candidate in (Path(path), CONFIG_FOLDER / path):
         if candidate.is_file():
             return candidate
     names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))

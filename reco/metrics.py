@@ -71,6 +71,10 @@ class ConfusionMatrix:
         counts.scatter_add_(0, pairs, torch.ones_like(pairs))
         self.matrix += counts[:cells].view_as(self.matrix)
 
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.matrix.zero_()
+
     def reduce(self) -> None:
         """Make the counts those of all ranks together."""
         self.matrix = distributed.sum_over_ranks(self.matrix)
@@ -107,7 +111,7 @@ class ConfusionMatrix:
         """Classes without a true pixel."""
         return [c for c, count in enumerate(self.matrix.sum(1).tolist()) if count == 0]
 
-    def to_dict(self) -> dict[str, Any]:
+    def compute(self) -> dict[str, Any]:
         """All figures as JSON knows them; ``None`` where there is none, as for an absent class."""
         return {
             "mean_iou": finite_or_none(self.mean_iou()),

@@ -91,9 +91,9 @@ def test_torchmetrics_scores_a_class_that_is_only_predicted_zero_and_we_do_not()
 def test_json_holds_no_nan():
     confusion = ConfusionMatrix(3)
     confusion.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 1]]]))
-    for figures in (confusion.to_dict(), ConfusionMatrix(3).to_dict()):
+    for figures in (confusion.compute(), ConfusionMatrix(3).compute()):
         assert json.loads(json.dumps(figures, allow_nan=False)) == figures
-    assert confusion.to_dict()["iou"] == [1.0, 1.0, None]
+    assert confusion.compute()["iou"] == [1.0, 1.0, None]
 
 
 def test_classes_outside_the_matrix_are_refused():

@@ -167,7 +167,7 @@ class Evaluation:
     def to_dict(self) -> dict[str, Any]:
         """All figures as JSON knows them; ``None`` where there is none."""
         return {
-            **self.confusion.to_dict(),
+            **self.confusion.compute(),
             "boundary_mean_iou": finite_or_none(self.boundary.mean_iou()),
             "boundary_iou": [finite_or_none(iou) for iou in self.boundary.iou().tolist()],
             "boundary_width": self.boundary_width,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from reco import __version__
 from reco.config import Config
 from reco.files import write_text_whole, writing
 
@@ -116,19 +117,30 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 def _environment() -> dict[str, Any]:
     """Where and with what the run was made: numbers are worth little without it."""
-    try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
     has_gpu = torch.cuda.is_available()
     return {
-        "commit": commit,
+        "commit": _commit(),
+        "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if has_gpu else platform.machine() + " CPU",
         "threads": torch.get_num_threads(),
     }
+
+
+def _commit() -> str:
+    """The commit of the checkout that this package runs from, ``unknown`` for an installed one.
+
+    An installed package may lie below somebody else's repository, whose commit is none of ours.
+    """
+    checkout = Path(__file__).resolve().parents[2]
+    if not (checkout / ".git").exists():
+        return "unknown"
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _iteration(line: str) -> float:
