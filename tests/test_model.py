@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model, resnet50
 from torchvision.models._api import WeightsEnum
 
-from reco.models.network import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus, SegmentationOutput
 
 
 def small_network(backbone: str = "resnet18", **arguments: Any) -> DeepLabV3Plus:
@@ -65,8 +65,8 @@ def test_shapes_and_gradients_in_both_modes(backbone: str, output_stride: int) -
 
     network.eval()
     with torch.no_grad():
-        assert network(images(1, 64, 48)).shape == (1, 5, 16, 12)
-        assert network(images(1, 45, 70)).shape == (1, 5, 12, 18)  # rounded up
+        assert network(images(1, 64, 48)).logits.shape == (1, 5, 16, 12)
+        assert network(images(1, 45, 70)).logits.shape == (1, 5, 12, 18)  # rounded up
         high = high_level_map(network, images(1, 64, 48))
     assert high.shape[-2:] == (64 // output_stride, 48 // output_stride)
 
@@ -154,10 +154,14 @@ def test_representation_head_runs_in_train_mode_only() -> None:
     assert network.representation is not None
     calls: list[bool] = []
     network.representation.register_forward_hook(lambda *_: calls.append(network.training))
-    network.train()(images())
+    logits, representations = network.train()(images())
     assert calls == [True]
-    network.eval()(images())
+    assert representations.shape == (2, 12, 16, 16)
+    output = network.eval()(images())
     assert calls == [True]
+    assert type(output) is SegmentationOutput
+    assert output.logits.shape == logits.shape
+    assert output.representations is None
 
 
 def test_own_mode_decides_so_that_a_teacher_can_have_its_batch_norm_in_train_mode() -> None:
@@ -167,13 +171,13 @@ def test_own_mode_decides_so_that_a_teacher_can_have_its_batch_norm_in_train_mod
             module.training = True
     with torch.no_grad():
         first, second = network(images()), network(images())
-    assert isinstance(first, Tensor)
-    assert torch.equal(first, second)
+    assert first.representations is None
+    assert torch.equal(first.logits, second.logits)
 
 
 def test_dropout_is_active_in_train_mode() -> None:
     network = small_network().train()
-    assert not torch.equal(network(images())[0], network(images())[0])
+    assert not torch.equal(network(images()).logits, network(images()).logits)
 
 
 def test_without_representation_dim_there_is_no_head() -> None:
@@ -185,7 +189,7 @@ def test_without_representation_dim_there_is_no_head() -> None:
     bare_names = {name for name, _ in bare.named_parameters()}
     assert {name.split(".")[0] for name in names - bare_names} == {"representation"}
     assert bare_names < names
-    assert torch.equal(bare.eval()(images()), full.eval()(images()))
+    assert torch.equal(bare.eval()(images()).logits, full.eval()(images()).logits)
     logits, representations = bare.train()(images())
     assert representations is None
     assert logits.shape == (2, 5, 16, 16)
@@ -201,21 +205,21 @@ def test_deepcopy_is_equal_and_apart(backbone: str) -> None:
     network = small_network(backbone).eval()
     twin = copy.deepcopy(network)
     with torch.no_grad():
-        before = network(images())
-        assert torch.equal(twin(images()), before)
+        before = network(images()).logits
+        assert torch.equal(twin(images()).logits, before)
         for parameter in twin.parameters():
             parameter.zero_()
-        assert torch.equal(network(images()), before)
-        assert not torch.equal(twin(images()), before)
+        assert torch.equal(network(images()).logits, before)
+        assert not torch.equal(twin(images()).logits, before)
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
 def test_channels_last_is_kept_and_changes_nothing(backbone: str) -> None:
     network = small_network(backbone).eval()
     batch = images(2, 33, 48)
-    expected = network(batch)
+    expected = network(batch).logits
     network.to(memory_format=torch.channels_last)
-    result = network(batch.to(memory_format=torch.channels_last))
+    result = network(batch.to(memory_format=torch.channels_last)).logits
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
     assert result.is_contiguous(memory_format=torch.channels_last)
 

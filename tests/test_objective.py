@@ -20,6 +20,7 @@ from reco.method.objective import (
     unsupervised_loss,
 )
 from reco.method.teacher import MeanTeacher
+from reco.models.network import SegmentationOutput
 
 C = 3
 
@@ -34,7 +35,7 @@ class Network(nn.Module):
 
     def forward(self, images):
         logits = 4 * self.classifier(images)
-        return (logits, self.representation(images)) if self.training else logits
+        return SegmentationOutput(logits, self.representation(images) if self.training else None)
 
 
 @pytest.fixture

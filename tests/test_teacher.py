@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from reco.method.teacher import MeanTeacher
+from reco.models.network import SegmentationOutput
 
 
 class Network(nn.Module):
@@ -19,7 +20,7 @@ class Network(nn.Module):
 
     def forward(self, images):
         logits = self.classifier(self.body(images))
-        return (logits, None) if self.training else logits
+        return SegmentationOutput(logits, None)
 
 
 def step(network: nn.Module, seed: int) -> None:
@@ -89,7 +90,7 @@ def test_pseudo_labels_are_the_most_probable_class():
     images = torch.randn(2, 3, 32, 40)
     labels, confidence = teacher.pseudo_label(images)
     logits = nn.functional.interpolate(
-        teacher.network(images), (32, 40), mode="bilinear", align_corners=False
+        teacher.network(images).logits, (32, 40), mode="bilinear", align_corners=False
     )
     for b, y, x in [(0, 0, 0), (1, 31, 39), (0, 17, 5)]:
         probabilities = torch.softmax(logits[b, :, y, x], 0)

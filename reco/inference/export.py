@@ -68,7 +68,7 @@ class Deployable(nn.Module):
         if self.input != "normalised":
             scaled = images.float() / 255 if self.input == "uint8" else images
             normalised = (scaled - self.mean) / self.deviation
-        logits: Tensor = self.network(normalised)
+        logits: Tensor = self.network(normalised).logits
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
     def convert(self, images: Tensor) -> Tensor:
@@ -225,7 +225,7 @@ def _random_images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 @torch.no_grad()
 def _reference(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network(normalise(images))
+    logits: Tensor = network(normalise(images)).logits
     return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
 

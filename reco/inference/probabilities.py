@@ -19,8 +19,10 @@ from reco import distributed
 from reco.data.loading import EvalSample
 from reco.method.augmentation import normalise
 from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
+from reco.models.network import SegmentationOutput, logits_of
 
 Blend = Literal["uniform", "linear", "hann"]
+AnyNetwork = Callable[[Tensor], SegmentationOutput | Tensor]
 
 # Pixels on either side of a boundary that count as near it.
 BOUNDARY_WIDTH = 3
@@ -68,7 +70,7 @@ class InferenceMode:
 
 @torch.no_grad()
 def predict_probabilities(
-    network: Callable[[Tensor], Tensor], images: Tensor, mode: InferenceMode | None = None
+    network: AnyNetwork, images: Tensor, mode: InferenceMode | None = None
 ) -> Tensor:
     """Softmax probabilities at the images' own size, ``(B, C, H, W)`` float32.
 
@@ -96,10 +98,10 @@ def predict_probabilities(
     return total / len(views)
 
 
-def _look(network: Callable[[Tensor], Tensor], images: Tensor, mode: InferenceMode) -> Tensor:
+def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
     """Logits at the images' size, by the whole image or by a sliding window."""
     if mode.window is None:
-        return _resize(network(images), images.shape[2:])
+        return _resize(logits_of(network(images)), images.shape[2:])
     height, width = images.shape[2:]
     window = mode.window
     # An image smaller than the window is extended by the mean colour, 0 after normalising.
@@ -115,7 +117,7 @@ def _look(network: Callable[[Tensor], Tensor], images: Tensor, mode: InferenceMo
     for top, row_weight in rows:
         for left, column_weight in columns:
             part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            logits = _resize(network(padded[part]), window)
+            logits = _resize(logits_of(network(padded[part])), window)
             if total.ndim == 0:
                 total = logits.new_zeros(*logits.shape[:2], *padded.shape[2:])
                 weights = logits.new_zeros(padded.shape[2:])

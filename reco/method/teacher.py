@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from reco.models.network import logits_of
+
 
 class MeanTeacher(nn.Module):
     """A copy of ``network`` whose parameters follow the student's.
@@ -27,7 +29,8 @@ class MeanTeacher(nn.Module):
     batch norm in eval mode too; its running statistics then follow the student's.
 
     Args:
-        network: the student; called in eval mode it returns logits ``(B, C, h, w)``.
+        network: the student; in eval mode it gives logits ``(B, C, h, w)``, alone or as
+            :class:`reco.models.network.SegmentationOutput`.
         decay: η of the moving average, in [0, 1).
         batch_statistics: pseudo-label with the batch's own statistics.
 
@@ -78,7 +81,7 @@ class MeanTeacher(nn.Module):
         Args:
             images: ``(B, 3, H, W)`` normalised; the logits are resized to their size.
         """
-        logits = self.network(images).float()
+        logits = logits_of(self.network(images)).float()
         logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
         confidence, labels = logits.softmax(1).max(1)
         return labels, confidence

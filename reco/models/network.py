@@ -10,6 +10,8 @@ w = W/4, rounded as the backbone rounds).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,12 +22,24 @@ from reco.models.encoders import ATROUS_RATES, build_backbone
 _LOW_LEVEL_CHANNELS = 48
 
 
+class SegmentationOutput(NamedTuple):
+    """What a network says, at a quarter of the image's size."""
+
+    logits: Tensor  # (B, C, h, w)
+    representations: Tensor | None  # (B, D, h, w); None in eval mode or without that head
+
+
+def logits_of(output: SegmentationOutput | Tensor) -> Tensor:
+    """The logits of what a network of this package, or one that knows logits alone, returns."""
+    return output if isinstance(output, Tensor) else output.logits
+
+
 class DeepLabV3Plus(nn.Module):
     """Backbone, ASPP, decoder and two parallel heads at a quarter of the image's size.
 
-    In train mode the network maps images to ``(logits, representations)``, in eval mode to the
-    logits alone: the representation head is not run then. The mode that counts is that of this
-    module, not of its children; a teacher with only its batch norm in train mode returns logits.
+    The representation head runs in train mode only; in eval mode ``representations`` is None. The
+    mode that counts is that of this module, not of its children: a teacher with only its batch norm
+    in train mode returns no representations.
 
     Images are float ``(B, 3, H, W)``, RGB in ImageNet's normalisation. A batch of one image trains.
     Convolutions in front of a ReLU start from Kaiming's normal distribution (fan-in), the 1×1
@@ -84,25 +98,25 @@ class DeepLabV3Plus(nn.Module):
         if representation_dim is not None:
             self.representation = _head(decoder_channels, channels, representation_dim)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None] | Tensor:
+    def forward(self, images: Tensor) -> SegmentationOutput:
         """Run the network.
 
         Args:
             images: ``(B, 3, H, W)`` float, RGB in ImageNet's normalisation.
 
         Returns:
-            In train mode logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``, the latter
-            None if ``representation_dim`` is; in eval mode the logits only.
+            Logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``; the latter None in eval
+            mode, and if ``representation_dim`` is.
         """
         features = self.backbone(images)
         low = self.low_level(features[self._low])
         high = self.aspp(features[self._high])
         high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
         decoded = torch.cat([high, low], dim=1)
-        logits: Tensor = self.classifier(decoded)
-        if not self.training:
-            return logits
-        return logits, None if self.representation is None else self.representation(decoded)
+        logits = self.classifier(decoded)
+        if self.representation is None or not self.training:
+            return SegmentationOutput(logits, None)
+        return SegmentationOutput(logits, self.representation(decoded))
 
 
 def _head(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
