@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -115,12 +116,13 @@ def data_parallel(module: nn.Module) -> nn.Module:
 
 
 def average_buffers(module: nn.Module) -> None:
-    """Make floating buffers, such as batch norm's running statistics, the ranks' mean."""
+    """Make batch norm's running statistics the ranks' mean; other buffers are constants."""
     if is_active():
-        for buffer in module.buffers():
-            if buffer.is_floating_point():
-                dist.all_reduce(buffer)
-                buffer /= world_size()
+        for layer in module.modules():
+            for buffer in layer.buffers() if isinstance(layer, _BatchNorm) else ():
+                if buffer.is_floating_point():
+                    dist.all_reduce(buffer)
+                    buffer /= world_size()
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -16,7 +16,7 @@ from make_checkpoint import write_checkpoint
 from reco.data.synthetic import SyntheticReader
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
-from reco.method.augmentation import normalise
+from reco.method.augmentation import to_unit
 from reco.models.network import DeepLabV3Plus
 from reco.runs.checkpoint import TrainedRun
 
@@ -46,7 +46,7 @@ def images(*size: int) -> torch.Tensor:
 
 def reference(network: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        logits = network(normalise(batch)).logits
+        logits = network(to_unit(batch)).logits
     return torch.nn.functional.interpolate(logits, batch.shape[2:], mode="bilinear")
 
 
@@ -114,7 +114,7 @@ def test_state_dict_fills_the_network_it_describes(checkpoint, teacher, tmp_path
     network = DeepLabV3Plus(**metadata["model"]).eval()
     network.load_state_dict(torch.load(result.path, weights_only=True))
     batch = images(2, 3, 40, 56)
-    assert torch.equal(network(normalise(batch)).logits, teacher(normalise(batch)).logits)
+    assert torch.equal(network(to_unit(batch)).logits, teacher(to_unit(batch)).logits)
 
 
 @pytest.mark.parametrize("kind", ["uint8", "float", "normalised"])

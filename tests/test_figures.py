@@ -14,7 +14,7 @@ from PIL import Image
 
 from reco import IGNORE, cli
 from reco.data import synthetic
-from reco.method.augmentation import normalise
+from reco.method.augmentation import to_unit
 from reco.pictures import gallery
 from reco.pictures import plots as figures
 from reco.pictures.analysis import Subject
@@ -42,7 +42,7 @@ def features(subject, index):
     image, truth, _ = subject.data[index]
     subject.network.training = True
     with torch.no_grad():
-        logits, representations = subject.network(normalise(image[None]))
+        logits, representations = subject.network(to_unit(image[None]))
     subject.network.eval()
     height, width = logits.shape[2:]
     rows = (torch.arange(height) + 0.5) * truth.shape[0] / height

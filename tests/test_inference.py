@@ -15,7 +15,7 @@ from reco.inference.probabilities import (
     window_starts,
     window_weight,
 )
-from reco.method.augmentation import normalise
+from reco.method.augmentation import to_unit
 from reco.metrics import ConfusionMatrix
 
 BLENDS = ("uniform", "linear", "hann")
@@ -72,7 +72,7 @@ def test_scales_and_flip_average_probabilities():
     network = nn.Conv2d(3, 4, 3, padding=1)
     images = torch.rand(1, 3, 20, 24)
     mode = InferenceMode(scales=(1.0, 0.5), flip=True)
-    inputs, expected = normalise(images), []
+    inputs, expected = images, []
     for scale in (1.0, 0.5):
         view = nn.functional.interpolate(
             inputs,
@@ -129,13 +129,13 @@ def test_evaluate_counts_what_the_networks_say():
         expected = ConfusionMatrix(4)
         network.eval()
         for image, label, _ in samples(3):
-            expected.update(network(normalise(image)).argmax(1), label)
+            expected.update(network(to_unit(image)).argmax(1), label)
         assert torch.equal(results[name].confusion.matrix, expected.matrix)
         assert sorted(results[name].examples) == [0, 1]
         prediction, confidence = results[name].examples[1]
         image = list(samples(2))[1].image
         torch.testing.assert_close(confidence, predict_probabilities(network, image)[0].amax(0))
-        assert torch.equal(prediction.long(), network(normalise(image))[0].argmax(0))
+        assert torch.equal(prediction.long(), network(to_unit(image))[0].argmax(0))
         assert 0 < results[name].boundary.matrix.sum() <= results[name].confusion.matrix.sum()
 
 

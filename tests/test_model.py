@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import get_model, resnet50
 from torchvision.models._api import WeightsEnum
+from torchvision.transforms.functional import normalize
 
 from reco.models.network import DeepLabV3Plus, SegmentationOutput
 
@@ -429,12 +430,37 @@ def test_imagenet_asks_timm_for_pretrained_weights(
 
     monkeypatch.setattr(timm, "create_model", record)
     small_network("timm/resnet10t", weights="imagenet")
-    assert caplog.messages == []
     small_network("timm/tf_efficientnet_lite0", weights="imagenet")
-    assert ["mean (0.5, 0.5, 0.5)" in message for message in caplog.messages] == [True]
     small_network("timm/tf_efficientnet_lite0", weights=None)
-    assert len(caplog.messages) == 1
+    assert caplog.messages == []
     assert asked == [True, True, False]
+
+
+# --- normalisation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backbone", "mean", "std"),
+    [
+        ("resnet18", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("timm/resnet10t", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("timm/tf_efficientnet_lite0", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    ],
+)
+def test_images_are_normalised_as_the_backbones_weights_want_it(
+    backbone: str, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    if backbone.startswith("timm/"):
+        pytest.importorskip("timm")
+    network = small_network(backbone).eval()
+    batch = torch.rand(2, 3, 33, 40)
+    seen: list[Tensor] = []
+    network.backbone.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    logits = network(batch).logits
+    assert torch.equal(seen[0], normalize(batch, list(mean), list(std)))
+    assert torch.equal(network.forward_normalised(seen[0]).logits, logits)
+    with pytest.raises(ValueError, match=r"images are torch\.uint8: expected floating"):
+        network(torch.zeros(1, 3, 33, 40, dtype=torch.uint8))
 
 
 # --- mistakes -----------------------------------------------------------------------------------

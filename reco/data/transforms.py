@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode, v2
 
 from reco import IGNORE
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+# What an image shows where it shows nothing: ImageNet's mean colour.
+VOID_COLOUR = (0.485, 0.456, 0.406)
 
 
 def resize_pair(image: Tensor, labels: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -61,9 +61,9 @@ class RandomScaleCrop:
             _start(extent, window, at)
             for extent, window, at in zip(size, self.crop_size, at_place, strict=True)
         ]
-        mean = per_channel(IMAGENET_MEAN, image)
+        colour = per_channel(VOID_COLOUR, image)
         return (
-            self._window(image, mean, corner),
+            self._window(image, colour, corner),
             *(self._window(m, 0 if m.is_floating_point() else IGNORE, corner) for m in masks),
         )
 

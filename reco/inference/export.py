@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.predictor import AnyImage, Predictor
-from reco.method.augmentation import normalise
+from reco.method.augmentation import to_unit
 from reco.models.network import DeepLabV3Plus
 from reco.runs.checkpoint import Network, TrainedRun
 
@@ -40,13 +39,10 @@ class Deployable(nn.Module):
     """Images to logits at the images' own size.
 
     Args:
-        network: normalised images to logits; its representation head is taken off.
+        network: images in [0, 1] to logits; its representation head is taken off.
         input: what ``images`` are: ``"uint8"`` 0..255, ``"float"`` 0..1, or already
             ``"normalised"`` by the caller.
     """
-
-    mean: Tensor
-    deviation: Tensor
 
     def __init__(self, network: DeepLabV3Plus, *, input: Input = "uint8") -> None:
         super().__init__()
@@ -58,25 +54,22 @@ class Deployable(nn.Module):
                 module.__class__ = _SamePaddedConv2d
         self.network = network
         self.input = input
-        for name, values in (("mean", IMAGENET_MEAN), ("deviation", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(1, 3, 1, 1), persistent=False)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits ``(B, C, H, W)`` float32 of images ``(B, 3, H, W)``."""
-        normalised = images
-        if self.input != "normalised":
-            scaled = images.float() / 255 if self.input == "uint8" else images
-            normalised = (scaled - self.mean) / self.deviation
-        logits: Tensor = self.network(normalised).logits
+        if self.input == "normalised":
+            logits = self.network.forward_normalised(images).logits
+        else:
+            logits = self.network(to_unit(images)).logits
         return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
     def convert(self, images: Tensor) -> Tensor:
         """uint8 images as the kind that :meth:`forward` takes."""
         if self.input == "uint8":
             return images
-        scaled = images.float() / 255
-        return scaled if self.input == "float" else (scaled - self.mean) / self.deviation
+        unit = to_unit(images)
+        return unit if self.input == "float" else (unit - self.network.mean) / self.network.std
 
 
 class _SamePaddedConv2d(nn.Conv2d):
@@ -143,7 +136,7 @@ def export_checkpoint(
         formats: which to write. ``onnx`` needs the extra ``onnx``.
         network: as :func:`reco.load` takes it.
         input: what the exported network takes; see :class:`Deployable`. A state dict is of the
-            bare network, which always takes normalised images.
+            bare network, which always takes floats in 0..1 and normalises them itself.
         images: to compare on; random ones by default. They are brought to the size at which the
             run was evaluated.
 
@@ -176,8 +169,8 @@ def export_checkpoint(
         "input": _describe(input),
         "output": "float32 logits (batch, classes, height, width) at the input's size",
         "image_size": config.dataset.image_size,
-        "mean": list(IMAGENET_MEAN),
-        "std": list(IMAGENET_STD),
+        "mean": _numbers(trained.mean),
+        "std": _numbers(trained.std),
         # Arguments of reco.models.network.DeepLabV3Plus, which takes the state dict.
         "model": {
             "num_classes": spec.num_classes,
@@ -218,6 +211,11 @@ def _describe(input: Input) -> str:
     return f"{kind[input]} RGB (batch, 3, height, width), height and width >= {_SMALLEST}"
 
 
+def _numbers(values: Tensor) -> list[float]:
+    """As they were written: float32 has seven digits."""
+    return [round(value, 6) for value in values.flatten().tolist()]
+
+
 def _random_images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     generator = np.random.default_rng(0)
     return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in _RANDOM_IMAGES]
@@ -225,7 +223,7 @@ def _random_images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 @torch.no_grad()
 def _reference(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network(normalise(images)).logits
+    logits: Tensor = network(to_unit(images)).logits
     return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
 
@@ -293,7 +291,7 @@ def _write_state(
 ) -> Callable[[Tensor], Tensor]:
     """Write, build the network anew from what was written, and return what runs it."""
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
-    described = {**metadata, "input": _describe("normalised")}
+    described = {**metadata, "input": _describe("float")}
     write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
     again = DeepLabV3Plus(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))

@@ -48,7 +48,7 @@ class Predictor:
     the image as it is; one of more than two megapixels in tiles, so that memory stays bounded.
 
     Args:
-        network: normalised images to logits; put into eval mode.
+        network: images in [0, 1] to logits; put into eval mode.
         spec: class names and palette.
         image_size: (height, width) that the network sees, or ``None``.
         device: where to compute.

@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.data.loading import EvalSample
-from reco.method.augmentation import normalise
+from reco.data.transforms import VOID_COLOUR, per_channel
+from reco.method.augmentation import to_unit
 from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
 from reco.models.network import SegmentationOutput, logits_of
 
@@ -75,12 +76,12 @@ def predict_probabilities(
     """Softmax probabilities at the images' own size, ``(B, C, H, W)`` float32.
 
     Args:
-        network: in eval mode: normalised images to logits of any size.
+        network: in eval mode: images in [0, 1] to logits of any size.
         images: ``(B, 3, H, W)`` uint8, or floating in [0, 1].
         mode: how to look at them.
     """
     mode = mode or InferenceMode()
-    images = normalise(images)
+    images = to_unit(images)
     size = images.shape[2:]
     views = [(scale, False) for scale in mode.scales]
     views += [(scale, True) for scale in mode.scales if mode.flip]
@@ -104,8 +105,10 @@ def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
         return _resize(logits_of(network(images)), images.shape[2:])
     height, width = images.shape[2:]
     window = mode.window
-    # An image smaller than the window is extended by the mean colour, 0 after normalising.
-    padded = F.pad(images, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    # An image smaller than the window is extended by what training shows beyond an image.
+    extents = [max(extent, size) for extent, size in zip((height, width), window, strict=True)]
+    padded = per_channel(VOID_COLOUR, images).repeat(len(images), 1, *extents)
+    padded[:, :, :height, :width] = images
     rows, columns = (
         [
             (start, window_weight(extent, size, start, mode.blend, mode.margin).to(padded))

@@ -13,20 +13,12 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from reco.data.transforms import IMAGENET_MEAN, IMAGENET_STD, RandomScaleCrop, per_channel
+from reco.data.transforms import RandomScaleCrop
 
 
-def normalise(images: Tensor) -> Tensor:
-    """What pretrained backbones expect: zero mean and unit variance over ImageNet.
-
-    Args:
-        images: ``(B, 3, H, W)`` uint8, or floating in [0, 1].
-
-    Returns:
-        float32 of the same shape.
-    """
-    images = images.float() if images.is_floating_point() else images.float() / 255
-    return (images - per_channel(IMAGENET_MEAN, images)) / per_channel(IMAGENET_STD, images)
+def to_unit(images: Tensor) -> Tensor:
+    """Images, uint8 or floating in [0, 1], as the networks take them: float32 in [0, 1]."""
+    return images.float() if images.is_floating_point() else images.float() / 255
 
 
 def rescale_batch(

@@ -19,7 +19,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE, distributed
 from reco.loss import ReCoLoss, ReCoStatistics
-from reco.method.augmentation import normalise, photometric_flip, rescale_batch
+from reco.method.augmentation import photometric_flip, rescale_batch, to_unit
 from reco.method.mixing import classmix, cutmix, cutout
 from reco.method.teacher import MeanTeacher
 
@@ -121,14 +121,14 @@ class Objective(nn.Module):
             The losses, connected to the student, and statistics.
         """
         with record_function("augmentation"):
-            images, labels = photometric_flip(_to_unit(labelled[0]), labelled[1].long())
+            images, labels = photometric_flip(to_unit(labelled[0]), labelled[1].long())
         view = None
         if teacher is not None and unlabelled is not None:
             view = self.unlabelled_view(teacher, *unlabelled)
             images = torch.cat([images, view.images])
 
         with record_function("student"):
-            images = normalise(images).contiguous(memory_format=torch.channels_last)
+            images = images.contiguous(memory_format=torch.channels_last)
             logits, representations = student(images)
 
         with record_function("cross-entropy"):
@@ -177,9 +177,9 @@ class Objective(nn.Module):
             known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
             truth: ``(B_u, H, W)`` uint8.
         """
-        images = _to_unit(images)
+        images = to_unit(images)
         with record_function("teacher"):
-            labels, confidence = teacher.pseudo_label(normalise(images))
+            labels, confidence = teacher.pseudo_label(images)
         judged = truth != IGNORE
         pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
         labels = torch.where(known != IGNORE, known.long(), labels)
@@ -318,8 +318,3 @@ def _mean_over_ranks(losses: Tensor, valid: Tensor) -> Tensor:
     """
     count = distributed.sum_over_ranks(valid.sum())
     return losses.sum() * distributed.world_size() / count.clamp(min=1)
-
-
-def _to_unit(images: Tensor) -> Tensor:
-    """uint8 images as float32 in [0, 1]."""
-    return images.float() / 255

@@ -2,7 +2,7 @@
 
 Tarvainen & Valpola, NeurIPS 2017; Section 3.3 of the ReCo paper.
 
-Shapes: images (B, 3, H, W), normalised; pseudo-labels and confidence (B, H, W).
+Shapes: images (B, 3, H, W) in [0, 1]; pseudo-labels and confidence (B, H, W).
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class MeanTeacher(nn.Module):
         """Most probable class of each pixel, ``(B, H, W)`` int64, and its probability.
 
         Args:
-            images: ``(B, 3, H, W)`` normalised; the logits are resized to their size.
+            images: ``(B, 3, H, W)`` in [0, 1]; the logits are resized to their size.
         """
         logits = logits_of(self.network(images)).float()
         logits = F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import logging
 from typing import Any, NamedTuple
 
 from torch import nn
 from torchvision.models import get_model
 from torchvision.models._utils import IntermediateLayerGetter
 
-from reco.models.weights import load_backbone
-
-logger = logging.getLogger(__name__)
+from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, load_backbone
 
 ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
 
@@ -25,6 +22,9 @@ class Backbone(NamedTuple):
     high: str | int
     low_channels: int
     high_channels: int
+    # Of the images that its weights were trained on, in [0, 1].
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
 
 
 # Per torchvision network: the last layer at stride 4, the last layer, and their channels.
@@ -128,26 +128,7 @@ def _timm_backbone(name: str, imagenet: bool, output_stride: int) -> Backbone:
             f"backbone='timm/{name}' must have a feature map of stride 4 and end with stride "
             f"{output_stride} (output_stride); its strides are {reductions}"
         )
-    if imagenet:
-        _warn_of_other_normalisation(name, timm.get_pretrained_cfg(name))
     low = reductions.index(4)
     high = len(reductions) - 1
-    return Backbone(network, low, high, widths[low], widths[high])
-
-
-def _warn_of_other_normalisation(name: str, pretrained: Any) -> None:
-    """Say so when timm's weights were trained on inputs in another normalisation than ImageNet's.
-
-    The difference cannot be folded into the first convolution exactly, because of its padding;
-    training takes it up through batch norm.
-    """
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    if (pretrained.mean, pretrained.std) != (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD):
-        logger.warning(
-            "backbone='timm/%s': its weights were trained with mean %s and std %s, "
-            "but images come with ImageNet's mean and std",
-            name,
-            pretrained.mean,
-            pretrained.std,
-        )
+    pretrained: Any = timm.get_pretrained_cfg(name)
+    return Backbone(network, low, high, widths[low], widths[high], pretrained.mean, pretrained.std)

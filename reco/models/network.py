@@ -41,7 +41,9 @@ class DeepLabV3Plus(nn.Module):
     mode that counts is that of this module, not of its children: a teacher with only its batch norm
     in train mode returns no representations.
 
-    Images are float ``(B, 3, H, W)``, RGB in ImageNet's normalisation. A batch of one image trains.
+    Images are float ``(B, 3, H, W)``, RGB in [0, 1]; the network brings them to the mean and
+    deviation that the backbone's weights were trained with, which are part of its state. A batch of
+    one image trains.
     Convolutions in front of a ReLU start from Kaiming's normal distribution (fan-in), the 1×1
     convolution that ends each head from PyTorch's default; batch norm starts at 1 and 0.
 
@@ -67,6 +69,9 @@ class DeepLabV3Plus(nn.Module):
         OSError: if ImageNet weights cannot be downloaded.
     """
 
+    mean: Tensor  # (3, 1, 1) of the images, in [0, 1]
+    std: Tensor  # (3, 1, 1)
+
     def __init__(
         self,
         num_classes: int,
@@ -88,6 +93,8 @@ class DeepLabV3Plus(nn.Module):
             raise ValueError(f"output_stride must be 8 or 16, got {output_stride}")
 
         extractor = build_backbone(backbone, weights, output_stride)
+        for name, values in (("mean", extractor.mean), ("std", extractor.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
         self.backbone = extractor.network
         self._low, self._high = extractor.low, extractor.high
         self.low_level = conv_bn_relu(extractor.low_channels, _LOW_LEVEL_CHANNELS, kernel_size=1)
@@ -102,12 +109,21 @@ class DeepLabV3Plus(nn.Module):
         """Run the network.
 
         Args:
-            images: ``(B, 3, H, W)`` float, RGB in ImageNet's normalisation.
+            images: ``(B, 3, H, W)`` float, RGB in [0, 1].
 
         Returns:
             Logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``; the latter None in eval
             mode, and if ``representation_dim`` is.
+
+        Raises:
+            ValueError: images that are not floating.
         """
+        if not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype}: expected floating numbers in [0, 1]")
+        return self.forward_normalised((images - self.mean) / self.std)
+
+    def forward_normalised(self, images: Tensor) -> SegmentationOutput:
+        """As :meth:`forward`, of images that the caller has brought to ``mean`` and ``std``."""
         features = self.backbone(images)
         low = self.low_level(features[self._low])
         high = self.aspp(features[self._high])

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# What torchvision's weights were trained with, for RGB in [0, 1].
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +43,18 @@ def _reason(text: str) -> str:
     if "weights_only" in text:
         return "another kind of file, or one that holds more than tensors and plain values"
     return f"truncated, or another kind of file ({text.splitlines()[0]})"
+
+
+def upgrade(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of a network or a teacher, with what older versions did not write.
+
+    Those networks took images in ImageNet's normalisation, whatever their encoder.
+    """
+    for prefix in ("", "network."):
+        if f"{prefix}low_level.0.weight" in state and f"{prefix}mean" not in state:
+            for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+                state = {**state, f"{prefix}{name}": torch.tensor(values).view(-1, 1, 1)}
+    return state
 
 
 def load_backbone(network: nn.Module, path: str, backbone: str) -> None:

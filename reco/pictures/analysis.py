@@ -27,7 +27,7 @@ from reco.loss import (
     sample_queries,
     sort_pixels,
 )
-from reco.method.augmentation import normalise
+from reco.method.augmentation import to_unit
 from reco.runs.checkpoint import CheckpointError, Network, TrainedRun
 
 Pixels = npt.NDArray[np.uint8]
@@ -167,7 +167,7 @@ class Subject:
         image, truth, _ = self.data[index]
         # Only this module's own mode decides what it returns; its children stay in eval mode.
         self.network.training = True
-        logits, representations = self.network(normalise(image[None]))
+        logits, representations = self.network(to_unit(image[None]))
         self.network.training = False
         labels = F.interpolate(
             truth[None, None].float(), tuple(logits.shape[2:]), mode="nearest-exact"

@@ -21,7 +21,7 @@ from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
 from reco.files import write_binary_whole, writing
 from reco.models.network import DeepLabV3Plus
-from reco.models.weights import load_tensors
+from reco.models.weights import load_tensors, upgrade
 from reco.runs.build import build_network, build_teacher
 
 FORMAT = 1
@@ -202,7 +202,7 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Any], source: str) -
     Raises:
         CheckpointError: names or shapes differ; ``source`` and the first few are named.
     """
-    own = module.state_dict()
+    own, state = module.state_dict(), upgrade(state)
     problems = [f"missing {name}" for name in own if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in own]
     problems += [
