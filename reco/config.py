@@ -30,7 +30,16 @@ CONFIG_FOLDER = next(
 
 # Keys that are younger than published runs, and what they were before there was a choice: with
 # that value they leave the hash of a run, and so its folder, as it was.
-_CAME_LATER = (("dataset", "extra_images", True), ("reco", "true_labels", False))
+_CAME_LATER: tuple[tuple[str, str, Any], ...] = (
+    ("dataset", "extra_images", True),
+    ("dataset", "classes", None),
+    ("dataset", "ignore", []),
+    ("dataset", "jpeg_masks", False),
+    ("reco", "true_labels", False),
+)
+
+# Keys of a data set of one's own; the others bring what these say.
+_FOLDER_KEYS = ("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks")
 
 
 class ConfigError(ValueError):
@@ -54,9 +63,12 @@ class DatasetConfig:
     eval_split: str = "val"
     extra_images: bool = True  # unlabelled ones beside the training split, where there are any
     skip_unreadable: bool = False  # go on without an unlabelled image that cannot be read
-    class_names: tuple[str, ...] | None = None  # `folder` only, as are the two below
-    label_map: dict[int, int] | None = None  # value in the mask file -> class index
-    ignore_values: tuple[int, ...] = ()
+    class_names: tuple[str, ...] | None = None  # `folder` only, as is all below
+    label_map: dict[int, int] | None = None  # value -> class index; `classes` says more
+    ignore_values: tuple[int, ...] = ()  # as `ignore`, which takes colours too
+    classes: dict[str, int | str | tuple[int | str, ...]] | None = None  # value(s) or colour(s)
+    ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean void
+    jpeg_masks: bool = False  # masks that went through JPEG, whatever format they have now
 
 
 @dataclass(frozen=True)
@@ -146,9 +158,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of lists, numbers and strings, as YAML and checkpoints hold it."""
-        plain: dict[str, Any] = json.loads(
-            json.dumps(dataclasses.asdict(self)), object_hook=_integer_keys
-        )
+        plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
     def hash(self) -> str:
@@ -296,6 +306,10 @@ def _merge(
     values: dict[str, Any], origins: dict[str, str], new: Any, source: str, prefix: str = ""
 ) -> None:
     """Lay ``new`` over ``values`` section by section, noting which source each key came from."""
+    if prefix == "dataset." and ("classes" in new) != ("class_names" in new):
+        # Two ways to say the same: the later one counts.
+        for key in ("class_names", "label_map") if "classes" in new else ("classes",):
+            values.pop(key, None)
     for key, value in new.items():
         name = f"{prefix}{key}"
         origins[name] = source
@@ -335,6 +349,8 @@ def _build_config(
             required = f.default is f.default_factory is dataclasses.MISSING
             if required and key not in arguments:
                 fail(f"{prefix}{key}", ": missing, and it has no default")
+        if arguments.get("classes") and not arguments.get("class_names"):
+            arguments["class_names"] = tuple(arguments["classes"])  # their order counts
         return cls(**arguments)
 
     config: Config = build(Config, values, "")
@@ -385,16 +401,18 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
         (
             "dataset.class_names",
             dataset.name != "folder" or len(dataset.class_names or ()) >= 2,
-            "the names of at least two classes, since a `folder` data set brings none",
+            "the names of at least two classes, or dataset.classes with them and their values, "
+            "since a `folder` data set brings none",
         ),
         (
             "dataset.class_names",
-            dataset.name == "folder" or dataset.class_names is None,
-            f"null, since {dataset.name} has classes of its own",
+            dataset.classes is None or dataset.class_names == tuple(dataset.classes),
+            "null, or the names in dataset.classes, which stands beside it",
         ),
         (
             "dataset.label_map",
-            dataset.label_map is None
+            dataset.name != "folder"
+            or dataset.label_map is None
             or set(dataset.label_map.values()) <= set(range(len(dataset.class_names or ()))),
             "file values mapped to class indices 0 .. number of class_names - 1",
         ),
@@ -442,6 +460,18 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
         (f"train.{key}", getattr(train, key) >= 1, "at least 1")
         for key in ("log_every", "validate_every", "checkpoint_every")
     ]
+    if dataset.name != "folder":
+        rules += [
+            (
+                f"dataset.{f.name}",
+                getattr(dataset, f.name) == f.default,
+                f"{f.default!r}, since {dataset.name} has classes and files of its own".replace(
+                    "None", "null"
+                ),
+            )
+            for f in dataclasses.fields(dataset)
+            if f.name in _FOLDER_KEYS
+        ]
     rules.append(("train.panel_images", train.panel_images >= 0, "at least 0"))
     return rules
 
@@ -473,9 +503,7 @@ def _coerce(value: Any, hint: Any) -> Any:
             raise ValueError(f"{len(arguments)} values such as {_example(arguments)}")
         return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))
     if origin is dict:
-        if not isinstance(value, Mapping):
-            raise ValueError("a mapping such as {0: 0, 255: 1}")
-        return {_coerce(k, arguments[0]): _coerce(v, arguments[1]) for k, v in value.items()}
+        return _coerce_mapping(value, *arguments)
     if hint is types.NoneType:
         if value is None:
             return None
@@ -492,8 +520,35 @@ def _coerce(value: Any, hint: Any) -> Any:
     )
 
 
+def _coerce_mapping(value: Any, key_type: Any, item_type: Any) -> dict[Any, Any]:
+    names = key_type is str
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            'names with values or colours, such as {background: 0, crack: 255} or {road: "#804080"}'
+            if names
+            else "a mapping such as {0: 0, 255: 1}"
+        )
+    turned = {v: k for k, v in value.items() if isinstance(v, str) and type(k) is int}
+    if names and value and len(turned) == len(value):
+        line = ", ".join(f"{name}: {number}" for name, number in turned.items())
+        raise ValueError(f"names first: {{{line}}}")
+    for key, item in value.items():
+        if names and isinstance(key, bool):
+            raise ValueError(f"names; YAML takes yes, no, on and off for {key}, unless in quotes")
+        if names and item is None:
+            raise ValueError(
+                f'something behind {key}; a colour needs quotes, "#804080", since # begins a '
+                "comment in YAML"
+            )
+    return {
+        _coerce(str(k) if names and type(k) is int else k, key_type): _coerce(v, item_type)
+        for k, v in value.items()
+    }
+
+
 def _example(arguments: tuple[Any, ...]) -> str:
-    return {int: "[512, 1024]", float: "[0.5, 1.5]", str: "[road, car]"}[arguments[0]]
+    examples = {int: "[512, 1024]", float: "[0.5, 1.5]", str: "[road, car]"}
+    return examples.get(arguments[0], "[1, 2]")
 
 
 def _nearest(value: Any, hint: Any) -> str:
@@ -511,6 +566,8 @@ def _suggestion(word: str, options: Sequence[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
-def _integer_keys(mapping: dict[str, Any]) -> dict[Any, Any]:
-    """JSON turns the integer keys of ``label_map`` into strings: turn them back."""
-    return {int(k) if k.lstrip("-").isdigit() else k: v for k, v in mapping.items()}
+def _plain(value: Any) -> Any:
+    """Tuples become lists, as in YAML and JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value

@@ -237,7 +237,9 @@ def test_class_that_no_labelled_mask_holds_stops_the_run(tmp_path):
     make_folder(tmp_path, values=(0, 255))
     folder = DatasetConfig(name="folder", root=str(tmp_path), class_names=("sound", "crack"))
     with pytest.raises(
-        ValueError, match=r"no labelled mask holds crack.*sound in 6, crack in 0.* values 0, 255; "
+        ValueError,
+        match=r"no labelled mask holds crack.*sound in 6, crack in 0.* hold 0, 255; "
+        r"dataset.classes: \{sound: 0, crack: 255\}",
     ):
         make_split(open_dataset(folder), folder)
     mapped = dataclasses.replace(folder, label_map={0: 0, 255: 1})

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from reco.data.camvid import CamVidReader
 from reco.data.cityscapes import CityscapesReader
+from reco.data.classes import as_list
 from reco.data.folder import FolderReader
 from reco.data.pascal import PascalReader
 from reco.data.reader import Reader
@@ -52,5 +53,12 @@ def open_dataset(config: DatasetConfig) -> Reader:
             f"dataset.root = {config.root!r}: expected the folder that holds the {config.name} data"
         )
     if config.name == "folder":
-        return FolderReader(config.root, config.class_names, config.label_map, config.ignore_values)
+        return FolderReader(
+            config.root,
+            config.class_names,
+            classes=config.classes,
+            ignore=[*as_list(config.ignore), *config.ignore_values],
+            label_map=config.label_map,
+            jpeg_masks=config.jpeg_masks,
+        )
     return _OFFICIAL[config.name](config.root)

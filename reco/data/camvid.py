@@ -16,6 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reco import IGNORE
+from reco.data.classes import ClassTable
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import CAMVID
 
@@ -27,9 +28,10 @@ class CamVidReader(FileReader):
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(
-            CAMVID,
             root,
-            class_of={c: c for c in range(CAMVID.num_classes)} | {_VOID: IGNORE, IGNORE: IGNORE},
+            table=ClassTable(
+                CAMVID, {c: c for c in range(CAMVID.num_classes)} | {_VOID: IGNORE, IGNORE: IGNORE}
+            ),
             expected=(
                 f"CamVid in the SegNet layout, {root}/train/*.png with masks in "
                 f"{root}/trainannot/, likewise val and test. The folder CamVid of "

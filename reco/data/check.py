@@ -114,7 +114,7 @@ def _read(reader: FileReader, id: str, files: Files) -> tuple[npt.NDArray[np.int
         problems.append(str(error))
     if files.mask is not None:
         try:
-            histogram += reader.label(id).histogram()
+            histogram += reader.content(id).pixels
         except ValueError as error:
             # Of a broken image the label's size check complains once more.
             if not (problems and str(error).startswith(f"{files.image}:")):

@@ -17,6 +17,7 @@ from pathlib import Path
 from torchvision.datasets import Cityscapes
 
 from reco import IGNORE
+from reco.data.classes import ClassTable
 from reco.data.reader import FileReader, Files, Listing, absent, list_files, pair
 from reco.data.spec import CITYSCAPES
 
@@ -29,9 +30,8 @@ class CityscapesReader(FileReader):
         # Licence plates have id -1, which an 8-bit file can only hold as 255.
         del train_ids[-1]
         super().__init__(
-            CITYSCAPES,
             root,
-            class_of=train_ids | {255: IGNORE},
+            table=ClassTable(CITYSCAPES, train_ids | {255: IGNORE}),
             expected=(
                 f"Cityscapes as the official archives unpack, {root}/leftImg8bit/"
                 f"{{train,val}}/<city>/*_leftImg8bit.png and {root}/gtFine/{{train,val}}/<city>/"

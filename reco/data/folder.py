@@ -7,21 +7,28 @@ Layout; sub-folders are allowed everywhere::
     <root>/images/test/...           <root>/labels/test/...     optional
     <root>/unlabelled/...                                       optional; no masks needed
 
-Masks have one value per pixel. Without ``label_map`` the value is the position in ``class_names``;
-255 is void unless ``label_map`` says otherwise. An id is a path without ending: ``train/a/001``,
+What the values or colours in the masks mean is said by ``classes``; where only ``class_names`` are
+given, the value is the position. An id is a path without ending: ``train/a/001``,
 ``unlabelled/b/002``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from reco import IGNORE
-from reco.data.reader import SPLITS, FileReader, Files, Listing, absent, list_files, pair, read_mask
-from reco.data.spec import DatasetSpec, default_palette
+from reco.data.classes import Stands, class_table
+from reco.data.reader import (
+    COPY_CLASSES,
+    SPLITS,
+    FileReader,
+    Files,
+    Listing,
+    absent,
+    list_files,
+    pair,
+)
 
 
 class FolderReader(FileReader):
@@ -30,51 +37,62 @@ class FolderReader(FileReader):
     Args:
         root: its folder.
         class_names: at least two.
-        label_map: mask file value -> class index; a 0/255 mask needs ``{0: 0, 255: 1}``.
-        ignore_values: mask file values that mean void.
+        classes: name -> what stands for it in the masks; see :func:`reco.data.classes.class_table`,
+            as for the arguments below.
+        ignore: what stands for void.
+        label_map: value -> position in ``class_names``.
+        jpeg_masks: the masks went through JPEG, whatever format they have now.
 
     Raises:
-        ValueError: fewer than two or too many names, a map to a class that has none, or a value
-            both mapped and ignored.
+        ValueError: classes that make no sense, or a resized copy made with other ones.
         FileNotFoundError: ``root`` is not there.
     """
 
     def __init__(
         self,
         root: str | Path,
-        class_names: Sequence[str] | None,
+        class_names: Sequence[str] | None = None,
+        *,
+        classes: Mapping[str, Stands] | None = None,
+        ignore: Stands = (),
         label_map: Mapping[int, int] | None = None,
-        ignore_values: Sequence[int] = (),
+        jpeg_masks: bool = False,
     ) -> None:
-        names = tuple(class_names or ())
-        if not 2 <= len(names) < IGNORE or len(set(names)) < len(names):
-            raise ValueError(
-                f"dataset.class_names = {list(names)}: expected 2 to {IGNORE - 1} different names"
-            )
+        table = class_table(
+            class_names,
+            classes,
+            ignore,
+            label_map=label_map,
+            went_through_jpeg=jpeg_masks,
+            hint=(
+                '. dataset.classes (such as {background: 0, crack: 255}, or {road: "#804080"}) '
+                "says what a value or colour means, dataset.ignore what is void"
+            ),
+        )
+        self.original_table = table
         super().__init__(
-            DatasetSpec("folder", names, default_palette(len(names))),
             root,
-            class_of=_class_of(len(names), label_map, ignore_values),
+            table=table,
             expected=(
                 f"{root}/images/train/*.jpg (or .png, …) with masks of the same names in "
                 f"{root}/labels/train/*.png, likewise val (and test); images without masks in "
                 f"{root}/unlabelled/"
             ),
-            hint=(
-                "; dataset.label_map (such as {0: 0, 255: 1}) says which class a value means, "
-                "dataset.ignore_values which values are void"
-            ),
             alone_hint=f"Images without labels belong in {Path(root) / 'unlabelled'}. ",
         )
+        self._use_indices_of_copy()
 
-    def file_values(self, ids: Iterable[str]) -> list[int]:
-        """The values that the masks of ``ids`` hold, as they stand in the files."""
-        found: set[int] = set()
-        for id in ids:
-            mask = self._find(id).mask
-            if mask is not None:
-                found.update(np.unique(read_mask(mask)).tolist())
-        return sorted(found)
+    def _use_indices_of_copy(self) -> None:
+        """The masks of a resized copy hold class indices, whatever those of the original hold."""
+        note = self.root / COPY_CLASSES
+        if not note.is_file():
+            return
+        if json.loads(note.read_text(encoding="utf-8")) != self.original_table.to_dict():
+            raise ValueError(
+                f"{self.root}: is a resized copy that was made with other classes than those of "
+                "dataset.classes (or class_names, ignore): make it again in an empty folder"
+            )
+        self.table = class_table(self.spec.class_names)
 
     def _list(self, split: str) -> Listing:
         if split not in SPLITS:
@@ -88,24 +106,3 @@ class FolderReader(FileReader):
             list_files(folders[1], masks=True, recursive=True),
         )
         return found._replace(pairs={f"{split}/{name}": f for name, f in found.pairs.items()})
-
-
-def _class_of(
-    num_classes: int, label_map: Mapping[int, int] | None, ignore_values: Sequence[int]
-) -> dict[int, int]:
-    """Mask file value -> class index or IGNORE."""
-    for value, label in (label_map or {}).items():
-        if value < 0 or not 0 <= label < num_classes:
-            raise ValueError(
-                f"dataset.label_map = {{{value}: {label}}}: expected a value >= 0 mapped to a "
-                f"class index 0 to {num_classes - 1}"
-            )
-        if value in ignore_values:
-            raise ValueError(
-                f"dataset.label_map maps {value} to class {label}, but dataset.ignore_values says "
-                "that it is void; expected one or the other"
-            )
-    if min(ignore_values, default=0) < 0:
-        raise ValueError(f"dataset.ignore_values = {list(ignore_values)}: expected values >= 0")
-    known = {c: c for c in range(num_classes)} if label_map is None else dict(label_map)
-    return {IGNORE: IGNORE} | known | dict.fromkeys(ignore_values, IGNORE)

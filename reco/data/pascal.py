@@ -20,6 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reco import IGNORE
+from reco.data.classes import ClassTable
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import PASCAL
 
@@ -35,9 +36,8 @@ class PascalReader(FileReader):
         candidates = (given, given / _VOC, given / _VOC.name)
         found = next((path for path in candidates if (path / "JPEGImages").is_dir()), given)
         super().__init__(
-            PASCAL,
             found,
-            class_of={c: c for c in range(PASCAL.num_classes)} | {IGNORE: IGNORE},
+            table=ClassTable(PASCAL, {c: c for c in range(PASCAL.num_classes)} | {IGNORE: IGNORE}),
             expected=(
                 f"Pascal VOC 2012 as the official archive unpacks, {root}/JPEGImages, "
                 f"{root}/SegmentationClass and {root}/ImageSets/Segmentation/{{train,val}}.txt "

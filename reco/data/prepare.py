@@ -2,7 +2,8 @@
 
 The copy has the layout and the file names of the original, so the same reader reads it, and the
 very pixels that training would make of the original at ``dataset.image_size``: images bilinear,
-masks by nearest neighbour in their files' own values, both as PNG.
+masks by nearest neighbour, both as PNG. Masks keep the values of their files; those of a ``folder``
+data set, which may be colours, become class indices.
 
 Every file is written beside its place and then renamed, so whatever bears its final name is
 whole; a run that was killed is taken up where it was.
@@ -24,7 +25,8 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
-from reco.data.reader import FULL_SIZE_CLASSES, SPLITS, FileReader, Files, read_mask
+from reco.data.folder import FolderReader
+from reco.data.reader import COPY_CLASSES, FULL_SIZE_CLASSES, SPLITS, FileReader, Files
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
 
@@ -52,6 +54,8 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     pairs = _all_pairs(reader)
     target.mkdir(parents=True, exist_ok=True)
     _claim(target, size)
+    if isinstance(reader, FolderReader):
+        write_text_whole(target / COPY_CLASSES, json.dumps(reader.original_table.to_dict()))
     index = target / FULL_SIZE_CLASSES
     if index.is_file():
         if all(_image_place(reader, files, target).is_file() for files in pairs.values()):
@@ -118,8 +122,10 @@ def _resize_one(
     if files.mask is None:
         values = torch.zeros(pixels.shape[1:], dtype=torch.int32)
     else:
-        reader.label(id)  # raises for what is no usable mask
-        values = torch.from_numpy(read_mask(files.mask).astype(np.int32))
+        mask, path = reader.mask(id)
+        classes = reader.table.read(mask, path)  # raises for what is no usable mask
+        stored = classes if isinstance(reader, FolderReader) else mask.values
+        values = torch.from_numpy(stored.astype(np.int32))
     pixels, values = resize_pair(pixels, values, size)
     if files.mask is not None:
         mask_place = (target / files.mask.relative_to(reader.root)).with_suffix(".png")

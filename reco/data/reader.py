@@ -9,23 +9,26 @@ import json
 import os
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from reco import IGNORE
+from reco.data.classes import ClassTable, enumerate_some
+from reco.data.masks import Mask, read_mask
 from reco.data.spec import DatasetSpec
 
 SPLITS = ("train", "val", "test")
 
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"
+# In a copy of a `folder` data set, whose masks hold class indices: the table that made them.
+COPY_CLASSES = "classes.json"
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 _MASK_ENDINGS = {".png", ".bmp", ".tif", ".tiff", ".gif"}  # JPEG would change label values
-_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -79,16 +82,29 @@ class Listing(NamedTuple):
     masks_alone: tuple[Path, ...] = ()  # no image goes with them, which does training no harm
 
 
+class MaskContent(NamedTuple):
+    """What a mask holds."""
+
+    path: Path
+    kind: Literal["value", "bit", "index", "colour"]  # as in Mask, like the palette
+    palette: tuple[int, ...]
+    values: dict[int, int]  # pixels of each value or colour in the file; empty for a JPEG file
+    pixels: npt.NDArray[np.int64]  # (256,) of each class, IGNORE at 255
+
+    @property
+    def classes(self) -> frozenset[int]:
+        """Classes without IGNORE."""
+        return frozenset(np.flatnonzero(self.pixels[:IGNORE]).tolist())
+
+
 class FileReader:
     """What readers of image and mask files share. A subclass says which files a split has.
 
     Args:
-        spec: class names and colours.
         root: folder of the data set.
-        class_of: mask file value -> class index or IGNORE; any other value is an error.
+        table: its classes, and what stands for them in the masks.
         expected: layout, and where people get the data; part of every message about something
             missing.
-        hint: what to do about a mask value that is no class.
         alone_hint: what to do about an image without a mask.
 
     Raises:
@@ -97,23 +113,20 @@ class FileReader:
 
     def __init__(
         self,
-        spec: DatasetSpec,
         root: str | Path,
         *,
-        class_of: Mapping[int, int],
+        table: ClassTable,
         expected: str,
-        hint: str = "",
         alone_hint: str = "",
     ) -> None:
-        self.spec = spec
+        self.spec = table.spec
         self.root = Path(root)
+        self.table = table
         self._expected = expected
-        self._hint = hint
         self._alone_hint = alone_hint
-        self._allowed = sorted(class_of)
-        self._table = _class_table(class_of)
         self._listings: dict[str, Listing] = {}
         self._listed: dict[str, dict[str, Files]] = {}
+        self.contents: dict[str, MaskContent] = {}  # of the masks that were looked into, by id
         if not self.root.is_dir():
             raise self._missing(self.root)
         index = self.root / FULL_SIZE_CLASSES
@@ -148,12 +161,21 @@ class FileReader:
 
     def label(self, id: str) -> Image.Image:
         """Labels; see :class:`Reader`."""
+        return Image.fromarray(self.table.read(*self.mask(id)))
+
+    def mask(self, id: str) -> tuple[Mask, Path]:
+        """The mask as it stands in its file, and the file.
+
+        Raises:
+            ValueError: the file cannot be read or has another size than the image, or the image is
+                an unlabelled one.
+        """
         files = self._find(id)
         if files.mask is None:
             raise ValueError(f"{files.image}: is an unlabelled image, it has no mask")
-        values = read_mask(files.mask)
-        _check_size(values, files)
-        return Image.fromarray(self._to_classes(values, files.mask))
+        mask = read_mask(files.mask)
+        _check_size(mask.values, files)
+        return mask, files.mask
 
     def classes(self, id: str) -> frozenset[int]:
         """The classes in an image's mask.
@@ -163,7 +185,17 @@ class FileReader:
         """
         if id in self._full_size_classes:
             return frozenset(self._full_size_classes[id])
-        return present_classes(self.label(id))
+        return self.content(id).classes
+
+    def content(self, id: str) -> MaskContent:
+        """What an image's mask holds, read when first asked for."""
+        if id not in self.contents:
+            mask, path = self.mask(id)
+            classes = self.table.read(mask, path)
+            pixels = np.bincount(classes.ravel(), minlength=IGNORE + 1)
+            values = {} if mask.lossy else mask.counts()
+            self.contents[id] = MaskContent(path, mask.kind, mask.palette, values, pixels)
+        return self.contents[id]
 
     def _list(self, split: str) -> Listing:
         """Look for ``"train"``, ``"val"``, ``"test"`` or ``"unlabelled"``."""
@@ -199,22 +231,6 @@ class FileReader:
 
     def _missing(self, folder: Path) -> FileNotFoundError:
         return FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
-
-    def _to_classes(self, values: npt.NDArray[Any], path: Path) -> npt.NDArray[np.uint8]:
-        """Class indices of mask file values."""
-        last = len(self._table) - 1
-        if values.dtype != np.uint8:
-            values = np.where((values < 0) | (values > last), last, values)
-        classes: npt.NDArray[np.int16] = self._table[values]
-        if classes.min(initial=0) < 0:
-            # Read again: values too large for the table have lost their names.
-            found = np.unique(read_mask(path)[classes < 0]).tolist()
-            raise ValueError(
-                f"{path}: holds {enumerate_some(found)}, which "
-                f"{'are no classes' if len(found) > 1 else 'is no class'} of {self.spec.name}; "
-                f"allowed: {_ranges(self._allowed)}{self._hint}"
-            )
-        return np.asarray(classes, dtype=np.uint8)
 
 
 def present_classes(label: Image.Image) -> frozenset[int]:
@@ -313,32 +329,6 @@ def read_image(path: str | Path) -> Image.Image:
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
 
 
-def read_mask(path: str | Path) -> npt.NDArray[Any]:
-    """Values of a mask file, (H, W) integers as they stand in the file (palette index for one).
-
-    Raises:
-        ValueError: the file cannot be read, or has colours in the place of values.
-    """
-    try:
-        with Image.open(path) as image:
-            mode = image.mode
-            values = np.asarray(image)
-    except Exception as error:  # as in read_image
-        raise ValueError(f"{path}: cannot be read as a mask: {error}") from error
-    if mode not in _MASK_MODES:
-        raise ValueError(
-            f"{path}: is a colour image (mode {mode}), expected a mask with one value per pixel: "
-            "8-bit grey, palette or 16-bit grey"
-        )
-    return values.astype(np.uint8) if values.dtype == np.bool_ else values
-
-
-def enumerate_some(items: Collection[object], most: int = 8) -> str:
-    """``a, b, c and 5 more``."""
-    shown = ", ".join(str(item) for item, _ in zip(items, range(most), strict=False))
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
-
-
 def upright_rgb(image: Image.Image) -> Image.Image:
     """As :func:`read_image`, from an opened image.
 
@@ -373,22 +363,3 @@ def _check_size(values: npt.NDArray[Any], files: Files) -> None:
             f"{files.mask} is {values.shape[1]} x {values.shape[0]} pixels, but its image "
             f"{files.image} is {width} x {height}; expected one size"
         )
-
-
-def _class_table(class_of: Mapping[int, int]) -> npt.NDArray[np.int16]:
-    """Class of every file value, -1 for no class; the last entry stands for all larger values."""
-    table = np.full(max(256, max(class_of) + 1) + 1, -1, dtype=np.int16)
-    for value, label in class_of.items():
-        table[value] = label
-    return table
-
-
-def _ranges(values: list[int]) -> str:
-    """``0-10, 255`` for sorted values."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

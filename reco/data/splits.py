@@ -16,8 +16,10 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.config import ConfigError
+from reco.data.classes import enumerate_some
 from reco.data.folder import FolderReader
-from reco.data.reader import FileReader, Reader, enumerate_some, present_classes
+from reco.data.masks import colour_name
+from reco.data.reader import FileReader, Reader, present_classes
 from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
@@ -308,12 +310,25 @@ def _require_all_classes(
     if not missing or not isinstance(reader, FolderReader):
         return
     table = ", ".join(f"{name} in {images}" for name, images in images_per_class.items())
-    values = ", ".join(map(str, reader.file_values(labelled)))
     raise ValueError(
         f"dataset.class_names: no labelled mask holds {', '.join(missing)}. Of {len(labelled)} "
-        f"labelled images: {table}. The mask files hold the values {values}; "
-        "dataset.label_map (such as {0: 0, 255: 1}) says which class a value means"
+        f"labelled images: {table}. {_way_out(reader, labelled)}"
     )
+
+
+def _way_out(reader: FolderReader, labelled: Sequence[str]) -> str:
+    """What the masks hold, and the line that may be missing."""
+    contents = [reader.content(id) for id in labelled]
+    by_colour = reader.table.by_colour or any(c.kind == "colour" for c in contents)
+    values = sorted({value for content in contents for value in content.values})
+    found = [colour_name(v) for v in values] if by_colour else [str(v) for v in values]
+    names = reader.spec.class_names
+    line = "dataset.classes (such as {background: 0, crack: 255})"
+    if len(found) == len(names):
+        quote = '"' if by_colour else ""
+        pairs = (f"{name}: {quote}{v}{quote}" for name, v in zip(names, found, strict=True))
+        line = f"dataset.classes: {{{', '.join(pairs)}}}, or another order,"
+    return f"The mask files hold {enumerate_some(found)}; {line} says what each means"
 
 
 def _notes(images_per_class: dict[str, int], labelled: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ import re
 from pathlib import Path
 
 from reco import IGNORE
+from reco.data.classes import ClassTable
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import SUN
 
@@ -30,9 +31,8 @@ class SunReader(FileReader):
 
     def __init__(self, root: str | Path) -> None:
         super().__init__(
-            SUN,
             root,
-            class_of={c + 1: c for c in range(SUN.num_classes)} | {0: IGNORE},
+            table=ClassTable(SUN, {c + 1: c for c in range(SUN.num_classes)} | {0: IGNORE}),
             expected=(
                 f"SUN RGB-D as {root}/SUNRGBD-train_images/img-*.jpg, {root}/SUNRGBD-test_images/"
                 f"img-*.jpg and 37-class labels in {root}/sunrgbd_train_test_labels/img-*.png; "

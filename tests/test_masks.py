@@ -1,0 +1,297 @@
+"""Masks of every kind through one table of classes, and masks that fit no table."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from reco import IGNORE
+from reco.config import ConfigError, load_config
+from reco.data import open_dataset
+from reco.data.classes import class_table
+from reco.data.masks import read_mask
+
+GRID = np.array([[0, 1, 2, 0], [1, 1, 2, 2], [0, 0, 2, 1]])  # classes
+ROAD, CAR, TREE = (128, 64, 128), (0, 0, 142), (107, 142, 35)
+COLOURS = np.array([ROAD, CAR, TREE], np.uint8)
+BY_COLOUR = {"road": "#804080", "car": "#00008e", "tree": "rgb(107, 142, 35)"}
+
+
+def read(table, image: Image.Image, path: Path) -> np.ndarray:
+    image.save(path)
+    return table.read(read_mask(path), path)
+
+
+def grey(values, dtype) -> Image.Image:
+    return Image.fromarray(np.asarray(values, dtype))
+
+
+def with_palette(indices: np.ndarray, colours) -> Image.Image:
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette([v for colour in colours for v in colour])
+    return image
+
+
+def rgba(pixels: np.ndarray) -> Image.Image:
+    alpha = np.arange(pixels.shape[0] * pixels.shape[1], dtype=np.uint8).reshape(pixels.shape[:2])
+    return Image.fromarray(np.dstack([pixels, alpha]))
+
+
+VALUES = {0: 0, 1: 128, 2: 255}
+CASES = {
+    "8 bit.png": grey(np.vectorize(VALUES.get)(GRID), np.uint8),
+    "16 bit.png": grey(np.vectorize(VALUES.get)(GRID), np.uint16),
+    "32 bit.tif": grey(np.vectorize(VALUES.get)(GRID), np.int32),
+    "float.tif": grey(np.vectorize(VALUES.get)(GRID), np.float32),
+    "palette.png": with_palette(np.vectorize(VALUES.get)(GRID), [(i, 9, 9) for i in range(256)]),
+    "grey in colour.png": grey(np.vectorize(VALUES.get)(GRID), np.uint8).convert("RGB"),
+    "grey in RGBA.png": rgba(np.dstack([np.vectorize(VALUES.get)(GRID).astype(np.uint8)] * 3)),
+    "grey and alpha.png": grey(np.vectorize(VALUES.get)(GRID), np.uint8).convert("LA"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_masks_by_value(tmp_path, name):
+    table = class_table(None, {"sky": 0, "sea": 128, "land": 255})
+    assert np.array_equal(read(table, CASES[name], tmp_path / name), GRID)
+
+
+@pytest.mark.parametrize("name", ["rgb.png", "rgba.png", "palette.png", "rgb.bmp", "rgb.tif"])
+def test_masks_by_colour(tmp_path, name):
+    table = class_table(None, BY_COLOUR)
+    order = [2, 0, 1]  # the place of each class in the palette
+    image = {
+        "rgb": lambda: Image.fromarray(COLOURS[GRID]),
+        "rgba": lambda: rgba(COLOURS[GRID]),
+        "palette": lambda: with_palette(np.array(order)[GRID], COLOURS[np.argsort(order)]),
+    }[name.partition(".")[0]]()
+    assert np.array_equal(read(table, image, tmp_path / name), GRID)
+    assert table.spec.palette == (ROAD, CAR, TREE)
+
+
+def test_greys_by_colour(tmp_path):
+    table = class_table(None, {"sky": "#000000", "sea": "white"})
+    classes = np.array([[0, 1], [1, 1]])
+    for name, image in {
+        "grey.png": grey(classes * 255, np.uint8),
+        "one bit.png": Image.fromarray(classes.astype(bool)),
+        "optimised.png": with_palette(1 - classes, [(255, 255, 255), (0, 0, 0)]),
+    }.items():
+        assert np.array_equal(read(table, image, tmp_path / name), classes), name
+
+
+def test_black_and_white_files_of_one_bit(tmp_path):
+    """White is 255 to whoever wrote the mask, whatever a program that made it smaller did."""
+    bits = Image.fromarray(np.array([[False, True]]))
+    for classes in ({"no": 0, "yes": 255}, {"no": 0, "yes": 1}, {"no": 0, "yes": [1, 255]}):
+        table = class_table(None, classes)
+        assert read(table, bits, tmp_path / "bits.png").tolist() == [[0, 1]]
+
+
+def test_several_values_and_void(tmp_path):
+    table = class_table(None, {"sky": [0, 7], "vehicle": [1, 2]}, ignore=[-1, 3])
+    signed = grey([[0, 7, 1, 2, -1, 3, 255]], np.int32)
+    expected = [[0, 0, 1, 1, IGNORE, IGNORE, IGNORE]]
+    assert read(table, signed, tmp_path / "signed.tif").tolist() == expected
+    # -1 in files without a sign.
+    assert read(table, grey([[0, 255]], np.uint8), tmp_path / "8.png").tolist() == [[0, IGNORE]]
+    assert read(table, grey([[2, 65535]], np.uint16), tmp_path / "16.png").tolist() == [[1, IGNORE]]
+    with pytest.raises(ValueError, match=r"16.png: holds 65535, which is no class of folder"):
+        class_table(("a", "b", "c")).read(read_mask(tmp_path / "16.png"), tmp_path / "16.png")
+    assert table.describe(1) == "1-2"
+    assert class_table(None, BY_COLOUR).describe(0) == "#804080"
+
+
+def test_names_alone_say_positions(tmp_path):
+    table = class_table(("a", "b", "c"))
+    assert np.array_equal(read(table, grey(GRID, np.uint8), tmp_path / "a.png"), GRID)
+    assert table.describe(2) == "2"
+    assert table.describe(IGNORE) == "255"
+
+
+@pytest.mark.parametrize(
+    ("classes", "ignore", "message"),
+    [
+        ({"a": 0, "b": 0}, (), "b = 0: stands for a and for b"),
+        ({"a": 0, "b": [1, 2]}, 2, "dataset.ignore = 2: stands for b and for void"),
+        ({"a": 0, "b": "#ff0000"}, (), "colours and the value 0: expected one kind"),
+        ({"a": "#000000", "b": "#ff0000"}, 255, "colours and the value 255: expected one kind"),
+        ({"a": "#000000", "b": "reddish"}, (), "b = 'reddish': expected a value such as 255 or"),
+        ({"a": 0, "b": 70000}, (), "b = 70000: expected a value from -32768 to 65535"),
+        ({"a": 0, "b": []}, (), "b = []: expected a value or a colour"),
+        ({"a": 0}, (), "expected 2 to 254 different names"),
+    ],
+)
+def test_tables_that_make_no_sense(classes, ignore, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        class_table(None, classes, ignore)
+
+
+def test_masks_that_are_no_whole_numbers(tmp_path):
+    table = class_table(("a", "b"))
+    with pytest.raises(ValueError, match=r"f.tif: holds floating-point numbers from 0.0 to 0.5"):
+        read(table, grey([[0, 0.5]], np.float32), tmp_path / "f.tif")
+    (tmp_path / "deep.png").write_bytes(deep_colour_png())
+    with pytest.raises(ValueError, match=r"deep.png: is a colour mask of 16 bit a channel"):
+        read_mask(tmp_path / "deep.png")
+
+
+def deep_colour_png() -> bytes:
+    """One RGB pixel of 16 bit a channel, which Pillow cannot write."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + bytes(6))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        chunk(*c) for c in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    )
+
+
+def test_what_does_not_fit_is_named_with_the_way_out(tmp_path):
+    by_value, by_colour = class_table(None, {"a": 0, "b": 255}), class_table(None, BY_COLOUR)
+    palette = with_palette(np.array([[0, 1]]), [(0, 0, 0), (255, 255, 255)])
+    with pytest.raises(ValueError, match=r"holds 1, .*allowed: 0, 255.* palette, where 1 is #fff"):
+        read(by_value, palette, tmp_path / "p.png")
+    with pytest.raises(ValueError, match=r"is a colour image.* #804080 \(100.0%\)"):
+        read(by_value, Image.fromarray(COLOURS[[[0, 0]]]), tmp_path / "c.png")
+    with pytest.raises(ValueError, match=r"holds #ff0000 \(100.0%\).*named are #804080 \(road\)"):
+        read(by_colour, Image.new("RGB", (2, 2), "red"), tmp_path / "r.png")
+    with pytest.raises(ValueError, match=r"holds 7, .*; named are .*; a grey of 128 is #808080"):
+        read(by_colour, grey([[7]], np.uint8), tmp_path / "g.png")
+
+
+# --- masks that went through JPEG ------------------------------------------------------------
+
+BLOCKS = np.kron(GRID, np.ones((45, 45), int))  # large areas, whose borders cut JPEG's blocks
+
+
+def test_jpeg_masks_by_colour(tmp_path):
+    table = class_table(None, BY_COLOUR)
+    with pytest.warns(UserWarning, match=r"a.jpg: a mask that went through JPEG"):
+        classes = read(table, Image.fromarray(COLOURS[BLOCKS]), tmp_path / "a.jpg")
+    known = classes != IGNORE
+    assert known.mean() > 0.9
+    assert (classes[known] == BLOCKS[known]).mean() > 0.995
+    assert not (np.asarray(Image.open(tmp_path / "a.jpg")) == COLOURS[BLOCKS]).all()
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.filterwarnings("ignore:.*went through JPEG")
+def test_jpeg_masks_of_two_values(tmp_path, mode):
+    truth = (BLOCKS > 0).astype(np.uint8)
+    image = grey(truth * 255, np.uint8).convert(mode)
+    classes = read(class_table(None, {"no": 0, "yes": 255}), image, tmp_path / "a.jpg")
+    assert np.array_equal(classes, truth)
+    for classes in (("no", "yes"), {"a": 0, "b": 128, "c": 255}):
+        table = class_table(*((None, classes) if isinstance(classes, dict) else (classes,)))
+        with pytest.raises(ValueError, match=r"a.jpg: .*(JPEG changes (values|colours)).* PNG"):
+            read(table, image, tmp_path / "a.jpg")
+
+
+def test_jpeg_masks_of_colours_that_are_too_near(tmp_path):
+    table = class_table(None, {"a": "#000000", "b": "#202020"})
+    with pytest.raises(ValueError, match=r"#000000 and #202020 are too near to each other"):
+        read(table, Image.new("RGB", (9, 9), "#101010"), tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match=r"100% of its pixels are near none .*: #ffff\w\w \(100"):
+        read(class_table(None, BY_COLOUR), Image.new("RGB", (9, 9), "yellow"), tmp_path / "b.jpg")
+
+
+@pytest.mark.filterwarnings("ignore:.*went through JPEG")
+def test_png_masks_that_were_jpeg(tmp_path):
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS[BLOCKS]).save(buffer, "JPEG")
+    image = Image.open(buffer).convert("RGB")
+    with pytest.raises(ValueError, match=r"come from JPEG .*PNG .*dataset.jpeg_masks: true"):
+        read(class_table(None, BY_COLOUR), image, tmp_path / "a.png")
+    table = class_table(None, BY_COLOUR, went_through_jpeg=True)
+    classes = read(table, image, tmp_path / "a.png")
+    known = classes != IGNORE
+    assert known.mean() > 0.9
+    assert (classes[known] == BLOCKS[known]).mean() > 0.995
+    values = grey(np.array([0, 128, 255])[BLOCKS], np.uint8)
+    values.save(buffer := io.BytesIO(), "JPEG")
+    with pytest.raises(ValueError, match=r"values beside the named ones come from JPEG"):
+        read(class_table(("a", "b")), Image.open(buffer), tmp_path / "values.png")
+
+
+# --- configuration ---------------------------------------------------------------------------
+
+
+def write(path: Path, dataset: str) -> Path:
+    path.write_text(f"dataset: {{name: folder, root: ., {dataset}}}", encoding="utf-8")
+    return path
+
+
+def test_classes_in_a_configuration(tmp_path):
+    path = write(tmp_path / "a.yaml", 'classes: {road: "#804080", 7: "#000000"}, ignore: white')
+    config = load_config(path)
+    assert config.dataset.class_names == ("road", "7")
+    assert load_config(write(tmp_path / "b.yaml", "class_names: [a, b]")).dataset.ignore == ()
+    again = tmp_path / "again.yaml"
+    again.write_text(config.to_yaml(), encoding="utf-8")
+    assert load_config(again) == config
+    other = write(tmp_path / "c.yaml", 'classes: {7: "#000000", road: "#804080"}, ignore: white')
+    assert load_config(other).hash() != config.hash()  # the order of the classes counts
+
+
+def test_classes_and_class_names_of_a_base(tmp_path):
+    (tmp_path / "b.yaml").write_text("base: a.yaml\ndataset: {class_names: [x, y, z]}")
+    write(tmp_path / "a.yaml", "classes: {a: 0, b: 1}")
+    assert load_config(tmp_path / "b.yaml").dataset.classes is None
+    config = load_config(tmp_path / "b.yaml", ["dataset.classes={p: 1, q: 2}"])
+    assert config.dataset.class_names == ("p", "q")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes: {0: a, 1: b}", r"names first: \{a: 0, b: 1\}"),
+        ("classes: {yes: 1, no: 0}", r"YAML takes yes, no, on and off for True"),
+        ("classes: [a, b]", r"expected names with values or colours"),
+        ("classes: {a: 0, b: 1.5}", r"a whole number or text or a list such as"),
+        ("classes: {a: 0, b: 1}, class_names: [b, a]", r"class_names = .* the names in dataset.cl"),
+        ("classes: {a: 0}", r"dataset.class_names = \('a',\): expected the names of at least two"),
+    ],
+)
+def test_classes_that_are_no_table(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path / "a.yaml", text))
+
+
+def test_a_colour_without_quotes_is_a_comment(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "dataset:\n  name: folder\n  root: .\n  classes:\n    road: #804080\n    b: 1\n"
+    )
+    with pytest.raises(ConfigError, match=r"behind road; a colour needs quotes"):
+        load_config(path)
+
+
+def test_other_data_sets_have_classes_of_their_own():
+    for change in ("classes={a: 0, b: 1}", "ignore=3", "jpeg_masks=true", "label_map={0: 0}"):
+        with pytest.raises(ConfigError, match=r"since camvid has classes and files of its own"):
+            load_config("camvid.yaml", [f"dataset.{change}"])
+
+
+def test_a_data_set_with_colour_masks(tmp_path):
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (tmp_path / kind / split).mkdir(parents=True)
+            Image.fromarray(COLOURS[BLOCKS]).save(tmp_path / kind / split / "a.png")
+    config = load_config(
+        write(tmp_path / "a.yaml", 'classes: {road: "#804080", rest: ["#00008e", "#6b8e23"]}'),
+        [f"dataset.root={tmp_path}"],
+    )
+    reader = open_dataset(config.dataset)
+    assert np.array_equal(np.asarray(reader.label("train/a")), BLOCKS > 0)
