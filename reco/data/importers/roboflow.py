@@ -23,7 +23,7 @@ from reco.data.importers.source import (
     class_table,
     split_of,
 )
-from reco.data.reader import read_mask
+from reco.data.masks import read_mask
 
 _MASK_SUFFIX = "_mask"
 
@@ -73,7 +73,7 @@ def _read_classes(path: Path) -> dict[int, str]:
 
 
 def _draw(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Drawing:
-    values = read_mask(path)
+    values = read_mask(path).values
     labels: Labels = np.full(values.shape, IGNORE, dtype=np.uint8)
     known = np.isin(values, list(class_of))
     for value, label in class_of.items():

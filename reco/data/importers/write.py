@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from reco import IGNORE
+from reco.data.classes import enumerate_some
 from reco.data.importers.source import (
     SPLIT_WORDS,
     Annotated,
@@ -28,7 +29,6 @@ from reco.data.importers.source import (
     Source,
     find_images,
 )
-from reco.data.reader import enumerate_some
 from reco.data.spec import default_palette
 from reco.files import write_text_whole
 
