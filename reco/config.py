@@ -36,6 +36,7 @@ _CAME_LATER: tuple[tuple[str, str, Any], ...] = (
     ("dataset", "ignore", []),
     ("dataset", "jpeg_masks", False),
     ("reco", "true_labels", False),
+    ("train", "class_weights", None),
 )
 
 # Keys of a data set of one's own; the others bring what these say.
@@ -122,6 +123,7 @@ class TrainConfig:
     learning_rate: float = 2.5e-3
     weight_decay: float = 5e-4
     momentum: float = 0.9
+    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the cross-entropies
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     compile: bool = False
@@ -455,6 +457,11 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
         ("train.weight_decay", train.weight_decay >= 0, "a number >= 0"),
         ("train.momentum", 0 < train.momentum < 1, "a number in (0, 1)"),
         ("train.workers", train.workers >= 0, "at least 0"),
+        (
+            "train.class_weights",
+            not isinstance(train.class_weights, tuple) or min(train.class_weights, default=0) > 0,
+            "null, balanced, or a number > 0 for each class",
+        ),
     ]
     rules += [
         (f"train.{key}", getattr(train, key) >= 1, "at least 1")

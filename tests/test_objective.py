@@ -306,3 +306,69 @@ def test_views_stay_aligned(mix, monkeypatch):
                     pairs_seen += 1
     assert regions_seen > 200
     assert pairs_seen > 100
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.5, 4.0, 0.01)])
+def test_class_weights_are_those_of_a_weighted_mean(weights):
+    """As torch's own weighted cross-entropy; η stays a factor of each image."""
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, C, 8, 8), torch.randint(C, (2, 8, 8))
+    labels[0, :3] = IGNORE
+    confidence = torch.rand(2, 8, 8)
+    weight = torch.tensor(weights)
+    expected = nn.functional.cross_entropy(logits, labels, weight, ignore_index=IGNORE)
+    found = supervised_loss(logits, labels, class_weights=weight)
+    torch.testing.assert_close(found, expected)
+    pixels = [(b, y, x) for b in range(2) for y in range(8) for x in range(8)]
+    total = above = 0.0
+    eta = confident_share(labels, confidence, 0.4).tolist()
+    for b, y, x in pixels:
+        label = labels[b, y, x].item()
+        if label != IGNORE:
+            above -= eta[b] * weights[label] * logits[b, :, y, x].log_softmax(0)[label].item()
+            total += weights[label]
+    found = unsupervised_loss(
+        logits, labels, confidence, strong_threshold=0.4, class_weights=weight
+    )
+    torch.testing.assert_close(found.item(), above / total, rtol=1e-5, atol=0)
+
+
+def test_one_labelled_pixel_of_a_light_class_is_not_lost():
+    """The weights' sum may be below 1, unlike a number of pixels."""
+    logits = torch.randn(1, C, 4, 4)
+    labels = torch.full((1, 4, 4), IGNORE)
+    labels[0, 1, 2] = 1
+    weighted = supervised_loss(logits, labels, class_weights=torch.tensor([1.0, 0.1, 1.0]))
+    torch.testing.assert_close(weighted, supervised_loss(logits, labels))
+    labels[:] = IGNORE
+    assert supervised_loss(logits, labels, class_weights=torch.ones(C)) == 0
+
+
+def test_objective_without_class_weights_is_bit_equal_and_with_them_both_terms_change(plain_views):
+    torch.manual_seed(0)
+    student, batch, (unlabelled, truth) = Network(), uint8_batch(1), uint8_batch(2)
+    teacher, known = MeanTeacher(student), torch.full_like(truth, IGNORE)
+
+    def losses(**options):
+        torch.manual_seed(3)
+        return Objective(unsupervised_threshold=0.4, **options)(
+            student, teacher, batch, (unlabelled, known, truth)
+        )[0]
+
+    plain, none, weighted = losses(), losses(class_weights=None), losses(class_weights=(9, 1, 1))
+    assert torch.equal(plain.total, none.total)
+    assert plain.supervised != weighted.supervised
+    assert plain.unsupervised != weighted.unsupervised
+    assert plain.unsupervised > 0
+
+
+def test_a_step_with_one_class_says_that_it_had_no_negatives(plain_views):
+    student, (images, labels) = Network(), uint8_batch(1)
+    objective = Objective(reco=ReCoLoss(8, 8))
+    losses, statistics = objective(student, None, (images, labels))
+    assert statistics.without_negatives == 0
+    assert losses.reco > 0
+    losses, statistics = objective(student, None, (images, torch.zeros_like(labels)))
+    assert statistics.without_negatives == 1
+    assert losses.reco == 0
+    assert Objective()(student, None, (images, labels))[1].without_negatives.isnan()

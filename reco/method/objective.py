@@ -45,6 +45,7 @@ class StepStatistics(NamedTuple):
     labelled_pixels: Tensor  # () share of the labelled crops that reaches the supervised loss
     known_pixels: Tensor  # () share of the unlabelled views whose label is known (partial labels)
     known_in_reco: Tensor  # () share of ReCo's valid pixels whose label is known
+    without_negatives: Tensor  # () 1 where ReCo had fewer than two classes and added 0, else 0
     reco: ReCoStatistics | None = None
 
 
@@ -79,7 +80,10 @@ class Objective(nn.Module):
             and sure. No way to train, but it shows what better ones could give.
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
+        class_weights: one number for each class, for both cross-entropies; ``None``: all alike.
     """
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -91,6 +95,7 @@ class Objective(nn.Module):
         true_labels: bool = False,
         reco: ReCoLoss | None = None,
         reco_weight: float = 1.0,
+        class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.mix = mix
@@ -100,6 +105,8 @@ class Objective(nn.Module):
         self.true_labels = true_labels
         self.reco = reco
         self.reco_weight = reco_weight
+        weights = None if class_weights is None else torch.tensor(class_weights)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(
         self,
@@ -135,7 +142,9 @@ class Objective(nn.Module):
             full_size = F.interpolate(
                 logits.float(), labels.shape[1:], mode="bilinear", align_corners=False
             )
-            supervised = supervised_loss(full_size[: len(labels)], labels)
+            supervised = supervised_loss(
+                full_size[: len(labels)], labels, class_weights=self.class_weights
+            )
             unsupervised = supervised.new_zeros(())
             if view is not None:
                 unsupervised = unsupervised_loss(
@@ -143,10 +152,11 @@ class Objective(nn.Module):
                     view.labels,
                     view.confidence,
                     strong_threshold=self.unsupervised_threshold,
+                    class_weights=self.class_weights,
                 )
 
         reco, reco_statistics = supervised.new_zeros(()), None
-        known_in_reco = supervised.new_full((), torch.nan)
+        known_in_reco = without_negatives = supervised.new_full((), torch.nan)
         if self.reco is not None:
             with record_function("ReCo"):
                 regions = self.regions(labels, view, logits.shape[2:])
@@ -155,11 +165,14 @@ class Objective(nn.Module):
                 )
                 reco = self.reco_weight * reco
                 known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
+                without_negatives = (reco_statistics.present.sum() < 2).float()
 
         losses = Losses(supervised + unsupervised + reco, supervised, unsupervised, reco)
         with record_function("statistics"):
             statistics = self._statistics(labels, view)._replace(
-                known_in_reco=known_in_reco, reco=reco_statistics
+                known_in_reco=known_in_reco,
+                without_negatives=without_negatives,
+                reco=reco_statistics,
             )
         return losses, statistics
 
@@ -244,22 +257,31 @@ class Objective(nn.Module):
             labelled_pixels=(labels != IGNORE).float().mean(),
             known_pixels=known_pixels,
             known_in_reco=nothing,
+            without_negatives=nothing,
         )
 
 
-def supervised_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def supervised_loss(
+    logits: Tensor, labels: Tensor, *, class_weights: Tensor | None = None
+) -> Tensor:
     """Cross-entropy, averaged over the labelled pixels of all ranks; 0 where there are none.
 
     Args:
         logits: ``(B, C, H, W)``.
         labels: ``(B, H, W)`` int64, IGNORE where unknown.
+        class_weights: ``(C,)``; the average is then a weighted one, as torch's own.
     """
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    return _mean_over_ranks(losses, labels != IGNORE)
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
+    return _mean_over_ranks(losses, _pixel_weights(labels, class_weights))
 
 
 def unsupervised_loss(
-    logits: Tensor, labels: Tensor, confidence: Tensor, *, strong_threshold: float
+    logits: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    strong_threshold: float,
+    class_weights: Tensor | None = None,
 ) -> Tensor:
     """η · cross-entropy on pseudo-labels (Eq. 5), averaged over valid pixels; 0 without any.
 
@@ -268,10 +290,11 @@ def unsupervised_loss(
         labels: ``(B, H, W)`` int64 pseudo-labels, IGNORE where the view shows nothing.
         confidence: ``(B, H, W)`` of the teacher, on the same view.
         strong_threshold: δ_s of η.
+        class_weights: ``(C,)``; the average is then a weighted one.
     """
     eta = confident_share(labels, confidence, strong_threshold)
-    losses = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")
-    return _mean_over_ranks(losses * eta[:, None, None], labels != IGNORE)
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
+    return _mean_over_ranks(losses * eta[:, None, None], _pixel_weights(labels, class_weights))
 
 
 def confident_share(labels: Tensor, confidence: Tensor, threshold: float) -> Tensor:
@@ -311,10 +334,22 @@ def _take(values: Tensor, pixels: Tensor) -> Tensor:
     return values.flatten(1).gather(1, pixels.flatten(1)).view_as(pixels)
 
 
-def _mean_over_ranks(losses: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the valid pixels of all ranks, as this rank's share times the number of ranks.
+def _pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:
+    """``(B, H, W)``: how much each pixel counts in an average; 0 (or False) where IGNORE."""
+    valid = labels != IGNORE
+    if class_weights is None:
+        return valid
+    return class_weights[labels.where(valid, 0)] * valid
+
+
+def _mean_over_ranks(losses: Tensor, weights: Tensor) -> Tensor:
+    """Mean by the pixels' weights over all ranks, as this rank's share times the number of ranks.
 
     DDP averages over ranks, which gives the mean that one process would find.
+
+    Args:
+        losses: weighted already.
+        weights: 0, or False, for pixels that have none.
     """
-    count = distributed.sum_over_ranks(valid.sum())
-    return losses.sum() * distributed.world_size() / count.clamp(min=1)
+    total = distributed.sum_over_ranks(weights.sum())
+    return losses.sum() * distributed.world_size() / (total + (total == 0))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from reco.config import Config
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
 
 
-def build_objective(config: Config) -> Objective:
-    """Eq. 5 with the terms that ``config`` switches on."""
+def build_objective(config: Config, class_weights: Sequence[float] | None = None) -> Objective:
+    """Eq. 5 with the terms that ``config`` switches on.
+
+    Args:
+        config: of the run.
+        class_weights: as :func:`reco.data.balance.class_weights` finds them.
+    """
     return Objective(
         mix=config.method.mix,
         scale_range=config.dataset.scale_range,
@@ -17,6 +24,7 @@ def build_objective(config: Config) -> Objective:
         true_labels=config.reco.true_labels,
         reco=build_reco_loss(config),
         reco_weight=config.reco.weight,
+        class_weights=class_weights,
     )
 
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from reco import distributed
 from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
+from reco.data.balance import class_weights
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.splits import check_labelled, make_split
 from reco.files import write_whole
@@ -139,6 +140,12 @@ class Trainer:
         self.reader = open_dataset(config.dataset)
         check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
+        present = [name for name, images in self.split.images_per_class.items() if images]
+        if config.reco.enabled and len(present) < 2 and distributed.rank() == 0:
+            tqdm.write(
+                f"note: of {self.reader.spec.num_classes} classes the labelled masks hold "
+                f"{', '.join(present) or 'none'} alone: ReCo has no negatives and adds 0"
+            )
         eval_ids = self.reader.ids(config.dataset.eval_split)
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
         self.eval_loader = eval_loader(
@@ -169,7 +176,8 @@ class Trainer:
             nesterov=True,
             foreach=True,
         )
-        self.objective = build_objective(config).to(self.device)
+        weights = class_weights(self.reader, self.split.labelled, config)
+        self.objective = build_objective(config, weights).to(self.device)
         self.iteration = 0
         self.best = -1.0
         if checkpoint is not None:
@@ -297,6 +305,7 @@ class Trainer:
                 f"{self.folder.path} stands. A lower train.learning_rate or train.precision=fp32 "
                 "are the usual remedies"
             )
+        self._say_without_negatives(bar, means["without_negatives"])
         rate = learning_rate(self.config, self.iteration - 1)
         speed = steps * self.images_per_step / seconds
         record: dict[str, Any] = {
@@ -320,6 +329,15 @@ class Trainer:
             f"{means['unsupervised']:.2f} + reco {means['reco']:.2f}, lr {rate:.1e}, "
             f"{speed:.1f} img/s"
         )
+
+    def _say_without_negatives(self, bar: tqdm[Any], share: float) -> None:
+        """At the first line of the log, say so where most steps had nothing to contrast."""
+        if distributed.rank() == 0 and share > 0.5 and not bar.postfix:
+            tqdm.write(
+                f"note: in {share:.0%} of the steps so far one class alone took part in ReCo: it "
+                "has no negatives then and adds 0. Larger crops or batches bring classes together; "
+                "reco.enabled=false trains without it"
+            )
 
     def _validate(self) -> None:
         """Evaluate student and teacher, draw the panel, keep the best."""

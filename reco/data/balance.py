@@ -1,0 +1,66 @@
+"""How much each class weighs in the cross-entropies: ``train.class_weights``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from reco import distributed
+from reco.config import Config, ConfigError
+from reco.data.partial import partial_labels
+from reco.data.reader import Reader
+
+
+def class_weights(reader: Reader, labelled: Sequence[str], config: Config) -> list[float] | None:
+    """One weight for each class, or ``None`` where all pixels count alike.
+
+    ``balanced`` gives a class with the share s of the labelled pixels the weight 1 / (C s), C being
+    the number of classes that have any: each of them then weighs as much as the others together
+    with its pixels, and a pixel weighs 1 on average. A class without pixels has weight 1.
+
+    Args:
+        reader: of the data set.
+        labelled: ids of the labelled images.
+        config: of the run.
+
+    Raises:
+        ConfigError: another number of weights than classes.
+        ValueError: a mask that cannot be used.
+    """
+    weights, num_classes = config.train.class_weights, reader.spec.num_classes
+    if weights is None:
+        return None
+    if weights == "balanced":
+        pixels = labelled_pixels(reader, labelled, config)
+        present = pixels > 0
+        shares = pixels / pixels.sum().clamp(min=1)
+        return torch.where(present, 1 / (present.sum() * shares), 1.0).tolist()
+    if len(weights) != num_classes:
+        raise ConfigError(
+            f"train.class_weights = {list(weights)}: {len(weights)} numbers, expected one for each "
+            f"of the {num_classes} classes {', '.join(reader.spec.class_names)}"
+        )
+    return list(weights)
+
+
+def labelled_pixels(reader: Reader, labelled: Sequence[str], config: Config) -> Tensor:
+    """Pixels of each class ``(C,)`` float64 that training may use, in the files' own size."""
+    dataset = config.dataset
+
+    def count(id: str) -> Tensor:
+        labels = torch.from_numpy(np.array(reader.label(id)))
+        if dataset.partial_labels is not None:
+            labels = partial_labels(labels, dataset.partial_labels, seed=dataset.split_seed, id=id)
+        return torch.bincount(labels.flatten(), minlength=256)[: reader.spec.num_classes]
+
+    hidden = distributed.rank() != 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        counts = pool.map(count, labelled)
+        bar = tqdm(counts, "class weights", len(labelled), leave=False, delay=2, disable=hidden)
+        return torch.stack(list(bar)).sum(0).double()
