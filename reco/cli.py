@@ -56,14 +56,22 @@ def train(parser: ArgumentParser) -> Work:
         reco train --config demo.yaml
         reco train --config camvid_5shot.yaml --set dataset.root=/data/camvid train.seed=1
         reco train --config camvid_5shot.yaml --resume
+        reco train --config camvid_5shot.yaml mine.yaml --show
         torchrun --nproc_per_node=2 scripts/train.py --config pascal_5shot.yaml
 
     The run's folder, runs/<config>/<hash>-s<seed>/, holds its configuration, split, metrics.jsonl,
     panels and checkpoints. Ctrl-C leaves a checkpoint, and --resume goes on from it.
     """
     add = parser.add_argument
-    add("--config", required=True, help="a YAML file: a path, or a name in configs/")
+    add(
+        "--config",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="YAML files, later ones over earlier ones: paths, or names in configs/",
+    )
     _add_overrides(parser)
+    add("--show", action="store_true", help="print where each value comes from, and stop")
     add(
         "--resume",
         nargs="?",
@@ -81,13 +89,16 @@ def train(parser: ArgumentParser) -> Work:
 
     def work(arguments: Namespace) -> int:
         from reco import distributed
-        from reco.config import load_config
+        from reco.config import config_name, explain_config, load_config
         from reco.runs.folder import run_path
         from reco.training.trainer import NonFiniteLossError
         from reco.training.trainer import train as train_run
 
+        if arguments.show:
+            print(explain_config(arguments.config, arguments.overrides))
+            return 0
         config = load_config(arguments.config, arguments.overrides)
-        folder = run_path(config, Path(arguments.config).stem)
+        folder = run_path(config, config_name(arguments.config))
         if isinstance(arguments.resume, str):
             folder = Path(arguments.resume)
         try:

@@ -1,6 +1,6 @@
 """Experiment configuration: frozen dataclasses, read from YAML files and ``key=value`` overrides.
 
-A file may name another with ``base:`` and then only states what differs. Every mistake is one
+A file may name others with ``base:`` and then only states what differs. Every mistake is one
 :class:`ConfigError` that names the file (or ``--set``), the key, the value and what was expected.
 """
 
@@ -179,31 +179,75 @@ class Config:
 
 
 def load_config(
-    path: str | Path,
+    files: str | Path | Sequence[str | Path],
     overrides: Sequence[str] = (),
     *,
     changes: Sequence[tuple[str, Mapping[str, Any]]] = (),
 ) -> Config:
-    """Read a configuration file, its bases, and ``key=value`` overrides on top.
+    """Read configuration files, their bases, and ``key=value`` overrides on top.
 
     Args:
-        path: A path, or the name of a file in the project's ``configs/``.
+        files: One or several, the later ones over the earlier ones: paths, or names of files in the
+            project's ``configs/``.
         overrides: Strings such as ``"train.seed=1"``; values are read as YAML.
-        changes: Laid over the file before the overrides, one after another: where each comes from,
-            for errors, and its keys, with dots or section by section.
+        changes: Laid over the files before the overrides, one after another: where each comes from,
+            for errors, and its keys, with dots or section by section. A key ``base`` names files
+            that lie below the other keys of the change.
 
     Raises:
         ConfigError: unknown key, wrong type, value out of range, or combination that cannot work.
     """
+    config, _ = _load(files, overrides, changes)
+    return config
+
+
+def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> str:
+    """The resolved configuration as YAML; behind each value, where it came from.
+
+    Arguments and errors as for :func:`load_config`.
+    """
+    config, origins = _load(files, overrides, ())
+    lines: list[tuple[str, str]] = []
+    for section, content in config.to_dict().items():
+        keys = content if isinstance(content, dict) else {"": content}
+        if keys is content:
+            lines.append((f"{section}:", ""))
+        for key, value in keys.items():
+            name = f"{section}.{key}" if key else section
+            text = yaml.safe_dump({key or section: value}, default_flow_style=True, width=1000)
+            origin = origins.get(name, "default")
+            lines.append((f"{'  ' if key else ''}{text.strip()[1:-1]}", f"# {origin}"))
+    width = max(len(text) for text, _ in lines if len(text) < 60)
+    return "\n".join(f"{text:<{width}}  {origin}".rstrip() for text, origin in lines)
+
+
+def config_name(files: Sequence[str | Path]) -> str:
+    """What runs of these files are filed under: their names without ending, joined by ``+``."""
+    return "+".join(Path(file).stem for file in files)
+
+
+def _load(
+    files: str | Path | Sequence[str | Path],
+    overrides: Sequence[str],
+    changes: Sequence[tuple[str, Mapping[str, Any]]],
+) -> tuple[Config, dict[str, str]]:
+    """A configuration, and where each key that is not a default came from."""
+    files = [files] if isinstance(files, str | Path) else list(files)
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for source, content in _read_chain(find_config(path)):
-        _merge(values, origins, content, source)
+    for file in files:
+        for source, content in _read_chain(find_config(file)):
+            _merge(values, origins, content, source)
     for source, keys in changes:
+        for base in _bases(keys.get("base"), source):
+            for file, content in _read_chain(find_config(base)):
+                _merge(values, origins, content, file)
         for key, value in keys.items():
-            _lay(values, origins, str(key), value, source)
+            if key != "base":
+                _lay(values, origins, str(key), value, source)
     _override(values, origins, overrides)
-    return _build_config(values, origins, default_origin=str(path))
+    default_origin = ", ".join(map(str, files))
+    return _build_config(values, origins, default_origin=default_origin), origins
 
 
 def config_from_dict(
@@ -282,26 +326,35 @@ def _lay(
     _merge(values, origins, value, source)
 
 
-def _read_chain(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    """``(file, content)`` of a configuration and its bases, the outermost base first."""
+def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """``(file, content)`` of a configuration and its bases, in the order in which they are laid.
+
+    Args:
+        path: of the configuration.
+        below: the files that it is a base of.
+    """
+    if path.resolve() in below:
+        raise ConfigError(f"{path}: base: the chain of bases comes back to this file")
+    content = read_yaml(path)
     chain: list[tuple[str, dict[str, Any]]] = []
-    seen: list[Path] = []
-    while True:
-        if path.resolve() in seen:
-            raise ConfigError(f"{path}: base: the chain of bases comes back to this file")
-        seen.append(path.resolve())
-        content = read_yaml(path)
-        base = content.pop("base", None)
-        chain.insert(0, (str(path), content))
-        if base is None:
-            return chain
-        if not isinstance(base, str):
-            raise ConfigError(f"{path}: base = {base!r}: expected the name of a YAML file")
+    for base in _bases(content.pop("base", None), str(path)):
         beside = path.parent / base
         try:
-            path = beside if beside.is_file() else find_config(base)
+            found = beside if beside.is_file() else find_config(base)
         except ConfigError as error:
             raise ConfigError(f"{path}: base = {base!r}: {error}") from error
+        chain += _read_chain(found, (*below, path.resolve()))
+    return [*chain, (str(path), content)]
+
+
+def _bases(value: Any, source: str) -> list[str]:
+    """The files that a key ``base`` names."""
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(
+            f"{source}: base = {value!r}: expected the name of a YAML file, or a list of names"
+        )
+    return names
 
 
 def _merge(

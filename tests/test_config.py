@@ -6,8 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import yaml
 
-from reco.config import CONFIG_FOLDER, ConfigError, config_from_dict, load_config
+from reco.config import (
+    CONFIG_FOLDER,
+    ConfigError,
+    config_from_dict,
+    config_name,
+    explain_config,
+    load_config,
+)
 
 ALL_CONFIGS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
 
@@ -131,3 +139,42 @@ def test_supervised_baseline_doubles_the_labelled_batch():
     sizes = config.train.labelled_batch_size + config.train.unlabelled_batch_size
     assert config.labelled_batch_size == config.train.labelled_batch_size
     assert supervised.labelled_batch_size == sizes
+
+
+def test_later_files_lie_over_earlier_ones_and_bases_below_their_file(write):
+    first = write("train: {iterations: 5, seed: 5}\nreco: {weight: 5}\n", "a.yaml")
+    write("train: {iterations: 6}\n", "b.yaml")
+    both = write("base: [demo.yaml, a.yaml, b.yaml]\ntrain: {seed: 7}\n", "both.yaml")
+    config = load_config([both, first], ["reco.weight=8"])
+    assert (config.train.iterations, config.train.seed, config.reco.weight) == (5, 5, 8)
+    assert load_config(both).train.iterations == 6
+    assert load_config(both).train.seed == 7
+    assert config_name([both, first]) == "both+a"
+
+
+def test_each_value_says_where_it_came_from(write):
+    file = write("base: demo.yaml\ntrain: {iterations: 5}\n", "short.yaml")
+    shown = explain_config([file], ["train.seed=3"])
+    origins = {line.split(":")[0].strip(): line.split("# ")[-1] for line in shown.splitlines()}
+    assert origins["iterations"] == str(file)
+    assert origins["seed"] == "--set"
+    assert origins["crop_size"].endswith("demo.yaml")
+    assert origins["momentum"] == "default"
+    assert config_from_dict(yaml.safe_load(shown), "shown") == load_config(file, ["train.seed=3"])
+
+
+def test_a_base_that_is_no_name_or_comes_back(write):
+    number = write("base: [demo.yaml, 3]\n", "number.yaml")
+    with pytest.raises(ConfigError, match=r"base = \['demo.yaml', 3\]"):
+        load_config(number)
+    first = write("base: second.yaml\n", "first.yaml")
+    write("base: [demo.yaml, first.yaml]\n", "second.yaml")
+    with pytest.raises(ConfigError, match="comes back"):
+        load_config(first)
+
+
+def test_a_change_may_bring_whole_files(write):
+    file = write("train: {iterations: 5, seed: 5}\n", "part.yaml")
+    change = ("study", {"base": str(file), "train.seed": 6})
+    config = load_config("demo.yaml", changes=[change])
+    assert (config.train.iterations, config.train.seed) == (5, 6)

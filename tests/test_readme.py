@@ -65,7 +65,7 @@ def test_configurations_of_commands_load():
     training = [arguments for arguments in parsed if hasattr(arguments, "resume")]
     assert training
     for arguments in training:
-        if arguments.config not in ("crack.yaml", "<file>"):
+        if arguments.config[0] not in ("crack.yaml", "<file>"):
             load_config(arguments.config, arguments.overrides)
 
 
