@@ -35,9 +35,14 @@ _CAME_LATER: tuple[tuple[str, str, Any], ...] = (
     ("dataset", "classes", None),
     ("dataset", "ignore", []),
     ("dataset", "jpeg_masks", False),
-    ("reco", "true_labels", False),
     ("train", "class_weights", None),
 )
+
+# Keys that are gone: the value that changed nothing, which older files may go on naming, and what
+# to do about any other.
+_GONE = {
+    "reco.true_labels": (False, "it served one study (docs/results.md), at commit 99f6276"),
+}
 
 # Keys of a data set of one's own; the others bring what these say.
 _FOLDER_KEYS = ("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks")
@@ -110,7 +115,6 @@ class ReCoConfig:
     key_sampling: Literal["active", "random"] = "active"
     negatives: Literal["shared", "per_query"] = "shared"
     gradient_through_means: bool = False
-    true_labels: bool = False  # as if all pseudo-labels were right and sure: for studies
 
 
 @dataclass(frozen=True)
@@ -391,6 +395,11 @@ def _build_config(
         arguments = {}
         for key, value in values.items():
             name = f"{prefix}{key}"
+            if name in _GONE:
+                before, remedy = _GONE[name]
+                if value != before:
+                    fail(name, f" = {value!r}: this key is gone; {remedy}")
+                continue
             if key not in fields:
                 fail(name, f": unknown key{_suggestion(str(key), list(fields))}")
             if dataclasses.is_dataclass(hints[key]):
@@ -480,11 +489,6 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             "a probability in [0, 1]",
         ),
         ("reco.weight", reco.weight >= 0, "a number >= 0"),
-        (
-            "reco.true_labels",
-            not reco.true_labels or (reco.enabled and method.unsupervised),
-            "false unless reco.enabled and method.unsupervised are true",
-        ),
         ("reco.num_queries", reco.num_queries >= 1, "at least 1"),
         ("reco.num_negatives", reco.num_negatives >= 1, "at least 1"),
         ("reco.temperature", reco.temperature > 0, "a number > 0"),

@@ -64,7 +64,13 @@ def test_hash_ignores_seed_and_output_but_nothing_else():
     assert config.hash() == same.hash() != other.hash()
     # The hash of a published run (docs/demo_runs.csv): keys that came later leave it as it was.
     assert load_config("demo.yaml").hash() == "8a58f955"
-    assert load_config("demo.yaml", ["reco.true_labels=true"]).hash() != "8a58f955"
+
+
+def test_a_key_that_is_gone_is_passed_over_where_it_changed_nothing(write):
+    path = write("dataset: {name: synthetic}\nreco: {true_labels: false}")
+    assert load_config(path) == load_config(write("dataset: {name: synthetic}", "without.yaml"))
+    with pytest.raises(ConfigError, match=r"--set: reco\.true_labels = True: this key is gone"):
+        load_config(path, ["reco.true_labels=true"])
 
 
 def test_configs_are_frozen():

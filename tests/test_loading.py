@@ -32,6 +32,7 @@ class CountingReader:
     """Image k shows k in red everywhere and a ramp in green; two more have no labels."""
 
     spec = DatasetSpec("counting", ("a", "b", "c"), default_palette(3))
+    label_comes_with_image = True
 
     def ids(self, split: str) -> list[str]:
         return [str(k) for k in range(IMAGES)]
@@ -146,6 +147,29 @@ def test_labelled_and_unlabelled_samples():
     assert (pair[1].truth == IGNORE).all()  # has no labels at all
     # The teacher's view is not scaled: the ramp rises by 5 a pixel, as in the file.
     assert all((sample.image[1].int().diff(dim=1) == 5).all() for sample in pair)
+
+
+@pytest.mark.parametrize("budget", [None, "pixel"])
+def test_masks_of_unlabelled_images_are_read_for_partial_labels_alone(budget, tmp_path):
+    config = DatasetConfig(
+        name="folder",
+        root=str(make_folder(tmp_path)),
+        class_names=("a", "b", "c"),
+        crop_size=(16, 16),
+        partial_labels=budget,
+    )
+    reader = open_dataset(config)
+    (tmp_path / "labels/train/site 0/000.png").write_bytes(b"no mask")
+    streams = {
+        kind: TrainStream(reader, ["train/site 0/000"], config, stream=kind, seed=0)
+        for kind in ("labelled", "unlabelled")
+    }
+    for kind, samples in streams.items():
+        if kind == "labelled" or budget:
+            with pytest.raises(ValueError, match=r"000\.png: cannot be read as a mask"):
+                samples[0]
+        else:
+            assert (samples[0].truth == IGNORE).all()
 
 
 @pytest.mark.parametrize("kind", ["labelled", "unlabelled"])

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
-from make_data import make_folder
 
 from reco import distributed
 from reco.config import ConfigError, load_config
@@ -236,28 +234,13 @@ def test_nothing_left_as_unlabelled_is_an_error(tiny, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_true_labels_reach_the_objective(tiny, tmp_path):
-    assert Trainer(tiny("reco.true_labels=true"), tmp_path / "run").objective.true_labels
-    for other in ("reco.enabled=false", "method.unsupervised=false"):
-        with pytest.raises(ConfigError, match=r"reco\.true_labels = True: expected false unless"):
-            tiny("reco.true_labels=true", other)
-
-
-def test_a_run_from_before_a_key_came_can_be_resumed(tiny, tmp_path):
+def test_a_run_from_before_a_key_came_or_went_can_be_resumed(tiny, tmp_path):
     train(tiny("train.iterations=2"), tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
-    del checkpoint["config"]["reco"]["true_labels"]
+    del checkpoint["config"]["dataset"]["extra_images"]
+    checkpoint["config"]["reco"]["true_labels"] = False  # a key that has gone since
     save_checkpoint(checkpoint, tmp_path / "run" / "last.pt")
     assert train(tiny(), tmp_path / "run", resume=True).iteration == 4
-
-
-def test_true_labels_have_to_be_there(tmp_path):
-    root = make_folder(tmp_path / "data")
-    own = [f"dataset.root={root}", "dataset.class_names=[a, b, c]", "reco.true_labels=true"]
-    config = load_config("folder.yaml", [*TINY, *own])
-    with pytest.raises(ConfigError, match=r"reco\.true_labels = true: .*unlabelled/street"):
-        train(config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_device_that_is_not_there_is_named(tiny, tmp_path):

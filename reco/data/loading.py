@@ -42,7 +42,7 @@ class TrainSample(NamedTuple):
 
     image: Tensor  # (3, h, w) uint8
     label: Tensor  # (h, w) uint8: the labels that training may use, IGNORE elsewhere
-    truth: Tensor  # (h, w) uint8: all labels there are, for diagnostics and `reco.true_labels`
+    truth: Tensor  # (h, w) uint8: the labels that were at hand, to judge pseudo-labels by
 
 
 class EvalSample(NamedTuple):
@@ -64,7 +64,8 @@ class TrainStream(Dataset[TrainSample]):
         config: sizes, scale range, partial labels, ``skip_unreadable``.
         stream: ``"labelled"`` crops are randomly scaled and carry their labels. ``"unlabelled"``
             ones are not (the teacher sees them plain, the student's view is scaled on the device)
-            and carry no labels, but for the few that partial labels leave.
+            and carry no labels, but for the few that partial labels leave. Their masks are read
+            for these alone: no truth is at hand else, unless it comes with the image.
         seed: of the run.
 
     Raises:
@@ -122,9 +123,14 @@ class TrainStream(Dataset[TrainSample]):
         raise ValueError(f"none of the {len(order)} {self._stream} images can be read")
 
     def _with_labels(self, id: str, image: Image.Image) -> tuple[Tensor, Tensor, Tensor]:
-        label = None if id in self._without_labels else self._reader.label(id)
-        pixels, truth = _to_tensors(image, label, self._config.image_size)
         budget = self._config.partial_labels
+        reading = (
+            self._stream == "labelled" or budget is not None or self._reader.label_comes_with_image
+        )
+        label = None
+        if reading and id not in self._without_labels:
+            label = self._reader.label(id)
+        pixels, truth = _to_tensors(image, label, self._config.image_size)
         if budget is not None:
             usable = partial_labels(truth, budget, seed=self._config.split_seed, id=id)
         elif self._stream == "labelled":

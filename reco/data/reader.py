@@ -39,6 +39,10 @@ class Reader(Protocol):
     def spec(self) -> DatasetSpec:
         """Class names and colours."""
 
+    @property
+    def label_comes_with_image(self) -> bool:
+        """Whether the label of an image just read costs nothing: there is no mask to decode."""
+
     def ids(self, split: str) -> list[str]:
         """Sorted ids of the images of ``"train"``, ``"val"`` or ``"test"`` that have labels.
 
@@ -110,6 +114,8 @@ class FileReader:
     Raises:
         FileNotFoundError: ``root`` is not there.
     """
+
+    label_comes_with_image = False
 
     def __init__(
         self,

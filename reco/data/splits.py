@@ -148,24 +148,18 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
 def check_labelled(reader: Reader, config: Config) -> None:
     """Make sure of the images that ``config`` asks for, before any mask is read.
 
-    These are as many labelled ones, unlabelled ones too where it trains on them, and with
-    ``reco.true_labels`` none without labels.
+    These are as many labelled ones, and unlabelled ones too where it trains on them.
 
     Args:
         reader: of the data set.
         config: of the run.
 
     Raises:
-        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, none that
-            are left, or images without the labels that have to be there.
+        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, or none
+            that are left.
         FileNotFoundError: no training images, or no such list of ids.
     """
     dataset = config.dataset
-    if config.reco.true_labels and (without := _extra_ids(reader, dataset)):
-        raise ConfigError(
-            f"reco.true_labels = true: expected labels of all images, but {len(without)} have "
-            f"none, such as {without[0]}"
-        )
     train = sorted(reader.ids("train"))
     if dataset.labelled_ids:
         labelled = len(_own_list(Path(dataset.labelled_ids), train))

@@ -70,6 +70,7 @@ class SyntheticReader:
     """
 
     spec = SPEC
+    label_comes_with_image = True
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -56,7 +56,6 @@ class UnlabelledView(NamedTuple):
     labels: Tensor  # (B_u, H, W) int64
     confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
     known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
-    truth: Tensor  # (B_u, H, W) int64: all ground truth there is, for studies
     pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
 
 
@@ -76,8 +75,6 @@ class Objective(nn.Module):
         scale_range: random scale of the student's view of an unlabelled crop.
         unsupervised_threshold: δ_s of η, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
-        true_labels: ReCo takes the truth of unlabelled images, as if all pseudo-labels were right
-            and sure. No way to train, but it shows what better ones could give.
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
         class_weights: one number for each class, for both cross-entropies; ``None``: all alike.
@@ -92,7 +89,6 @@ class Objective(nn.Module):
         scale_range: tuple[float, float] = (1.0, 1.0),
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
-        true_labels: bool = False,
         reco: ReCoLoss | None = None,
         reco_weight: float = 1.0,
         class_weights: Sequence[float] | None = None,
@@ -102,7 +98,6 @@ class Objective(nn.Module):
         self.scale_range = scale_range
         self.unsupervised_threshold = unsupervised_threshold
         self.weak_threshold = weak_threshold
-        self.true_labels = true_labels
         self.reco = reco
         self.reco_weight = reco_weight
         weights = None if class_weights is None else torch.tensor(class_weights)
@@ -122,7 +117,7 @@ class Objective(nn.Module):
             teacher: makes pseudo-labels; ``None`` trains on labelled images alone.
             labelled: images and labels.
             unlabelled: images, the labels known of them (IGNORE elsewhere), and their truth (IGNORE
-                where there is none), for statistics and ``true_labels`` alone.
+                where there is none), for statistics alone.
 
         Returns:
             The losses, connected to the student, and statistics.
@@ -199,17 +194,16 @@ class Objective(nn.Module):
         confidence = confidence.masked_fill(known != IGNORE, 1.0)
 
         with record_function("augmentation"):
-            view: tuple[Tensor, ...] = (images, labels, confidence, known, truth)
+            view: tuple[Tensor, ...] = (images, labels, confidence, known)
             view = rescale_batch(*view, scale_range=self.scale_range)
             if self.mix != "none":
                 view = _MIX[self.mix](*view)
-            images, labels, confidence, known, truth = photometric_flip(*view)
+            images, labels, confidence, known = photometric_flip(*view)
         return UnlabelledView(
             images=images,
             labels=labels,
             confidence=confidence,
             known=known != IGNORE,
-            truth=truth.long(),
             pseudo_accuracy=pseudo_accuracy,
         )
 
@@ -217,8 +211,7 @@ class Objective(nn.Module):
     def regions(self, labels: Tensor, view: UnlabelledView | None, size: Sequence[int]) -> Regions:
         """Labels of all images for ReCo at the network's output ``size`` ``(h, w)``.
 
-        Ground truth takes part wherever there is some, a pseudo-label above δ_w (Section 3.3). With
-        ``true_labels`` it is ground truth alone, of all images.
+        Ground truth takes part wherever there is some, a pseudo-label above δ_w (Section 3.3).
 
         Args:
             labels: ``(B_l, H, W)`` int64 ground truth.
@@ -227,10 +220,7 @@ class Objective(nn.Module):
         """
         known = labels != IGNORE
         valid = known
-        if view is not None and self.true_labels:
-            labels = torch.cat([labels, view.truth])
-            valid = known = labels != IGNORE
-        elif view is not None:
+        if view is not None:
             labels = torch.cat([labels, view.labels])
             valid = torch.cat([valid, view.known | (view.confidence > self.weak_threshold)])
             known = torch.cat([known, view.known])

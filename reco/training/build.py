@@ -21,7 +21,6 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
         scale_range=config.dataset.scale_range,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,
-        true_labels=config.reco.true_labels,
         reco=build_reco_loss(config),
         reco_weight=config.reco.weight,
         class_weights=class_weights,
