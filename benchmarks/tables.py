@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reco.paths import user_path
 from reco.runs.results import (
     ClassIoU,
     Point,
@@ -123,12 +124,12 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("documents", nargs="*", type=Path, help="Markdown files")
+    parser.add_argument("documents", nargs="*", type=user_path, help="Markdown files")
     parser.add_argument("--write", action="store_true", help="bring the documents up to date")
     parser.add_argument(
         "--runs",
         nargs="+",
-        type=Path,
+        type=user_path,
         default=[],
         metavar=("FOLDER", "CSV"),
         help="folder of the studies, and CSV files to follow to the runs in it",

@@ -12,6 +12,7 @@ import torch
 from torch.utils.benchmark import select_unit, timer
 
 from reco import distributed
+from reco.paths import user_path
 from reco.training.meter import resident_bytes
 
 Name = TypeVar("Name", bound=Hashable)
@@ -23,7 +24,12 @@ def make_parser(description: str | None) -> ArgumentParser:
     add = parser.add_argument
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--repeats", type=int, default=15, help="rounds that count (default 15)")
-    add("--output", type=Path, default=Path("runs/benchmark"), help="folder of tables and picture")
+    add(
+        "--output",
+        type=user_path,
+        default=Path("runs/benchmark"),
+        help="folder of tables and picture",
+    )
     return parser
 
 

@@ -7,10 +7,13 @@ a command needs is imported when it runs, so that ``reco --help`` answers at onc
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
+
+from reco.paths import user_path
 
 Work = Callable[[Namespace], int]
 
@@ -32,7 +35,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def command_parser() -> ArgumentParser:
     """The parser of all commands; what it returns holds its command as ``work``."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="reco",
         description="Semantic segmentation from a handful of labelled images (ReCo, ICLR 2022).",
         epilog="`reco COMMAND --help` shows examples and all options of a command.",
@@ -77,6 +80,7 @@ def train(parser: ArgumentParser) -> Work:
         nargs="?",
         const=True,
         default=False,
+        type=Path,
         metavar="FOLDER",
         help="go on with the run of this configuration, or with the one in FOLDER",
     )
@@ -99,8 +103,8 @@ def train(parser: ArgumentParser) -> Work:
             return 0
         config = load_config(arguments.config, arguments.overrides)
         folder = run_path(config, config_name(arguments.config))
-        if isinstance(arguments.resume, str):
-            folder = Path(arguments.resume)
+        if isinstance(arguments.resume, Path):
+            folder = arguments.resume
         try:
             outcome = train_run(
                 config,
@@ -183,7 +187,7 @@ def predict(parser: ArgumentParser) -> Work:
     read is reported, the rest goes on, and the exit code is 1.
     """
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGES", help="files, folders, or globs in quotes")
+    add("images", nargs="+", type=Path, metavar="IMAGES", help="files, folders, or globs in quotes")
     _add_checkpoint(parser)
     add("--output", type=Path, default=Path("predictions"), help="default: predictions/")
     _add_network(parser)
@@ -243,7 +247,7 @@ def export(parser: ArgumentParser) -> Work:
         default="uint8",
         help="what the exported network takes: 0..255 (default), 0..1, or normalised by you",
     )
-    add("--images", nargs="+", default=[], help="images to compare on")
+    add("--images", nargs="+", type=Path, default=[], help="images to compare on")
 
     def work(arguments: Namespace) -> int:
         from reco.inference.export import export_checkpoint
@@ -615,6 +619,21 @@ COMMANDS: dict[str, Callable[[ArgumentParser], Work]] = {
     "pseudo-labels": pseudo_labels,
     "gradients": gradients,
 }
+
+
+class _Parser(ArgumentParser):
+    """Fills in ``~`` and ``$VARIABLES`` in every option of ``type=Path``; so do its sub-parsers."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.register("type", Path, _path)
+
+
+def _path(text: str) -> Path:
+    try:
+        return user_path(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{text!r}: expected {error}") from error
 
 
 def _add_overrides(parser: ArgumentParser) -> None:

@@ -16,9 +16,11 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
+
+from reco.paths import read_text, user_path
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a wheel the configurations lie inside the package, in a checkout beside it.
@@ -52,15 +54,19 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value and remedy."""
 
 
+PathText = Annotated[str, user_path]
+"""Text that is a path: ``~`` and ``$VARIABLES`` in it are filled in when it is read."""
+
+
 @dataclass(frozen=True)
 class DatasetConfig:
     """Which images, which of them are labelled, and how large they are."""
 
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
-    root: str | None = None
+    root: PathText | None = None
     labelled_images: int | Literal["all"] = "all"
     min_classes_per_image: int = 1
-    labelled_ids: str | None = None  # text file, one id a line: a split of the user's own
+    labelled_ids: PathText | None = None  # text file, one id a line: a split of the user's own
     partial_labels: Literal["pixel"] | float | None = None
     split_seed: int = 0
     image_size: tuple[int, int] | None = None  # (height, width); null: as it comes
@@ -82,7 +88,7 @@ class ModelConfig:
     """DeepLabv3+; see :class:`reco.models.network.DeepLabV3Plus`."""
 
     backbone: str = "resnet101"
-    weights: str = "imagenet"  # imagenet | none | path of a state dict
+    weights: PathText = "imagenet"  # imagenet | none | path of a state dict
     output_stride: Literal[8, 16] = 16
     representation_dim: int = 256
     channels: int = 256  # width of ASPP, decoder and heads
@@ -149,7 +155,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     reco: ReCoConfig = field(default_factory=ReCoConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    output_dir: str = "runs"
+    output_dir: PathText = "runs"
 
     @property
     def labelled_batch_size(self) -> int:
@@ -268,7 +274,11 @@ def config_from_dict(
 
 def find_config(path: str | Path) -> Path:
     """Path of a configuration: as given, or looked up by name in the project's ``configs/``."""
-    for candidate in (Path(path), CONFIG_FOLDER / path):
+    try:
+        path = user_path(path)
+    except ValueError as error:
+        raise ConfigError(f"{str(path)!r}: expected {error}") from error
+    for candidate in (path, CONFIG_FOLDER / path):
         if candidate.is_file():
             return candidate
     names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))
@@ -285,9 +295,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: not YAML, not ``key: value`` lines, or a key that stands twice.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = yaml.load(read_text(path), _Loader)
+    except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not a YAML file: {error}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")
@@ -315,10 +327,45 @@ def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequen
         if not equals or not key:
             raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
         try:
-            value = yaml.safe_load(text)
+            value = _read_value(text, _hint(key))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
         _lay(values, origins, key, value, "--set")
+
+
+def _hint(key: str) -> Any:
+    """The type of a key such as ``train.seed``; ``None`` of one that is not there."""
+    hint: Any = Config
+    for part in key.split("."):
+        section = dataclasses.is_dataclass(hint)
+        fields = typing.get_type_hints(hint, include_extras=True) if section else {}
+        if part not in fields:
+            return None
+        hint = fields[part]
+    return hint
+
+
+def _read_value(text: str, hint: Any) -> Any:
+    """What stands behind ``key=``: YAML or, where the key holds text alone, the text as it is.
+
+    There, too, quotes are left out and ``null`` is null.
+    """
+    text = text.strip()
+    if not _is_text(hint) or text[:1] in ("'", '"'):
+        return yaml.safe_load(text)
+    return None if text.lower() in ("", "null") else text
+
+
+def _is_text(hint: Any) -> bool:
+    """Whether text alone, or nothing, is of type ``hint``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _is_text(arguments[0])
+    if origin is Literal:
+        return all(isinstance(option, str) for option in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return all(option is types.NoneType or _is_text(option) for option in arguments)
+    return hint is str
 
 
 def _lay(
@@ -342,10 +389,10 @@ def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dic
     content = read_yaml(path)
     chain: list[tuple[str, dict[str, Any]]] = []
     for base in _bases(content.pop("base", None), str(path)):
-        beside = path.parent / base
         try:
+            beside = path.parent / user_path(base)
             found = beside if beside.is_file() else find_config(base)
-        except ConfigError as error:
+        except ValueError as error:
             raise ConfigError(f"{path}: base = {base!r}: {error}") from error
         chain += _read_chain(found, (*below, path.resolve()))
     return [*chain, (str(path), content)]
@@ -390,7 +437,7 @@ def _build_config(
     def build(cls: type[Any], values: Any, prefix: str) -> Any:
         if not isinstance(values, Mapping):
             fail(prefix.rstrip("."), f" = {values!r}: expected a section of `key: value` lines")
-        hints = typing.get_type_hints(cls)
+        hints = typing.get_type_hints(cls, include_extras=True)
         fields = {f.name: f for f in dataclasses.fields(cls)}
         arguments = {}
         for key, value in values.items():
@@ -546,6 +593,8 @@ def _coerce(value: Any, hint: Any) -> Any:
     YAML reads ``1e-3`` as a string and ``1`` as an integer: both are fine where a float is meant.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return str(user_path(_coerce(value, arguments[0])))
     if origin is Literal:
         if any(value == option and type(value) is type(option) for option in arguments):
             return value
@@ -580,7 +629,12 @@ def _coerce(value: Any, hint: Any) -> Any:
     if type(value) is hint:
         return value
     raise ValueError(
-        {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[hint]
+        {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text (in quotes where YAML takes it for something else)",
+        }[hint]
     )
 
 
@@ -621,6 +675,8 @@ def _nearest(value: Any, hint: Any) -> str:
 
 
 def _flatten(hint: Any) -> list[Any]:
+    if typing.get_origin(hint) is Annotated:
+        return _flatten(typing.get_args(hint)[0])
     arguments = typing.get_args(hint)
     return [x for argument in arguments for x in _flatten(argument)] if arguments else [hint]
 

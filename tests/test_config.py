@@ -107,12 +107,57 @@ def test_configs_are_frozen():
         ),
         ("train.iterations", ["train.iterations", "key=value"]),
         ("train.iterations=[", ["train.iterations", "YAML"]),
+        ("dataset.eval_split='val", ["dataset.eval_split", "YAML"]),
+        ("output_dir=", ["output_dir", "text"]),
+        ("output_dir=$NOT_SET_HERE/runs", ["output_dir", "$NOT_SET_HERE/runs", "variable"]),
+        ("output_dir=~nobody-of-this-name/x", ["output_dir", "~nobody-of-this-name", "home"]),
     ],
 )
 def test_wrong_overrides_are_named(override, words):
     with pytest.raises(ConfigError) as error:
         load_config("demo.yaml", [override])
     assert not [word for word in words if word not in str(error.value)], str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["data #2", "2024", "2024_01", "1e3", "yes", "a: b", "[x", "*", "@x", "'data #2'"]
+)
+def test_what_is_text_stays_as_it_is_behind_set(text):
+    config = load_config("demo.yaml", [f"dataset.root={text}", f"dataset.eval_split={text}"])
+    assert config.dataset.root == config.dataset.eval_split == text.strip("'")
+    null = load_config("demo.yaml", [f"dataset.root={text}", "dataset.root=null"])
+    assert null.dataset.root is None
+
+
+def test_text_in_a_file_that_yaml_takes_for_a_number_wants_quotes(write):
+    path = write("dataset: {name: synthetic, root: 2024_01}")
+    with pytest.raises(ConfigError, match=r"dataset\.root = 202401: expected text \(in quotes"):
+        load_config(path)
+    path = write("dataset: {name: synthetic, root: '2024_01'}")
+    assert load_config(path).dataset.root == "2024_01"
+
+
+def test_homes_and_variables_are_filled_in(write, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", "~/data")
+    write("dataset: {name: synthetic, labelled_ids: $DATA/ids.txt}", "base.yaml")
+    write("base: $HOME/base.yaml\noutput_dir: ~/runs\nmodel: {weights: '${DATA}/w.pth'}")
+    config = load_config("~/experiment.yaml", ["dataset.root=~"])
+    assert config.output_dir == str(tmp_path / "runs")
+    assert config.model.weights == str(tmp_path / "data" / "w.pth")
+    assert config.dataset.labelled_ids == str(tmp_path / "data" / "ids.txt")
+    assert config.dataset.root == str(tmp_path)
+    assert load_config("demo.yaml").model.weights == "none"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_of_a_windows_editor_is_read(write, encoding):
+    path = write("")
+    path.write_bytes("dataset: {name: synthetic, root: straße}".encode(encoding))
+    assert load_config(path).dataset.root == "straße"
+    path.write_bytes("dataset: {name: synthetic, root: straße}".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"experiment\.yaml: not text in UTF-8"):
+        load_config(path)
 
 
 def test_errors_name_the_file_that_holds_the_key(write):

@@ -119,12 +119,12 @@ def test_pascal(tmp_path, sbd_lists, below):
     assert len({reader.image(id).size for id in train}) == 3
 
 
-def test_pascal_list_file_wins(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_pascal_list_file_wins(tmp_path, encoding):
     make_pascal(tmp_path, sbd_lists=True)
-    write_lines(
-        tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt",
-        ["/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png", "2008_000002"],
-    )
+    path = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train_aug.txt"
+    text = "/JPEGImages/2007_000032.jpg /SegmentationClassAug/2007_000032.png\n2008_000002\n"
+    path.write_bytes(text.encode(encoding))
     assert PascalReader(tmp_path).ids("train") == ["2007_000032", "2008_000002"]
 
 

@@ -218,7 +218,7 @@ def test_impossible_numbers(count):
 def test_own_list_of_ids(tmp_path):
     reader = MemoryReader(random_classes(0), extra=("extra",))
     path = tmp_path / "mine.txt"
-    path.write_text("003\n001\n\n001\n")
+    path.write_bytes("003\r\n001\r\n\r\n001\r\n".encode("utf-16"))
     split = make_split(reader, config(labelled_ids=str(path)))
     assert split.labelled == ("001", "003")
     assert len(split.unlabelled) == 59

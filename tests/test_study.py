@@ -262,6 +262,7 @@ def test_a_run_stops_when_the_study_is_killed():
         ("config: demo.yaml\nmethods: {a: {}}\nbudgets:", "budgets = None"),
         ("config: demo.yaml\nmethods: {a: {}}\ntest_split: tset", "test_split = 'tset'"),
         ("config: 1\nmethods: {a: {}}", "config = 1: expected text"),
+        ("config: demo.yaml\nmethods: {a: {}}\noutput_dir: $UNSET_HERE/x", "variable UNSET_HERE"),
         ("config: demo.yaml\nmethods: {a: {}, a: {}}", "the key 'a' stands twice"),
         ("config: demo.yaml\nmethods: {a: {}", "not a YAML file"),
     ],

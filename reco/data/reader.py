@@ -19,6 +19,7 @@ from reco import IGNORE
 from reco.data.classes import ClassTable, enumerate_some
 from reco.data.masks import Mask, read_mask
 from reco.data.spec import DatasetSpec
+from reco.paths import read_lines
 
 SPLITS = ("train", "val", "test")
 
@@ -316,8 +317,7 @@ def select(files: Mapping[str, Path], ids: Iterable[str], source: str) -> dict[s
 
 def read_list(path: Path) -> list[str]:
     """Ids in a list file: first word of each line, without folders and ending."""
-    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
-    return [Path(words[0]).stem for words in lines if words]
+    return [Path(line.split()[0]).stem for line in read_lines(path)]
 
 
 def read_image(path: str | Path) -> Image.Image:

@@ -20,6 +20,7 @@ from reco.data.classes import enumerate_some
 from reco.data.folder import FolderReader
 from reco.data.masks import colour_name
 from reco.data.reader import FileReader, Reader, present_classes
+from reco.paths import read_lines
 from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
@@ -280,8 +281,7 @@ def _own_list(path: Path, train: Sequence[str]) -> list[str]:
     """Ids of the user's list, one a line."""
     if not path.is_file():
         raise FileNotFoundError(f"dataset.labelled_ids = {path}: no such file")
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    ids = sorted({line for line in lines if line})
+    ids = sorted(set(read_lines(path)))
     unknown = sorted(set(ids) - set(train))
     if unknown:
         raise ValueError(

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 from reco.config import Config, ConfigError, find_config, load_config, read_yaml
 from reco.data import open_dataset
 from reco.data.splits import check_labelled
+from reco.paths import user_path
 from reco.runs.folder import run_path
 
 _KEYS = {"config", "output_dir", "seeds", "set", "baseline", "methods", "budgets", "test_split"}
@@ -112,11 +113,16 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
     require("test_split", test_split in (None, "train", "val", "test"), "train, val or test")
     for key in ("config", "output_dir"):
         require(key, isinstance(content.get(key, ""), str), "text")
+    output_dir = content.get("output_dir", "runs/studies")
+    try:
+        output_dir = user_path(output_dir)
+    except ValueError as error:
+        raise ConfigError(f"{found}: output_dir = {output_dir!r}: expected {error}") from error
     return Study(
         path=found,
         name=found.stem if config is None else f"{found.stem}-{Path(config).stem}",
         config=config or content["config"],
-        output_dir=Path(content.get("output_dir", "runs/studies")),
+        output_dir=output_dir,
         seeds=tuple(seeds),
         methods=methods,
         budgets=named("budgets", {"": {}}),

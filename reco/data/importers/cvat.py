@@ -37,6 +37,7 @@ from reco.data.importers.source import (
     reaches_outside,
     split_of,
 )
+from reco.paths import read_lines
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton")
@@ -193,8 +194,8 @@ def _read_masks(labelmap: Path, options: ImportOptions) -> Source:
 def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
     """Class name -> colour, from lines ``name:red,green,blue:parts:actions``."""
     colours: dict[str, tuple[int, int, int]] = {}
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
-        if not line.strip() or line.startswith("#"):
+    for line in read_lines(path):
+        if line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
         values = rest.partition(":")[0].split(",")
@@ -210,7 +211,7 @@ def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
 def _listed_split(root: Path, name: str) -> str | None:
     """The split whose list in ``ImageSets/Segmentation`` names an image."""
     for path in sorted((root / "ImageSets" / "Segmentation").glob("*.txt")):
-        if name in path.read_text(encoding="utf-8-sig").split("\n"):
+        if name in read_lines(path):
             return split_of(Path(path.stem), root)
     return None
 

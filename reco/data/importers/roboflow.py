@@ -24,6 +24,7 @@ from reco.data.importers.source import (
     split_of,
 )
 from reco.data.masks import read_mask
+from reco.paths import read_lines
 
 _MASK_SUFFIX = "_mask"
 
@@ -65,8 +66,7 @@ def read_roboflow(source: Path, options: ImportOptions) -> Source:
 
 def _read_classes(path: Path) -> dict[int, str]:
     """Mask value -> class name, from lines ``value, name`` below a header."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if row][1:]
+    rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path))][1:]
     if not rows or any(len(row) < 2 or not row[0].isdigit() for row in rows):
         raise ValueError(f"{path}: expected lines such as `1, road` below `Pixel Value, Class`")
     return {int(row[0]): row[1] for row in rows}
