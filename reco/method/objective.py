@@ -100,7 +100,9 @@ class Objective(nn.Module):
         self.weak_threshold = weak_threshold
         self.reco = reco
         self.reco_weight = reco_weight
-        weights = None if class_weights is None else torch.tensor(class_weights)
+        weights = (
+            None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        )
         self.register_buffer("class_weights", weights, persistent=False)
 
     def forward(
