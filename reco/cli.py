@@ -423,10 +423,13 @@ def study(parser: ArgumentParser) -> Work:
         reco study my_study.yaml --devices cuda:0 cuda:1
         reco study studies/ablation.yaml --config camvid_cpu.yaml
         reco study studies/ablation.yaml --config cityscapes_5shot.yaml --test-split none
+        reco study my_study.yaml --commands > runs.txt      # for a queue: one line a run
+        reco study my_study.yaml --collect                  # tables of what is finished by now
 
-    Finished runs are skipped, stopped ones are resumed: Ctrl-C, then the same command, goes on
-    where it was. runs/studies/<study>/ holds results.md, results.csv, classes.csv, curves.csv and,
-    with matplotlib, pictures; they grow with every run that ends. logs/ has what each run printed.
+    Each run is a `reco train` command. Finished runs are skipped, stopped ones are resumed: Ctrl-C,
+    then the same command, goes on where it was. runs/studies/<study>/ holds results.md,
+    results.csv, classes.csv, curves.csv and, with matplotlib, pictures; they grow with every run
+    that ends. logs/ has what each run printed.
     """
     add = parser.add_argument
     add("study", help="a YAML file: a path, or a name in configs/")
@@ -440,11 +443,16 @@ def study(parser: ArgumentParser) -> Work:
         help="evaluate finished runs on this instead of the study's own; none: on no further split",
     )
 
+    add("--commands", action="store_true", help="print the runs' commands instead, a line a run")
+    add("--collect", action="store_true", help="run nothing: tables of what is there")
+
     def work(arguments: Namespace) -> int:
+        import shlex
         from dataclasses import replace
 
-        from reco.studies.runner import run_study
-        from reco.studies.study import load_study
+        from reco.studies.progress import Progress
+        from reco.studies.runner import run_commands, run_study
+        from reco.studies.study import load_study, study_runs
 
         chosen = load_study(arguments.study, arguments.config)
         if arguments.output_dir is not None:
@@ -452,7 +460,16 @@ def study(parser: ArgumentParser) -> Work:
         if arguments.test_split is not None:
             none = arguments.test_split == "none"
             chosen = replace(chosen, test_split=None if none else arguments.test_split)
-        finished = run_study(chosen, arguments.overrides, arguments.devices)
+        if arguments.commands:
+            for run in study_runs(chosen, arguments.overrides):
+                print(" && ".join(map(shlex.join, run_commands(run, chosen))))
+            return 0
+        if arguments.collect:
+            progress = Progress(chosen, study_runs(chosen, arguments.overrides))
+            progress.write()
+            finished = not progress.unfinished()
+        else:
+            finished = run_study(chosen, arguments.overrides, arguments.devices)
         print((chosen.results_dir / "results.md").read_text(encoding="utf-8"))
         return 0 if finished else 1
 

@@ -173,6 +173,23 @@ class Config:
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))
         return plain
 
+    def overrides_over(self, other: Config) -> list[str]:
+        """``key=value`` strings that turn ``other`` into this configuration."""
+        before = other.flat()
+        return [
+            f"{key}={value if isinstance(value, str) else _flow(value)}"
+            for key, value in self.flat().items()
+            if value != before[key]
+        ]
+
+    def flat(self) -> dict[str, Any]:
+        """:meth:`to_dict` by dotted keys such as ``train.seed``."""
+        return {
+            f"{section}.{key}" if key else section: value
+            for section, content in self.to_dict().items()
+            for key, value in (content if isinstance(content, dict) else {"": content}).items()
+        }
+
     def hash(self) -> str:
         """Eight hex digits of the experiment: everything but the seed and where runs are kept."""
         content = self.to_dict()
@@ -224,9 +241,8 @@ def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
             lines.append((f"{section}:", ""))
         for key, value in keys.items():
             name = f"{section}.{key}" if key else section
-            text = yaml.safe_dump({key or section: value}, default_flow_style=True, width=1000)
-            origin = origins.get(name, "default")
-            lines.append((f"{'  ' if key else ''}{text.strip()[1:-1]}", f"# {origin}"))
+            text = f"{'  ' if key else ''}{key or section}: {_flow(value)}"
+            lines.append((text, f"# {origins.get(name, 'default')}"))
     width = max(len(text) for text, _ in lines if len(text) < 60)
     return "\n".join(f"{text:<{width}}  {origin}".rstrip() for text, origin in lines)
 
@@ -318,6 +334,12 @@ class _Loader(yaml.SafeLoader):
                     problem=message, problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _flow(value: Any) -> str:
+    """A value as one line of YAML."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    return text.removesuffix("...\n").strip()
 
 
 def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequence[str]) -> None:

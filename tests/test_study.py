@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import re
-import signal
-import time
+import shlex
 from dataclasses import replace
 from typing import ClassVar
 
 import pytest
 from conftest import TINY
 
-from reco.config import CONFIG_FOLDER, ConfigError
+from reco import cli
+from reco.config import CONFIG_FOLDER, ConfigError, config_name, load_config
 from reco.data import synthetic
+from reco.runs.folder import run_path
 from reco.runs.results import ClassIoU, Point, Result, read_csv
 from reco.studies import runner
-from reco.studies.runner import read_cell, run_study
-from reco.studies.study import cells, load_study
+from reco.studies.progress import Progress
+from reco.studies.runner import run_study
+from reco.studies.study import load_study, study_runs
 from reco.studies.tables import results_table
 from reco.training.trainer import Trainer
 
@@ -45,65 +46,59 @@ def study(tmp_path):
 
 
 def finished_rows(study, overrides):
-    return [row for cell in cells(study, overrides) for row in read_cell(cell, study)]
+    finished = Progress(study, study_runs(study, overrides)).finished
+    return [row for rows in finished.values() for row in rows]
 
 
-def test_cells_pair_methods_on_seed_and_split(study):
-    found = cells(study, ["train.iterations=7"])
+def test_runs_pair_methods_on_seed_and_split(study):
+    found = study_runs(study, ["train.iterations=7"])
     assert len(found) == 8
-    assert len({cell.folder for cell in found}) == 8
-    for cell in found:
-        assert cell.config.train.seed == cell.config.dataset.split_seed == cell.seed
-        assert cell.config.dataset.labelled_images == int(cell.budget)
-        assert cell.config.reco.enabled == (cell.method == "with ReCo")
-        assert cell.config.train.iterations == 7
+    assert len({run.folder for run in found}) == 8
+    for run in found:
+        assert run.config.train.seed == run.config.dataset.split_seed == run.seed
+        assert run.config.dataset.labelled_images == int(run.budget)
+        assert run.config.reco.enabled == (run.method == "with ReCo")
+        assert run.config.train.iterations == 7
 
 
-class Here:
-    """A process that runs in this one; a list of exit codes says which end early, and how."""
+class Command:
+    """A command that runs in this process; a list of exit codes says which end early, and how."""
 
     codes: ClassVar[list[int]] = []
-    started: ClassVar[list[tuple[str, str]]] = []
+    started: ClassVar[list[list[str]]] = []
 
-    def __init__(self, target, args):
-        self.arguments = args
-        self.exitcode: int | None = None
-        self.terminated = False
-
-    def start(self):
-        cell, device, test_split, log = self.arguments
-        Here.started.append((cell.title, device))
-        code = Here.codes.pop(0) if Here.codes else 0
-        if code:
-            log.write_text("Traceback\nRuntimeError: out of luck\n")
+    def __init__(self, words, log):
+        self.started.append(words)
+        self.returncode = self.codes.pop(0) if self.codes else 0
+        if self.returncode:
+            log.write_text("a warning\nerror: out of luck\n")
         else:
-            runner.train_cell(cell, device, test_split)
-        self.exitcode = code
+            self.returncode = cli.main(words[1:])
 
-    def join(self, timeout=None):
-        pass
-
-    def terminate(self):
-        self.terminated = True
+    def poll(self):
+        return self.returncode
 
 
 @pytest.fixture
 def here(monkeypatch):
     """Runs of studies stay in this process."""
-    monkeypatch.setattr(Here, "codes", [])
-    monkeypatch.setattr(Here, "started", [])
-    context = type("Context", (), {"Process": Here})
-    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: context)
-    return Here
+    monkeypatch.setattr(Command, "codes", [])
+    monkeypatch.setattr(Command, "started", [])
+    monkeypatch.setattr(runner, "start_command", Command)
+    monkeypatch.setattr(runner.time, "sleep", lambda _: None)
+    return Command
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
+def test_a_study_goes_on_where_it_was(study, tiny, here, capsys):
     overrides = [o for o in TINY if not o.startswith("dataset.labelled_images")]
     tiny()  # for its small data set
+    study = replace(study, budgets={"3": {"dataset.labelled_images": 3}})
+    study_file = study.path.read_text().replace("  4: {dataset.labelled_images: 4}\n", "")
+    study.path.write_text(study_file)
 
     # The third run was stopped half-way once.
-    third = cells(study, overrides)[2]
+    third = study_runs(study, overrides)[2]
     stopped = Trainer(third.config, third.folder)
     step = stopped.train_step
 
@@ -115,60 +110,86 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, monkeypatch, capsys):
     assert not stopped.run().finished
     assert finished_rows(study, overrides) == []
 
-    # The second one fails, and the others go on.
-    here.codes[:] = [0, 1]
+    # The second one fails, and the others go on. A run is two commands: training and evaluation.
+    here.codes[:] = [0, 0, 1]
     assert not run_study(study, overrides)
     out = capsys.readouterr().out
     assert "stopped at 1" in out
-    assert "with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in out
+    assert "with ReCo, 3, seed 0 failed: error: out of luck" in out
     assert re.search(r"with ReCo  3 +failed ", out)  # in the table too
-    assert len(here.started) == 8
-    assert len(finished_rows(study, overrides)) == 14
+    assert [words[1] for words in here.started].count("train") == 4
+    assert len(finished_rows(study, overrides)) == 6
     text = (study.results_dir / "results.md").read_text()
-    assert "7 of 8 runs finished, 1 failed" in text
-    assert "- with ReCo, 3, seed 0 failed: RuntimeError: out of luck" in text
+    assert "3 of 4 runs finished, 1 failed" in text
+    assert "- with ReCo, 3, seed 0 failed: error: out of luck" in text
 
     here.started.clear()
     assert run_study(study, overrides)
-    assert here.started == [("with ReCo, 3, seed 0", "")]
+    assert [words[1] for words in here.started] == ["train", "eval"]
     finished = finished_rows(study, overrides)
-    assert len(finished) == 16
+    assert len(finished) == 8
     assert {result.split for result in finished} == {"val", "test"}
     assert read_csv(study.results_dir / "results.csv", Result) == finished
     points = read_csv(study.results_dir / "curves.csv", Point)
     assert {point.iteration for point in points} == {4}
-    assert len(points) == 8
+    assert len(points) == 4
     by_class = read_csv(study.results_dir / "classes.csv", ClassIoU)
-    assert len(by_class) == 16 * len({row.class_name for row in by_class})
+    assert len(by_class) == 8 * len({row.class_name for row in by_class})
     table = (study.results_dir / "results.md").read_text()
     assert results_table(finished, "plain") in table
-    assert "8 of 8 runs finished" in table
+    assert "4 of 4 runs finished" in table
     assert "failed" not in table
 
-    # Once more: nothing is left to do, and the table is the same.
-    monkeypatch.setattr(runner, "train", None)
+    # Once more: nothing is left to do, and the table is the same; so it is where it is collected.
+    here.started.clear()
     assert run_study(study, overrides)
+    assert here.started == []
+    assert (study.results_dir / "results.md").read_text() == table
+    (study.results_dir / "results.md").unlink()
+    assert cli.main(["study", str(study.path), "--collect", "--set", *overrides]) == 0
     assert (study.results_dir / "results.md").read_text() == table
 
 
-def test_ctrl_c_stops_every_run_once(study, here, monkeypatch):
-    """Both get the signal from the study, and the study says that it is not finished."""
+def test_commands_make_the_very_runs(study, capsys):
+    """What a queue runs trains the configuration of the study, in the folder it looks in."""
+    overrides = ["dataset.root=/data/with space", "dataset.scale_range=[0.5, 2.0]"]
+    assert cli.main(["study", str(study.path), "--commands", "--set", *overrides]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line, run in zip(lines, study_runs(study, overrides), strict=True):
+        training, evaluation = (shlex.split(command)[1:] for command in line.split(" && "))
+        arguments = cli.command_parser().parse_args(training)
+        assert arguments.resume is True
+        assert load_config(arguments.config, arguments.overrides) == run.config
+        assert run_path(run.config, config_name(arguments.config)) == run.folder
+        arguments = cli.command_parser().parse_args(evaluation)
+        assert (arguments.checkpoint, arguments.split) == ([run.folder / "last.pt"], "test")
+
+
+def test_ctrl_c_stops_every_run_once(study, monkeypatch):
+    """Each gets the signal from the study, and the study says that it is not finished."""
     jobs = []
 
-    class Running(Here):
-        def start(self):
+    class Running:
+        returncode = None
+
+        def __init__(self, words, log):
+            self.words, self.terminated, self.waited = words, 0, 0
             jobs.append(self)
 
-        def join(self, timeout=None):
-            if timeout is not None and len(jobs) == 2:
-                raise KeyboardInterrupt
-            assert timeout is not None or self.terminated
+        def poll(self):
+            raise KeyboardInterrupt
 
-    context = type("Context", (), {"Process": Running})
-    monkeypatch.setattr(runner.multiprocessing, "get_context", lambda _: context)
+        def terminate(self):
+            self.terminated += 1
+
+        def wait(self):
+            self.waited += 1
+
+    monkeypatch.setattr(runner, "start_command", Running)
+    monkeypatch.setattr(runner.time, "sleep", lambda _: None)
     assert not run_study(study, devices=["cpu", "cpu"])
-    assert [job.terminated for job in jobs] == [True, True]
-    assert [job.arguments[1] for job in jobs] == ["cpu", "cpu"]
+    assert [(job.terminated, job.waited) for job in jobs] == [(1, 1), (1, 1)]
+    assert all("train.device=cpu" in job.words for job in jobs)
 
 
 def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
@@ -190,60 +211,24 @@ def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "waitid"), reason="needs waitid")
-def test_a_run_that_fails_says_why(study, tmp_path):
+def test_a_run_that_fails_says_why(study, tmp_path, monkeypatch):
     """In a process of its own, which Ctrl-C in the terminal does not reach."""
+    monkeypatch.setattr(runner, "check_data", lambda *_: None)
     overrides = ["dataset.name=camvid", f"dataset.root={tmp_path}/none"]
-    progress = runner.Progress(study, cells(study, overrides))
-    first = progress.cells[0]
-    job = runner._start(first, "", progress, multiprocessing.get_context("spawn"))
-    progress.running.append(job)
-    assert progress.summary() == "0 of 8 runs finished, 1 running, 7 to do"
-    assert "running" in progress.table()
-    os.waitid(os.P_PID, job.process.pid, os.WEXITED | os.WNOWAIT)
-    assert os.getpgid(job.process.pid) == job.process.pid
-    job.process.join()
-    runner._end(job, progress)
-    log = progress.log_path(first)
-    assert "Traceback" in log.read_text()
-    summary, reason = progress.summary().splitlines()
-    assert summary == "0 of 8 runs finished, 7 to do, 1 failed"
-    assert reason.startswith("- plain, 3, seed 0 failed: FileNotFoundError: ")
-    assert f"{tmp_path}/none: no such folder" in reason
-    assert reason.endswith(f"(all of it: {log})")
+    one = replace(study, seeds=(0,), methods={"plain": {}}, budgets={"": {}})
+    assert not run_study(one, overrides)
+    summary, reason = (one.results_dir / "results.md").read_text().splitlines()[-2:]
+    assert summary == "0 of 1 runs finished, 1 failed"
+    assert reason.startswith(f"- plain, seed 0 failed: error: {tmp_path}/none: no such folder")
+    assert reason.endswith(".log)")
 
 
-def test_a_run_is_one_process_at_a_time(tmp_path):
-    """The second waits until the first is at its end."""
-    folder = tmp_path / "runs" / "abc-s0"
-    context = multiprocessing.get_context("fork")
-    order = context.SimpleQueue()
-
-    def second():
-        with runner._sole_use(folder):
-            order.put("second")
-
-    with runner._sole_use(folder):
-        process = context.Process(target=second)
-        process.start()
-        process.join(timeout=0.3)
-        order.put("first")
-    process.join()
-    assert [order.get(), order.get()] == ["first", "second"]
-
-
-def test_a_run_stops_when_the_study_is_killed():
-    """A run gets SIGTERM, on which the trainer writes a checkpoint, once its parent ends."""
-    context = multiprocessing.get_context("spawn")
-    parent = context.Process(target=time.sleep, args=(0.1,))
-    received = []
-    previous = signal.signal(signal.SIGTERM, lambda *_: received.append(parent.exitcode))
-    try:
-        parent.start()
-        runner._stop_after(parent)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    assert received == [0]
+@pytest.mark.skipif(os.name != "posix", reason="needs process groups")
+def test_a_command_has_a_process_group_of_its_own(tmp_path):
+    process = runner.start_command(["reco", "--help"], tmp_path / "log")
+    assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
+    assert process.wait() == 0
+    assert "COMMAND" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize(
@@ -288,7 +273,7 @@ def test_runs_that_cannot_be_are_named(tmp_path, changes, overrides, message):
     path.write_text(f"config: demo.yaml\nmethods: {changes}")
     overrides = [*overrides, "dataset.split_seed=0"]
     with pytest.raises(ConfigError, match=message):
-        cells(load_study(path), overrides)
+        study_runs(load_study(path), overrides)
 
 
 def test_changes_may_be_written_section_by_section(tmp_path):
@@ -298,10 +283,10 @@ def test_changes_may_be_written_section_by_section(tmp_path):
         "methods: {1: {train: {learning_rate: 0.1}}, off: {train.learning_rate: 0.2}}"
     )
     assert load_study(path).baseline == "1"
-    found = cells(load_study(path))
-    assert [cell.method for cell in found[:2]] == ["1", "False"]
-    assert [cell.config.train.learning_rate for cell in found[:2]] == [0.1, 0.2]
-    assert {cell.config.train.iterations for cell in found} == {77}
+    found = study_runs(load_study(path))
+    assert [run.method for run in found[:2]] == ["1", "False"]
+    assert [run.config.train.learning_rate for run in found[:2]] == [0.1, 0.2]
+    assert {run.config.train.iterations for run in found} == {77}
 
 
 @pytest.mark.parametrize(
@@ -319,8 +304,8 @@ def test_changes_may_be_written_section_by_section(tmp_path):
 )
 def test_the_shipped_studies_load(name, runs):
     assert {path.stem for path in (CONFIG_FOLDER / "studies").glob("*.yaml")} >= {name}
-    found = cells(load_study(f"studies/{name}.yaml"))
-    assert len(found) == len({cell.folder for cell in found}) == runs
+    found = study_runs(load_study(f"studies/{name}.yaml"))
+    assert len(found) == len({run.folder for run in found}) == runs
 
 
 def test_every_shipped_study_is_tested():
@@ -332,9 +317,10 @@ def test_every_shipped_study_is_tested():
 def test_studies_share_equal_runs():
     claim = load_study("studies/camvid_5shot.yaml")
     ablation = load_study("studies/ablation.yaml")
-    shared = {cell.folder for cell in cells(claim)} & {cell.folder for cell in cells(ablation)}
+    folders = [{run.folder for run in study_runs(each)} for each in (claim, ablation)]
+    shared = folders[0] & folders[1]
     assert len(shared) == 9  # ClassMix alone, with ReCo, with random sampling; three seeds
     assert claim.results_dir != ablation.results_dir
     on_cpu = load_study("studies/ablation.yaml", "camvid_cpu.yaml")
-    assert cells(on_cpu)[0].config.dataset.crop_size == (160, 160)
+    assert study_runs(on_cpu)[0].config.dataset.crop_size == (160, 160)
     assert on_cpu.results_dir == ablation.output_dir / "ablation-camvid_cpu"

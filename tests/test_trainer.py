@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -20,7 +21,7 @@ from reco.inference.probabilities import InferenceMode
 from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from reco.runs.folder import run_path
+from reco.runs.folder import run_path, sole_use
 from reco.training.meter import Meter, RelationMeter
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
@@ -303,3 +304,22 @@ def test_tensorboard_is_written_on_request(tiny, tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"missing: pip install tensorboard$"):
         train(tiny(), tmp_path / "other", tensorboard=True)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_run_is_one_process_at_a_time(tmp_path):
+    """The second waits until the first is at its end."""
+    folder = tmp_path / "runs" / "abc-s0"
+    context = multiprocessing.get_context("fork")
+    order = context.SimpleQueue()
+
+    def second():
+        with sole_use(folder):
+            order.put("second")
+
+    with sole_use(folder):
+        process = context.Process(target=second)
+        process.start()
+        process.join(timeout=0.3)
+        order.put("first")
+    process.join()
+    assert [order.get(), order.get()] == ["first", "second"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,32 @@ class RunFolder:
     def panel_path(self, iteration: int) -> Path:
         """Where the panel of this iteration goes."""
         return self.path / "panels" / f"{iteration:06d}.png"
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Wait until no other process trains in ``folder``, and keep others waiting.
+
+    It may be a job that was killed and started again, or another study that shares the run. Held by
+    the first rank alone; systems without ``flock`` have no such guard.
+    """
+    if os.name != "posix" or os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    import fcntl
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f".{folder.name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{folder}: another process trains here; waiting until it ends", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            # Not by closing alone: workers of the data loader have the file open too.
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _tensorboard_writer() -> Any:

@@ -55,7 +55,7 @@ class Study:
         return self.output_dir / self.name
 
 
-class Cell(NamedTuple):
+class StudyRun(NamedTuple):
     """One run of a study."""
 
     method: str
@@ -132,7 +132,7 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
     )
 
 
-def cells(study: Study, overrides: Sequence[str] = ()) -> list[Cell]:
+def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
     """The runs of a study, seed by seed, so that an early table already compares methods.
 
     Args:
@@ -143,13 +143,13 @@ def cells(study: Study, overrides: Sequence[str] = ()) -> list[Cell]:
         ConfigError: a run that cannot be, or two that nothing tells apart; they are named.
     """
     output_dir = str(study.output_dir / "runs")
-    by_folder: dict[Path, Cell] = {}
+    by_folder: dict[Path, StudyRun] = {}
     for seed in study.seeds:
-        own = {"train.seed": seed, "dataset.split_seed": seed, "output_dir": output_dir}
+        keys = {"train.seed": seed, "dataset.split_seed": seed, "output_dir": output_dir}
         for budget, budget_keys in study.budgets.items():
             for method, method_keys in study.methods.items():
                 changes = [
-                    (f"{study.path}: seeds", own),
+                    (f"{study.path}: seeds", keys),
                     (f"{study.path}: set", study.shared),
                     (f"{study.path}: budgets: {budget}", budget_keys),
                     (f"{study.path}: methods: {method}", method_keys),
@@ -162,17 +162,17 @@ def cells(study: Study, overrides: Sequence[str] = ()) -> list[Cell]:
                     )
                 # Equal runs of several studies are one run, whatever a study calls them.
                 folder = run_path(config, Path(study.config).stem)
-                cell = Cell(method, budget, seed, config, folder)
-                twin = by_folder.setdefault(folder, cell)
-                if twin is not cell:
+                run = StudyRun(method, budget, seed, config, folder)
+                twin = by_folder.setdefault(folder, run)
+                if twin is not run:
                     raise ConfigError(
-                        f"{study.path}: «{twin.title}» and «{cell.title}» are one and the same run;"
+                        f"{study.path}: «{twin.title}» and «{run.title}» are one and the same run;"
                         " does --set, or the study's set, change the key that tells them apart?"
                     )
     return list(by_folder.values())
 
 
-def check_data(runs: Sequence[Cell], test_split: str | None) -> None:
+def check_data(runs: Sequence[StudyRun], test_split: str | None) -> None:
     """Find out before the first run what would stop a later one: data, splits, budgets.
 
     Args:
@@ -184,16 +184,16 @@ def check_data(runs: Sequence[Cell], test_split: str | None) -> None:
             labelled images that the data set does not have.
     """
     seen = set()
-    for cell in runs:
-        data = replace(cell.config.dataset, split_seed=0)
-        key = repr((data, cell.config.method.unsupervised))
+    for run in runs:
+        data = replace(run.config.dataset, split_seed=0)
+        key = repr((data, run.config.method.unsupervised))
         if key in seen:
             continue
         seen.add(key)
         reader = open_dataset(data)
         try:
-            check_labelled(reader, cell.config)
+            check_labelled(reader, run.config)
         except ValueError as error:
-            raise ConfigError(f"{cell.title}: {error}") from error
+            raise ConfigError(f"{run.title}: {error}") from error
         for split in {data.eval_split, test_split or data.eval_split}:
             reader.ids(split)

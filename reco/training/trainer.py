@@ -40,7 +40,7 @@ from reco.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.runs.folder import RunFolder
+from reco.runs.folder import RunFolder, sole_use
 from reco.seeding import stable_seed
 from reco.training.build import build_objective
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
@@ -99,11 +99,12 @@ def train(
     profile: bool = False,
 ) -> Outcome:
     """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
-    try:
-        trainer = Trainer(config, folder, resume=resume, tensorboard=tensorboard)
-        return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
-    finally:
-        distributed.tear_down()
+    with sole_use(folder):
+        try:
+            trainer = Trainer(config, folder, resume=resume, tensorboard=tensorboard)
+            return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
+        finally:
+            distributed.tear_down()
 
 
 def learning_rate(config: Config, iteration: int) -> float:
@@ -157,8 +158,8 @@ class Trainer:
         )
 
         self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
-        # A run that was stopped before its first checkpoint resumes from the beginning.
-        from_start = not resume or (self.folder.exists and not has_checkpoint(folder))
+        # A run that has no checkpoint yet resumes from the beginning.
+        from_start = not resume or not has_checkpoint(folder)
         checkpoint = None if from_start else load_latest(folder)
         torch.manual_seed(config.train.seed)
         num_classes = self.reader.spec.num_classes

@@ -1,0 +1,123 @@
+"""Where the runs of a study are, as a table; and the results of those that are finished, as files.
+
+Everything is read from the runs' own folders: whoever started them, and on whatever machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from reco.files import write_text_whole
+from reco.pictures import plots
+from reco.runs.results import (
+    ClassIoU,
+    Point,
+    Result,
+    last_iteration,
+    read_classes,
+    read_points,
+    read_results,
+    write_csv,
+)
+from reco.studies.study import Study, StudyRun
+from reco.studies.tables import results_table
+
+
+@dataclass
+class Progress:
+    """The runs of a study, and what has become of them."""
+
+    study: Study
+    runs: Sequence[StudyRun]
+    running: set[Path] = field(default_factory=set)  # folders, as in the next two
+    failed: dict[Path, str] = field(default_factory=dict)  # why
+    finished: dict[Path, list[Result]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for run in self.runs:
+            self.look(run)
+
+    def look(self, run: StudyRun) -> bool:
+        """Read the figures of a run that nothing writes to; whether it is finished."""
+        rows = read_results(run.folder, *self._end(run), **self._identity(run))
+        if rows:
+            self.finished[run.folder] = rows
+        return bool(rows)
+
+    def unfinished(self) -> list[StudyRun]:
+        """The runs that are not at their end, running and failed ones included."""
+        return [run for run in self.runs if run.folder not in self.finished]
+
+    def iterations(self) -> int:
+        """Iterations done, over all runs."""
+        return sum(last_iteration(run.folder) for run in self.runs)
+
+    def table(self) -> str:
+        """A row for each method and budget, a column for each seed, and a summary."""
+        states = {(run.method, run.budget, run.seed): self._state(run) for run in self.runs}
+        titles = [f"seed {seed}" for seed in self.study.seeds]
+        names = {
+            (method, budget): f"{method}  {budget}".rstrip()
+            for budget in self.study.budgets
+            for method in self.study.methods
+        }
+        first = max(map(len, names.values()))
+        rows = [f"{'':<{first}}  " + "".join(f"{title:>16}" for title in titles)]
+        for (method, budget), name in names.items():
+            row = "".join(f"{states[method, budget, seed]:>16}" for seed in self.study.seeds)
+            rows.append(f"{name:<{first}}  {row}")
+        return "\n".join(["", *rows, self.summary()])
+
+    def _state(self, run: StudyRun) -> str:
+        if run.folder in self.finished:
+            return f"{self.finished[run.folder][0].miou:.1f} %"
+        for state, folders in (("failed", self.failed), ("running", self.running)):
+            if run.folder in folders:
+                return state
+        done = last_iteration(run.folder)
+        return f"stopped at {done:,}" if done else "to do"
+
+    def summary(self) -> str:
+        """How many runs are finished, running and left, and which failed and why."""
+        left = self.unfinished()
+        waiting = len(left) - len(self.running) - len(self.failed)
+        counts = {"running": len(self.running), "to do": waiting, "failed": len(self.failed)}
+        parts = [f"{number} {state}" for state, number in counts.items() if number]
+        done = len(self.runs) - len(left)
+        lines = [", ".join([f"{done} of {len(self.runs)} runs finished", *parts])]
+        for run in left:
+            if run.folder in self.failed:
+                lines.append(f"- {run.title} failed: {self.failed[run.folder]}")
+        return "\n".join(lines)
+
+    def write(self) -> None:
+        """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
+        rows, classes, points = [], [], []
+        for run in self.runs:
+            if run.folder in self.finished:
+                rows += self.finished[run.folder]
+                classes += read_classes(run.folder, *self._end(run), **self._identity(run))
+                points += read_points(run.folder, **self._identity(run))
+        folder = self.study.results_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(rows, Result, folder / "results.csv")
+        write_csv(classes, ClassIoU, folder / "classes.csv")
+        write_csv(points, Point, folder / "curves.csv")
+        text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
+        if rows and find_spec("matplotlib") is not None:
+            plots.study_results(rows).savefig(folder / "results.png", dpi=150)
+            plots.study_curves(points).savefig(folder / "curves.png", dpi=150)
+            text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
+        write_text_whole(folder / "results.md", f"{text}\n{self.summary()}\n")
+
+    def _end(self, run: StudyRun) -> tuple[int, str | None]:
+        return run.config.train.iterations, self.study.test_split
+
+    def _identity(self, run: StudyRun) -> dict[str, Any]:
+        """What a row of results says of its run."""
+        folder = run.folder.relative_to(self.study.output_dir).as_posix()
+        return {"method": run.method, "budget": run.budget, "seed": run.seed, "run": folder}
