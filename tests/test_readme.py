@@ -38,7 +38,8 @@ def commands(text: str) -> list[list[str]]:
     """The words of each line that starts a command of ours."""
     pattern = r"^ *(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
     found = re.findall(pattern, text.replace("\\\n", ""), re.MULTILINE)
-    return [shlex.split(f"{script} {words}".replace("…", "x")) for script, words in found]
+    shown = [f"{script} {words}".split(" > ")[0].replace("…", "x") for script, words in found]
+    return [shlex.split(words, comments=True) for words in shown]
 
 
 def test_every_command_shown_is_understood():
