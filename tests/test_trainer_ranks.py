@@ -18,7 +18,7 @@ from reco.data import synthetic
 from reco.method import objective
 from reco.training import trainer
 
-ITERATIONS = 20
+ITERATIONS = 8
 
 
 def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, ...]) -> None:
