@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 import hashlib
 import json
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +18,19 @@ from typing import Annotated, Any, Literal
 
 import yaml
 
+from reco.fields import (
+    Count,
+    NotNegative,
+    Positive,
+    Probability,
+    WholeNumber,
+    advice,
+    check,
+    field_types,
+    is_text,
+    nearest,
+    read_value,
+)
 from reco.paths import read_text, user_path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -54,8 +65,23 @@ class ConfigError(ValueError):
     """A configuration that cannot be used; the message names file, key, value and remedy."""
 
 
-PathText = Annotated[str, user_path]
+PathText = Annotated[str, lambda text: str(user_path(text))]
 """Text that is a path: ``~`` and ``$VARIABLES`` in it are filled in when it is read."""
+
+Share = Annotated[float, check(lambda share: 0 < share <= 1, "a share in (0, 1]")]
+Size = Annotated[tuple[int, int], check(lambda size: min(size) >= 1, "a positive height and width")]
+CropSize = Annotated[
+    tuple[int, int], check(lambda size: min(size) >= 16, "a height and width of at least 16")
+]
+Scales = Annotated[
+    tuple[float, float], check(lambda scales: 0 < scales[0] <= scales[1], "0 < smallest <= largest")
+]
+ClassWeights = Annotated[
+    tuple[float, ...],
+    check(lambda weights: bool(weights) and min(weights) > 0, "a number > 0 for each class"),
+]
+Decay = Annotated[float, check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
+Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
 
 
 @dataclass(frozen=True)
@@ -64,14 +90,14 @@ class DatasetConfig:
 
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
     root: PathText | None = None
-    labelled_images: int | Literal["all"] = "all"
-    min_classes_per_image: int = 1
+    labelled_images: Count | Literal["all"] = "all"
+    min_classes_per_image: Count = 1
     labelled_ids: PathText | None = None  # text file, one id a line: a split of the user's own
-    partial_labels: Literal["pixel"] | float | None = None
+    partial_labels: Literal["pixel"] | Share | None = None
     split_seed: int = 0
-    image_size: tuple[int, int] | None = None  # (height, width); null: as it comes
-    crop_size: tuple[int, int] = (321, 321)
-    scale_range: tuple[float, float] = (1.0, 1.0)
+    image_size: Size | None = None  # (height, width); null: as it comes
+    crop_size: CropSize = (321, 321)
+    scale_range: Scales = (1.0, 1.0)
     eval_split: str = "val"
     extra_images: bool = True  # unlabelled ones beside the training split, where there are any
     skip_unreadable: bool = False  # go on without an unlabelled image that cannot be read
@@ -90,8 +116,8 @@ class ModelConfig:
     backbone: str = "resnet101"
     weights: PathText = "imagenet"  # imagenet | none | path of a state dict
     output_stride: Literal[8, 16] = 16
-    representation_dim: int = 256
-    channels: int = 256  # width of ASPP, decoder and heads
+    representation_dim: Count = 256
+    channels: Count = 256  # width of ASPP, decoder and heads
 
 
 @dataclass(frozen=True)
@@ -100,8 +126,8 @@ class MethodConfig:
 
     mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
     unsupervised: bool = True
-    unsupervised_threshold: float = 0.97  # η counts pixels above it
-    teacher_decay: float = 0.99
+    unsupervised_threshold: Probability = 0.97  # η counts pixels above it
+    teacher_decay: Decay = 0.99
     teacher_mode: Literal["train", "eval"] = "train"  # batch norm while pseudo-labelling
 
 
@@ -110,13 +136,13 @@ class ReCoConfig:
     """The ReCo loss; see :class:`reco.loss.ReCoLoss`."""
 
     enabled: bool = True
-    weight: float = 1.0
-    num_queries: int = 256
-    num_negatives: int = 512
-    temperature: float = 0.5
-    relation_temperature: float = 1.0
-    weak_threshold: float = 0.7  # an unlabelled pixel takes part only above it
-    strong_threshold: float = 0.97  # a pixel at or below it is a hard query
+    weight: NotNegative = 1.0
+    num_queries: Count = 256
+    num_negatives: Count = 512
+    temperature: Positive = 0.5
+    relation_temperature: Positive = 1.0
+    weak_threshold: Probability = 0.7  # an unlabelled pixel takes part only above it
+    strong_threshold: Probability = 0.97  # a pixel at or below it is a hard query
     query_sampling: Literal["hard", "easy", "random"] = "hard"
     key_sampling: Literal["active", "random"] = "active"
     negatives: Literal["shared", "per_query"] = "shared"
@@ -127,23 +153,23 @@ class ReCoConfig:
 class TrainConfig:
     """Length, batch, optimiser and housekeeping of one run. Batch sizes are over all ranks."""
 
-    iterations: int = 40_000
-    labelled_batch_size: int = 2
-    unlabelled_batch_size: int = 2
-    learning_rate: float = 2.5e-3
-    weight_decay: float = 5e-4
-    momentum: float = 0.9
-    class_weights: Literal["balanced"] | tuple[float, ...] | None = None  # in the cross-entropies
+    iterations: Count = 40_000
+    labelled_batch_size: Count = 2
+    unlabelled_batch_size: WholeNumber = 2
+    learning_rate: Positive = 2.5e-3
+    weight_decay: NotNegative = 5e-4
+    momentum: Momentum = 0.9
+    class_weights: Literal["balanced"] | ClassWeights | None = None  # in the cross-entropies
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"
     compile: bool = False
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
     seed: int = 0
-    workers: int = 2
-    log_every: int = 20
-    validate_every: int = 1000
-    checkpoint_every: int = 1000
-    panel_images: int = 4
+    workers: WholeNumber = 2
+    log_every: Count = 20
+    validate_every: Count = 1000
+    checkpoint_every: Count = 1000
+    panel_images: WholeNumber = 4
 
 
 @dataclass(frozen=True)
@@ -300,7 +326,7 @@ def find_config(path: str | Path) -> Path:
     names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))
     raise ConfigError(
         f"{str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
-        f"{_suggestion(str(path), names)}. There: {', '.join(names) or 'nothing'}"
+        f"{nearest(str(path), names)}. There: {', '.join(names) or 'nothing'}"
     )
 
 
@@ -359,8 +385,8 @@ def _hint(key: str) -> Any:
     """The type of a key such as ``train.seed``; ``None`` of one that is not there."""
     hint: Any = Config
     for part in key.split("."):
-        section = dataclasses.is_dataclass(hint)
-        fields = typing.get_type_hints(hint, include_extras=True) if section else {}
+        section = isinstance(hint, type) and dataclasses.is_dataclass(hint)
+        fields = field_types(hint) if section else {}
         if part not in fields:
             return None
         hint = fields[part]
@@ -373,21 +399,9 @@ def _read_value(text: str, hint: Any) -> Any:
     There, too, quotes are left out and ``null`` is null.
     """
     text = text.strip()
-    if not _is_text(hint) or text[:1] in ("'", '"'):
+    if not is_text(hint) or text[:1] in ("'", '"'):
         return yaml.safe_load(text)
     return None if text.lower() in ("", "null") else text
-
-
-def _is_text(hint: Any) -> bool:
-    """Whether text alone, or nothing, is of type ``hint``."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _is_text(arguments[0])
-    if origin is Literal:
-        return all(isinstance(option, str) for option in arguments)
-    if origin in (typing.Union, types.UnionType):
-        return all(option is types.NoneType or _is_text(option) for option in arguments)
-    return hint is str
 
 
 def _lay(
@@ -459,7 +473,7 @@ def _build_config(
     def build(cls: type[Any], values: Any, prefix: str) -> Any:
         if not isinstance(values, Mapping):
             fail(prefix.rstrip("."), f" = {values!r}: expected a section of `key: value` lines")
-        hints = typing.get_type_hints(cls, include_extras=True)
+        hints = field_types(cls)
         fields = {f.name: f for f in dataclasses.fields(cls)}
         arguments = {}
         for key, value in values.items():
@@ -470,14 +484,14 @@ def _build_config(
                     fail(name, f" = {value!r}: this key is gone; {remedy}")
                 continue
             if key not in fields:
-                fail(name, f": unknown key{_suggestion(str(key), list(fields))}")
+                fail(name, f": unknown key{nearest(str(key), list(fields))}")
             if dataclasses.is_dataclass(hints[key]):
                 arguments[key] = build(typing.cast(type, hints[key]), value, f"{name}.")
                 continue
             try:
-                arguments[key] = _coerce(value, hints[key])
+                arguments[key] = read_value(value, hints[key])
             except ValueError as error:
-                fail(name, f" = {value!r}: expected {error}{_nearest(value, hints[key])}")
+                fail(name, f" = {value!r}: expected {error}{advice(value, hints[key])}")
         for key, f in fields.items():
             required = f.default is f.default_factory is dataclasses.MISSING
             if required and key not in arguments:
@@ -495,42 +509,20 @@ def _build_config(
 
 
 def _rules(config: Config) -> list[tuple[str, bool, str]]:
-    """Ranges and combinations: ``(key, whether it holds, what was expected)``."""
-    dataset, model, method, reco, train = (
-        config.dataset,
-        config.model,
-        config.method,
-        config.reco,
-        config.train,
-    )
-    labelled = dataset.labelled_images
-    partial = dataset.partial_labels
-    low, high = dataset.scale_range
+    """What keys ask of each other: ``(key, whether it holds, what was expected)``."""
+    dataset, method = config.dataset, config.method
+    unlabelled = config.train.unlabelled_batch_size
     rules = [
         (
             "dataset.root",
             dataset.name == "synthetic" or bool(dataset.root),
             f"the folder that holds the {dataset.name} data, e.g. --set dataset.root=/data/images",
         ),
-        ("dataset.labelled_images", labelled == "all" or int(labelled) > 0, "all, or at least 1"),
-        ("dataset.min_classes_per_image", dataset.min_classes_per_image >= 1, "at least 1"),
         (
             "dataset.partial_labels",
-            not isinstance(partial, float) or 0 < partial <= 1,
-            "null, pixel, or a share in (0, 1]",
-        ),
-        (
-            "dataset.partial_labels",
-            partial is None or labelled == "all",
+            dataset.partial_labels is None or dataset.labelled_images == "all",
             "null unless dataset.labelled_images is all (partial labels are drawn in every image)",
         ),
-        (
-            "dataset.image_size",
-            dataset.image_size is None or min(dataset.image_size) >= 1,
-            "a positive height and width",
-        ),
-        ("dataset.crop_size", min(dataset.crop_size) >= 16, "a height and width of at least 16"),
-        ("dataset.scale_range", 0 < low <= high, "0 < smallest <= largest"),
         (
             "dataset.class_names",
             dataset.name != "folder" or len(dataset.class_names or ()) >= 2,
@@ -549,49 +541,16 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             or set(dataset.label_map.values()) <= set(range(len(dataset.class_names or ()))),
             "file values mapped to class indices 0 .. number of class_names - 1",
         ),
-        ("model.representation_dim", model.representation_dim >= 1, "at least 1"),
-        ("model.channels", model.channels >= 1, "at least 1"),
-        ("method.teacher_decay", 0 <= method.teacher_decay < 1, "a number in [0, 1)"),
-        (
-            "method.unsupervised_threshold",
-            0 <= method.unsupervised_threshold <= 1,
-            "a probability in [0, 1]",
-        ),
-        ("reco.weight", reco.weight >= 0, "a number >= 0"),
-        ("reco.num_queries", reco.num_queries >= 1, "at least 1"),
-        ("reco.num_negatives", reco.num_negatives >= 1, "at least 1"),
-        ("reco.temperature", reco.temperature > 0, "a number > 0"),
-        ("reco.relation_temperature", reco.relation_temperature > 0, "a number > 0"),
-        ("reco.weak_threshold", 0 <= reco.weak_threshold <= 1, "a probability in [0, 1]"),
-        ("reco.strong_threshold", 0 <= reco.strong_threshold <= 1, "a probability in [0, 1]"),
-        ("train.iterations", train.iterations >= 1, "at least 1"),
-        ("train.labelled_batch_size", train.labelled_batch_size >= 1, "at least 1"),
-        ("train.unlabelled_batch_size", train.unlabelled_batch_size >= 0, "at least 0"),
         (
             "train.unlabelled_batch_size",
-            not method.unsupervised or train.unlabelled_batch_size >= 1,
+            not method.unsupervised or unlabelled >= 1,
             "at least 1, since method.unsupervised is true",
         ),
         (
             "train.unlabelled_batch_size",
-            not method.unsupervised
-            or method.mix not in ("classmix", "cutmix")
-            or train.unlabelled_batch_size >= 2,
+            not method.unsupervised or method.mix not in ("classmix", "cutmix") or unlabelled >= 2,
             f"at least 2, since method.mix = {method.mix} mixes an image with the next one",
         ),
-        ("train.learning_rate", train.learning_rate > 0, "a number > 0"),
-        ("train.weight_decay", train.weight_decay >= 0, "a number >= 0"),
-        ("train.momentum", 0 < train.momentum < 1, "a number in (0, 1)"),
-        ("train.workers", train.workers >= 0, "at least 0"),
-        (
-            "train.class_weights",
-            not isinstance(train.class_weights, tuple) or min(train.class_weights, default=0) > 0,
-            "null, balanced, or a number > 0 for each class",
-        ),
-    ]
-    rules += [
-        (f"train.{key}", getattr(train, key) >= 1, "at least 1")
-        for key in ("log_every", "validate_every", "checkpoint_every")
     ]
     if dataset.name != "folder":
         rules += [
@@ -605,107 +564,7 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             for f in dataclasses.fields(dataset)
             if f.name in _FOLDER_KEYS
         ]
-    rules.append(("train.panel_images", train.panel_images >= 0, "at least 0"))
     return rules
-
-
-def _coerce(value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type; ``ValueError`` with a description of the type if it isn't.
-
-    YAML reads ``1e-3`` as a string and ``1`` as an integer: both are fine where a float is meant.
-    """
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return str(user_path(_coerce(value, arguments[0])))
-    if origin is Literal:
-        if any(value == option and type(value) is type(option) for option in arguments):
-            return value
-        raise ValueError("one of " + ", ".join(map(str, arguments)))
-    if origin in (typing.Union, types.UnionType):
-        expected = []
-        for option in arguments:
-            try:
-                return _coerce(value, option)
-            except ValueError as error:
-                expected.append(str(error))
-        raise ValueError(" or ".join(expected))
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"a list such as {_example(arguments)}")
-        if arguments[-1] is Ellipsis:
-            return tuple(_coerce(item, arguments[0]) for item in value)
-        if len(value) != len(arguments):
-            raise ValueError(f"{len(arguments)} values such as {_example(arguments)}")
-        return tuple(_coerce(item, kind) for item, kind in zip(value, arguments, strict=True))
-    if origin is dict:
-        return _coerce_mapping(value, *arguments)
-    if hint is types.NoneType:
-        if value is None:
-            return None
-        raise ValueError("null")
-    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
-        try:
-            return float(value)
-        except ValueError:
-            raise ValueError("a number") from None
-    if type(value) is hint:
-        return value
-    raise ValueError(
-        {
-            int: "a whole number",
-            float: "a number",
-            bool: "true or false",
-            str: "text (in quotes where YAML takes it for something else)",
-        }[hint]
-    )
-
-
-def _coerce_mapping(value: Any, key_type: Any, item_type: Any) -> dict[Any, Any]:
-    names = key_type is str
-    if not isinstance(value, Mapping):
-        raise ValueError(
-            'names with values or colours, such as {background: 0, crack: 255} or {road: "#804080"}'
-            if names
-            else "a mapping such as {0: 0, 255: 1}"
-        )
-    turned = {v: k for k, v in value.items() if isinstance(v, str) and type(k) is int}
-    if names and value and len(turned) == len(value):
-        line = ", ".join(f"{name}: {number}" for name, number in turned.items())
-        raise ValueError(f"names first: {{{line}}}")
-    for key, item in value.items():
-        if names and isinstance(key, bool):
-            raise ValueError(f"names; YAML takes yes, no, on and off for {key}, unless in quotes")
-        if names and item is None:
-            raise ValueError(
-                f'something behind {key}; a colour needs quotes, "#804080", since # begins a '
-                "comment in YAML"
-            )
-    return {
-        _coerce(str(k) if names and type(k) is int else k, key_type): _coerce(v, item_type)
-        for k, v in value.items()
-    }
-
-
-def _example(arguments: tuple[Any, ...]) -> str:
-    examples = {int: "[512, 1024]", float: "[0.5, 1.5]", str: "[road, car]"}
-    return examples.get(arguments[0], "[1, 2]")
-
-
-def _nearest(value: Any, hint: Any) -> str:
-    options = [o for o in _flatten(hint) if isinstance(o, str)]
-    return _suggestion(value, options) if isinstance(value, str) else ""
-
-
-def _flatten(hint: Any) -> list[Any]:
-    if typing.get_origin(hint) is Annotated:
-        return _flatten(typing.get_args(hint)[0])
-    arguments = typing.get_args(hint)
-    return [x for argument in arguments for x in _flatten(argument)] if arguments else [hint]
-
-
-def _suggestion(word: str, options: Sequence[str]) -> str:
-    matches = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,165 @@
+"""Fields that say what they hold: a type, and beside it the check of a value.
+
+``num_queries: Annotated[int, at_least(1)] = 256`` takes whole numbers of at least 1. A check stands
+once, there: configuration files, ``--set`` and options given in Python are all read by it. It takes
+a value of the type and returns it, or raises ``ValueError`` with what was expected.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+
+Value = TypeVar("Value")
+
+
+def check(holds: Callable[[Any], bool], expected: str) -> Callable[[Value], Value]:
+    """A check to stand beside a type in ``Annotated``."""
+
+    def checked(value: Value) -> Value:
+        if not holds(value):
+            raise ValueError(expected)
+        return value
+
+    return checked
+
+
+def at_least(lowest: int) -> Callable[[int], int]:
+    """The check of a whole number."""
+    return check(lambda value: value >= lowest, f"at least {lowest}")
+
+
+Count = Annotated[int, at_least(1)]
+WholeNumber = Annotated[int, at_least(0)]
+Positive = Annotated[float, check(lambda value: 0 < value < math.inf, "a number > 0")]
+NotNegative = Annotated[float, check(lambda value: 0 <= value < math.inf, "a number >= 0")]
+Probability = Annotated[float, check(lambda value: 0 <= value <= 1, "a probability in [0, 1]")]
+
+
+def field_types(section: type[Any]) -> dict[str, Any]:
+    """Type and checks of each field of a dataclass."""
+    return typing.get_type_hints(section, include_extras=True)
+
+
+def read_value(value: Any, hint: Any) -> Any:
+    """``value`` as type ``hint``, checked; ``ValueError`` with what was expected if it isn't that.
+
+    YAML reads ``1e-3`` as a string and ``1`` as an integer: both are fine where a float is meant.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        value = read_value(value, arguments[0])
+        for checked in arguments[1:]:
+            value = checked(value)
+        return value
+    if origin is Literal:
+        if any(value == option and type(value) is type(option) for option in arguments):
+            return value
+        raise ValueError("one of " + ", ".join(map(str, arguments)))
+    if origin in (typing.Union, types.UnionType):
+        expected = []
+        for option in arguments:
+            try:
+                return read_value(value, option)
+            except ValueError as error:
+                expected.append(str(error))
+        raise ValueError(" or ".join(expected))
+    if origin is tuple:
+        return _read_sequence(value, arguments)
+    if origin is dict:
+        return _read_mapping(value, *arguments)
+    if hint is types.NoneType:
+        if value is None:
+            return None
+        raise ValueError("null")
+    if hint is float and not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            return float(value)
+        except ValueError:
+            raise ValueError("a number") from None
+    if type(value) is hint:
+        return value
+    raise ValueError(
+        {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "text",
+        }[hint]
+    )
+
+
+def is_text(hint: Any) -> bool:
+    """Whether text alone, or nothing, is of type ``hint``."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return is_text(arguments[0])
+    if origin is Literal:
+        return all(isinstance(option, str) for option in arguments)
+    if origin in (typing.Union, types.UnionType):
+        return all(option is types.NoneType or is_text(option) for option in arguments)
+    return hint is str
+
+
+def advice(value: Any, hint: Any) -> str:
+    """What may have been meant by a ``value`` that is not of type ``hint``; empty if unknown."""
+    if isinstance(value, str):
+        return nearest(value, _words(hint))
+    quotes = value is not None and is_text(hint)
+    return " (in quotes where YAML takes it for something else)" if quotes else ""
+
+
+def nearest(word: str, options: Sequence[str]) -> str:
+    """`` (did you mean 'x'?)`` where ``word`` is close to one of ``options``."""
+    matches = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def _words(hint: Any) -> list[str]:
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return [option for option in arguments if isinstance(option, str)]
+    return [word for argument in arguments for word in _words(argument)]
+
+
+def _read_sequence(value: Any, kinds: Sequence[Any]) -> tuple[Any, ...]:
+    item = typing.get_args(kinds[0])[0] if typing.get_origin(kinds[0]) is Annotated else kinds[0]
+    examples = {int: "[512, 1024]", float: "[0.5, 1.5]", str: "[road, car]"}
+    example = examples.get(item, "[1, 2]")
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"a list such as {example}")
+    if kinds[-1] is Ellipsis:
+        return tuple(read_value(item, kinds[0]) for item in value)
+    if len(value) != len(kinds):
+        raise ValueError(f"{len(kinds)} values such as {example}")
+    return tuple(read_value(item, kind) for item, kind in zip(value, kinds, strict=True))
+
+
+def _read_mapping(value: Any, key_type: Any, item_type: Any) -> dict[Any, Any]:
+    names = key_type is str
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            'names with values or colours, such as {background: 0, crack: 255} or {road: "#804080"}'
+            if names
+            else "a mapping such as {0: 0, 255: 1}"
+        )
+    turned = {v: k for k, v in value.items() if isinstance(v, str) and type(k) is int}
+    if names and value and len(turned) == len(value):
+        line = ", ".join(f"{name}: {number}" for name, number in turned.items())
+        raise ValueError(f"names first: {{{line}}}")
+    for key, item in value.items():
+        if names and isinstance(key, bool):
+            raise ValueError(f"names; YAML takes yes, no, on and off for {key}, unless in quotes")
+        if names and item is None:
+            raise ValueError(
+                f'something behind {key}; a colour needs quotes, "#804080", since # begins a '
+                "comment in YAML"
+            )
+    return {
+        read_value(str(k) if names and type(k) is int else k, key_type): read_value(v, item_type)
+        for k, v in value.items()
+    }
