@@ -73,7 +73,8 @@ def test_configurations_of_commands_load():
 def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
     help_text = cli.train.__doc__
     pattern = r"torchrun --nproc_per_node=(\d) scripts/train\.py --config (\S+)"
-    for text in (README, help_text):
+    page = (ROOT / "docs" / "several_gpus.md").read_text(encoding="utf-8")
+    for text in (README, help_text, page):
         commands = re.findall(pattern, text)
         assert commands
         for processes, name in commands:
