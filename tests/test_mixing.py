@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from reco import IGNORE
+from reco.data.transforms import RandomScaleCrop
 from reco.method.mixing import classmix, cutmix, cutout
 
 B, H, W, C = 4, 24, 31, 7
@@ -75,11 +76,17 @@ def test_classmix_of_one_class_and_of_nothing():
 def test_boxes_have_half_the_area_and_move():
     ones, labels = torch.ones(64, 3, 60, 80), torch.zeros(64, 60, 80, dtype=torch.long)
     torch.manual_seed(0)
-    cut_images, cut_labels, confidence, more = cutout(ones, labels, ones[:, 0], labels.byte())
+    cut_images, cut_labels, confidence, more, chosen = cutout(
+        ones, labels, ones[:, 0], labels.byte(), ones[:, 0].bool()
+    )
     boxes = cut_labels == IGNORE
-    assert torch.equal(cut_images[:, 0] == 0, boxes)
     assert torch.equal(confidence == 0, boxes)
     assert torch.equal(more == IGNORE, boxes)
+    assert torch.equal(~chosen, boxes)
+    # The image shows what a crop shows beyond its image.
+    padded = RandomScaleCrop((1.0, 1.0), (2, 2))(ones[0, :, :1, :1])[0]
+    colour = padded[:, (padded != 1).all(0)][:, :1, None]
+    assert torch.equal(cut_images, torch.where(boxes[:, None], colour, ones))
     rows, columns = boxes.any(2).sum(1), boxes.any(1).sum(1)
     assert torch.equal(rows * columns, boxes.sum((1, 2)))  # filled rectangles
     share = boxes.float().mean((1, 2))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from reco import IGNORE
-from reco.data.transforms import VOID_COLOUR, RandomScaleCrop, resize_pair
+from reco.data.transforms import RandomScaleCrop, resize_pair
 from reco.method.augmentation import photometric_flip, rescale_batch, to_unit
 
 B, H, W = 3, 40, 56
@@ -113,12 +113,13 @@ def test_resize_pair(size):
 def test_crop_larger_than_the_image_is_padded():
     image = torch.full((3, 10, 12), 7, dtype=torch.uint8)
     labels = torch.arange(120, dtype=torch.uint8).reshape(10, 12)
-    confidence = torch.rand(10, 12) + 0.1
+    confidence, everywhere = torch.rand(10, 12) + 0.1, torch.ones(10, 12, dtype=torch.bool)
     corners = set()
     for seed in range(50):
         torch.manual_seed(seed)
-        crop, cropped, sure = RandomScaleCrop((1.0, 1.0), (16, 14))(image, labels, confidence)
-        inside = cropped != IGNORE
+        transform = RandomScaleCrop((1.0, 1.0), (16, 14))
+        crop, cropped, sure, inside = transform(image, labels, confidence, everywhere)
+        assert torch.equal(inside, cropped != IGNORE)
         rows, columns = inside.any(1).nonzero().flatten(), inside.any(0).nonzero().flatten()
         row, column = int(rows[0]), int(columns[0])
         corners.add((row, column))
@@ -127,7 +128,7 @@ def test_crop_larger_than_the_image_is_padded():
         assert torch.equal(sure[window], confidence)
         assert inside.sum() == 120
         assert (sure[~inside] == 0).all()
-        mean = torch.tensor([round(255 * m) for m in VOID_COLOUR])
+        mean = torch.tensor([124, 116, 104])  # of ImageNet
         assert (crop[:, ~inside] == mean[:, None]).all()
         assert (crop[:, inside] == 7).all()
     assert len(corners) > 12  # of 7 x 3 places
@@ -179,7 +180,8 @@ def test_rescaled_padding_is_void():
     assert ((labels != IGNORE).sum((1, 2)) == H * W // 4).all()
     assert ((confidence == 0) == (labels == IGNORE)).all()
     padding = images.permute(1, 0, 2, 3)[:, labels == IGNORE]
-    assert torch.equal(padding, torch.tensor(VOID_COLOUR)[:, None].expand_as(padding))
+    mean = torch.tensor([0.485, 0.456, 0.406])  # of ImageNet
+    assert torch.equal(padding, mean[:, None].expand_as(padding))
     assert labels.dtype == torch.int64
 
 

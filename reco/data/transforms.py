@@ -1,7 +1,8 @@
 """Geometry of one image together with whatever lies on its pixels.
 
-Shapes: image (3, H, W), uint8 or floating in [0, 1]; a mask (H, W) is labels (integers, IGNORE
-where nothing is known) or a confidence (floating, 0 where nothing is known).
+Shapes: image (3, H, W), uint8 or floating in [0, 1]; a mask (H, W) is labels (integers), a
+confidence (floating) or a choice of pixels (bool). What images and masks hold where there is
+nothing to see or to know, :func:`void_colour` and :func:`void_value` say, for the whole project.
 
 All random numbers come from torch's global CPU generator; nothing here waits for a device.
 """
@@ -16,8 +17,24 @@ from torchvision.transforms import InterpolationMode, v2
 
 from reco import IGNORE
 
-# What an image shows where it shows nothing: ImageNet's mean colour.
-VOID_COLOUR = (0.485, 0.456, 0.406)
+# ImageNet's mean colour: 0 to a network that was trained on ImageNet.
+_VOID_COLOUR = (0.485, 0.456, 0.406)
+
+
+def void_colour(images: Tensor) -> Tensor:
+    """What images show where they show nothing, ``(3, 1, 1)`` in their dtype and range."""
+    colour: Sequence[float] = _VOID_COLOUR
+    if not images.is_floating_point():
+        colour = [round(255 * value) for value in colour]
+    # Made on the device, so that nothing is copied to it.
+    return torch.stack([images.new_full((1, 1), value) for value in colour])
+
+
+def void_value(mask: Tensor) -> float | int | bool:
+    """What a mask holds where nothing is known: IGNORE, confidence 0, False."""
+    if mask.is_floating_point():
+        return 0.0
+    return False if mask.dtype == torch.bool else IGNORE
 
 
 def resize_pair(image: Tensor, labels: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -27,9 +44,6 @@ def resize_pair(image: Tensor, labels: Tensor, size: Sequence[int]) -> tuple[Ten
 
 class RandomScaleCrop:
     """Random scale, then a random crop; what the crop shows beyond the image is void.
-
-    There the image has ImageNet's mean colour (0 after normalising), labels are IGNORE, a
-    confidence is 0.
 
     Args:
         scale_range: the scale is uniform between these two.
@@ -61,13 +75,12 @@ class RandomScaleCrop:
             _start(extent, window, at)
             for extent, window, at in zip(size, self.crop_size, at_place, strict=True)
         ]
-        colour = per_channel(VOID_COLOUR, image)
         return (
-            self._window(image, colour, corner),
-            *(self._window(m, 0 if m.is_floating_point() else IGNORE, corner) for m in masks),
+            self._window(image, void_colour(image), corner),
+            *(self._window(mask, void_value(mask), corner) for mask in masks),
         )
 
-    def _window(self, values: Tensor, fill: Tensor | int, corner: Sequence[int]) -> Tensor:
+    def _window(self, values: Tensor, fill: Tensor | float, corner: Sequence[int]) -> Tensor:
         """The crop whose upper left pixel is ``corner`` (row, column) of ``values``."""
         inside, source = [], []
         for extent, window, start in zip(values.shape[-2:], self.crop_size, corner, strict=True):
@@ -98,10 +111,3 @@ def _start(extent: int, window: int, at: float) -> int:
     """First row or column of a random window; negative where the window is the larger one."""
     first, last = sorted((0, extent - window))
     return first + int(at * (last - first + 1))
-
-
-def per_channel(values: Sequence[float], images: Tensor) -> Tensor:
-    """``(3, 1, 1)`` in the images' dtype and range; made on the device, so nothing is copied."""
-    if not images.is_floating_point():
-        values = [round(255 * value) for value in values]
-    return torch.stack([images.new_full((1, 1), value) for value in values])

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.data.loading import EvalSample
-from reco.data.transforms import VOID_COLOUR, per_channel
+from reco.data.transforms import void_colour
 from reco.method.augmentation import to_unit
 from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
 from reco.models.network import SegmentationOutput, logits_of
@@ -107,7 +107,7 @@ def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
     window = mode.window
     # An image smaller than the window is extended by what training shows beyond an image.
     extents = [max(extent, size) for extent, size in zip((height, width), window, strict=True)]
-    padded = per_channel(VOID_COLOUR, images).repeat(len(images), 1, *extents)
+    padded = void_colour(images).repeat(len(images), 1, *extents)
     padded[:, :, :height, :width] = images
     rows, columns = (
         [

@@ -1,8 +1,9 @@
 """Mixing of unlabelled images with their pseudo-labels: CutOut, CutMix and ClassMix.
 
-Shapes: images (B, 3, H, W) floating; labels (B, H, W) integer, 0..254 or IGNORE; any further mask
-(B, H, W): a confidence (floating, 0 where nothing is known), or more labels. Everything happens on
-the tensors' device, for the whole batch at once, and nothing waits for the host.
+Shapes: images (B, 3, H, W), uint8 or floating in [0, 1]; labels (B, H, W) integer, 0..254 or
+IGNORE; any further mask (B, H, W): a confidence (floating), more labels, or a choice of pixels
+(bool). Everything happens on the tensors' device, for the whole batch at once, and nothing waits
+for the host.
 
 CutMix and ClassMix lay part of image i over image i + 1 of the batch (the last over the first).
 """
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reco import IGNORE
+from reco.data.transforms import void_colour, void_value
 
 
 def classmix(
@@ -72,15 +74,17 @@ def cutout(
     *masks: Tensor,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, ...]:
-    """Erase a box of half the area: images and floating masks to 0, labels to IGNORE.
+    """Erase a box of half the area: it shows and tells what a crop does beyond its image.
 
-    Arguments and errors as for :func:`classmix`, but a single image will do.
+    That is :func:`~reco.data.transforms.void_colour` in images, IGNORE in labels, 0 in a
+    confidence. DeVries & Taylor, arXiv 1708.04552. Arguments and errors as for :func:`classmix`,
+    but a single image will do.
     """
     _check(images, labels, *masks, at_least=1)
     box = _half_box(labels.shape, images.device, generator)
     return (
-        images.masked_fill(box[:, None], 0.0),
-        *(m.masked_fill(box, 0.0 if m.is_floating_point() else IGNORE) for m in (labels, *masks)),
+        torch.where(box[:, None], void_colour(images), images),
+        *(mask.masked_fill(box, void_value(mask)) for mask in (labels, *masks)),
     )
 
 
