@@ -1,6 +1,6 @@
 """ReCo: semantic segmentation from a handful of labelled images, with Regional Contrast.
 
-``reco.load("best.pt").predict("street.jpg")`` labels an image; ``from reco.loss import ReCoLoss``
+``reco.load("last.pt").predict("street.jpg")`` labels an image; ``from reco.loss import ReCoLoss``
 is the loss for one's own code.
 """
 

@@ -41,16 +41,6 @@ CONFIG_FOLDER = next(
 )
 
 
-# Keys that are younger than published runs, and what they were before there was a choice: with
-# that value they leave the hash of a run, and so its folder, as it was.
-_CAME_LATER: tuple[tuple[str, str, Any], ...] = (
-    ("dataset", "extra_images", True),
-    ("dataset", "classes", None),
-    ("dataset", "ignore", []),
-    ("dataset", "jpeg_masks", False),
-    ("train", "class_weights", None),
-)
-
 # Keys that are gone: the value that changed nothing, which older files may go on naming, and what
 # to do about any other.
 _GONE = {
@@ -59,6 +49,26 @@ _GONE = {
 
 # Keys of a data set of one's own; the others bring what these say.
 _FOLDER_KEYS = ("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks")
+
+NOT_THE_EXPERIMENT = frozenset(
+    {
+        "dataset.root",
+        "dataset.skip_unreadable",  # without it, a run that it would change does not end
+        "output_dir",
+        "train.checkpoint_every",
+        "train.device",
+        "train.log_every",
+        "train.panel_images",
+        "train.validate_every",
+        "train.workers",
+    }
+)
+"""Keys that change no number of a run (a device, its rounding alone): where data and run are kept,
+what it runs on, how often it tells and saves.
+
+The hash of a run, ``--resume``, evaluations and studies leave them out. The seed is part of the
+experiment to all but the hash.
+"""
 
 
 class ConfigError(ValueError):
@@ -216,13 +226,19 @@ class Config:
             for key, value in (content if isinstance(content, dict) else {"": content}).items()
         }
 
+    def experiment(self) -> dict[str, Any]:
+        """What the numbers of a run depend on, by dotted key: all but ``NOT_THE_EXPERIMENT``."""
+        return {key: value for key, value in self.flat().items() if key not in NOT_THE_EXPERIMENT}
+
+    def differences(self, other: Config) -> dict[str, tuple[Any, Any]]:
+        """Keys of the experiment whose values differ: ``{key: (here, in other)}``."""
+        here, there = self.experiment(), other.experiment()
+        return {key: (here[key], there[key]) for key in here if here[key] != there[key]}
+
     def hash(self) -> str:
-        """Eight hex digits of the experiment: everything but the seed and where runs are kept."""
-        content = self.to_dict()
-        del content["output_dir"], content["train"]["seed"]
-        for section, key, before in _CAME_LATER:
-            if content[section][key] == before:
-                del content[section][key]
+        """Eight hex digits of the experiment without its seed."""
+        content = self.experiment()
+        del content["train.seed"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
     def to_yaml(self) -> str:

@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 def test_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_checkpoint(tmp_path / "best.pt")
+    write_checkpoint(tmp_path / "last.pt")
     Image.new("RGB", (60, 40)).save("photo.jpg")
     training, predicting = blocks("python")
     names: dict = {}
@@ -72,7 +72,7 @@ def test_configurations_of_commands_load():
 
 def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
     help_text = cli.train.__doc__
-    pattern = r"torchrun --nproc_per_node=(\d) scripts/train\.py --config (\S+)"
+    pattern = r"torchrun --nproc_per_node=(\d)(?: --\S+)* scripts/train\.py --config (\S+)"
     page = (ROOT / "docs" / "several_gpus.md").read_text(encoding="utf-8")
     for text in (README, help_text, page):
         commands = re.findall(pattern, text)

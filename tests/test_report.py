@@ -60,7 +60,7 @@ def run(tmp_path, monkeypatch) -> Path:
 
 
 def test_the_page_is_whole(run, monkeypatch, capsys):
-    write_checkpoint(run / "best.pt")
+    write_checkpoint(run / "last.pt")
     assert cli.main(["report", str(run), "--images", "1", "9"]) == 0
     assert str(run / "report.html") in capsys.readouterr().out
     page = Page((run / "report.html").read_text(encoding="utf-8"))
@@ -76,10 +76,10 @@ def test_the_page_is_whole(run, monkeypatch, capsys):
 
 def test_what_is_missing_is_said(run):
     page = Page(write_report(run).read_text(encoding="utf-8"))
-    assert "best.pt: no such file" in page.text
+    assert "last.pt: no such file" in page.text
     assert page.tags.count("img") == 1
     assert "class 3" in page.text
-    write_checkpoint(run / "best.pt", "reco.enabled=false")
+    write_checkpoint(run / "last.pt", "reco.enabled=false")
     page = Page(write_report(run).read_text(encoding="utf-8"))
     assert "Trained without ReCo" in page.text
     assert page.tags.count("img") == 2

@@ -142,10 +142,10 @@ def load(
 ) -> Predictor:
     """Read a checkpoint, trained on whatever device, and make it ready to label images.
 
-    ``reco.load("best.pt").predict("street.jpg").labels`` is the shortest way to a result.
+    ``reco.load("last.pt").predict("street.jpg").labels`` is the shortest way to a result.
 
     Args:
-        path: ``best.pt`` or ``last.pt`` of a run.
+        path: ``last.pt`` or ``best.pt`` of a run.
         network: ``"auto"`` is the teacher, or the student of a supervised run, which has no other.
         image_size: (height, width) the network sees, ``None`` for the image as it is, or
             ``"config"`` for what the run was trained and evaluated at.

@@ -44,7 +44,7 @@ def write_report(
     run: Path,
     *,
     output: Path | None = None,
-    checkpoint: str = "best.pt",
+    checkpoint: str = "last.pt",
     overrides: Sequence[str] = (),
     images: Sequence[int] = (0, 1, 2),
 ) -> Path:

@@ -30,7 +30,8 @@ _LATEST = ("last.pt", "previous.pt")
 Checkpoint = dict[str, Any]
 """``format``, ``config``, ``dataset`` (name, class names, palette), ``split``, ``iteration``,
 ``student`` and ``teacher`` (state dicts; the teacher's is ``None`` in a supervised run),
-``optimizer``, ``scaler`` and ``best`` (the highest validation mIoU so far)."""
+``optimizer``, ``scaler`` and ``best`` (the highest validation mIoU so far). ``best.pt`` also has
+``chosen_on``, the split whose mIoU it was chosen by."""
 
 
 class CheckpointError(ValueError):

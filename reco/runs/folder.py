@@ -8,28 +8,81 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from reco import __version__
-from reco.config import Config
+from reco.config import Config, ConfigError, config_from_dict, read_yaml
 from reco.files import write_text_whole, writing
 
 
 def run_path(config: Config, name: str) -> Path:
     """``<output_dir>/<name>/<hash>-s<seed>``, where a run of ``config`` is kept.
 
-    The hash is that of the configuration without seed and output_dir: runs of one experiment that
-    differ in their seed lie side by side.
+    The hash is that of the experiment without its seed (:meth:`Config.hash`): runs that differ in
+    their seed lie side by side, and a run that is made longer stays where it is.
 
     Args:
         config: of the run.
         name: of the experiment, usually the configuration file's name.
     """
     return Path(config.output_dir) / name / f"{config.hash()}-s{config.train.seed}"
+
+
+def resumed_folder(path: Path) -> Path:
+    """The run that ``--resume PATH`` means: its folder, or ``last.pt`` in it.
+
+    Raises:
+        ConfigError: neither of them.
+    """
+    if path.is_dir():
+        return path
+    if path.is_file() and path.name == "last.pt":
+        return path.parent
+    raise ConfigError(
+        f"--resume {path}: expected the folder of a run, or the last.pt in it"
+        + (": that is what a run goes on from" if path.is_file() else "; there is no such path")
+        + ". Without a path, --resume goes on with the run of --config, or starts it"
+    )
+
+
+def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
+    """The configuration of the run in ``folder``, with ``key=value`` overrides on top.
+
+    Raises:
+        ConfigError: no ``config.yaml`` there, or one that cannot be used.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file; --config says what the run is")
+    return config_from_dict(read_yaml(path), str(path), overrides)
+
+
+def related_runs(config: Config, folder: Path) -> list[str]:
+    """Runs beside ``folder`` that one may have meant to go on with instead of starting there.
+
+    These are the same run, kept by an earlier version under another name, and a shorter one.
+    """
+    found = []
+    for path in sorted(folder.parent.glob("*/config.yaml")):
+        try:
+            other = read_run_config(path.parent)
+        except (ConfigError, OSError):
+            continue  # of another version, or half-written
+        changed = other.differences(config)
+        if not changed:
+            found.append(f"note: {path.parent} is the same run; `--resume {path.parent}` goes on")
+        elif changed.keys() == {"train.iterations"} and other.train.iterations < (
+            iterations := config.train.iterations
+        ):
+            found.append(
+                f"note: {path.parent} is the same at {other.train.iterations} iterations; "
+                f"`--resume {path.parent} --extend-to {iterations}` goes on with it"
+            )
+    return found
 
 
 class RunFolder:
@@ -81,6 +134,25 @@ class RunFolder:
                 for name, number in _scalars(record).items():
                     self._writer.add_scalar(name, number, record["iteration"])
                 self._writer.flush()
+
+    def extend(self, config: Config, iteration: int, before: int) -> None:
+        """Note that the run is made longer: in ``metrics.jsonl``, and in ``config.yaml``.
+
+        Args:
+            config: with the new length.
+            iteration: reached so far.
+            before: iterations that the run was to have.
+        """
+        after = config.train.iterations
+        note = json.dumps({"iteration": iteration, "extended": {"from": before, "to": after}})
+        lines = self.metrics_path.read_text(encoding="utf-8").splitlines()
+        if note not in lines:  # else the run was killed before its next checkpoint
+            write_text_whole(self.metrics_path, "".join(f"{line}\n" for line in [*lines, note]))
+        comment = (
+            f"# At iteration {iteration} made longer, from {before} to {after} iterations. Trained "
+            "with this\n# file from the start, the learning rate would have fallen more slowly.\n"
+        )
+        write_text_whole(self.path / "config.yaml", comment + config.to_yaml())
 
     def forget_after(self, iteration: int) -> None:
         """Drop metrics past ``iteration``: a resumed run will write them again."""

@@ -11,6 +11,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, NamedTuple
@@ -40,27 +41,13 @@ from reco.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.runs.folder import RunFolder, sole_use
+from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.seeding import stable_seed
 from reco.training.build import build_objective
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
 
 LEARNING_RATE_FLOOR = 1e-6
-
-# Keys that may differ between a run and its resumption: they do not change what is computed.
-# Data that have moved must give the same split.
-_SAFE_KEYS = {
-    "dataset.root",
-    "output_dir",
-    "train.checkpoint_every",
-    "train.device",
-    "train.iterations",
-    "train.log_every",
-    "train.panel_images",
-    "train.validate_every",
-    "train.workers",
-}
 
 
 class NonFiniteLossError(RuntimeError):
@@ -83,10 +70,11 @@ class Outcome(NamedTuple):
                 f"Stopped after {self.iteration} iterations; the checkpoint is in {self.folder}. "
                 "The same command with --resume goes on from it."
             )
-        lines = [self.table]
+        lines = [self.table or f"{self.folder} was at its end, iteration {self.iteration}, already"]
         if self.panel is not None:
             lines.append(f"Look at:   {self.panel}")
-        lines.append(f"Evaluate:  python scripts/eval.py --checkpoint {self.folder / 'best.pt'}")
+        lines.append(f"Evaluate:  python scripts/eval.py --checkpoint {self.folder / 'last.pt'}")
+        lines.append("Report last.pt: best.pt was chosen by its mIoU on the evaluation split")
         return "\n".join(lines)
 
 
@@ -95,13 +83,16 @@ def train(
     folder: Path,
     *,
     resume: bool = False,
+    extend_to: int | None = None,
     tensorboard: bool = False,
     profile: bool = False,
 ) -> Outcome:
     """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
     with sole_use(folder):
         try:
-            trainer = Trainer(config, folder, resume=resume, tensorboard=tensorboard)
+            trainer = Trainer(
+                config, folder, resume=resume, extend_to=extend_to, tensorboard=tensorboard
+            )
             return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
         finally:
             distributed.tear_down()
@@ -120,18 +111,27 @@ class Trainer:
     Args:
         config: the experiment.
         folder: of the run, as :func:`reco.runs.folder.run_path` gives it.
-        resume: go on from the checkpoint in ``folder``.
+        resume: go on from the checkpoint in ``folder``; where there is none, start.
+        extend_to: resume, and make the run that long whatever ``config`` says. The learning rate
+            falls towards the new end from there on, so that this is no run of that length from
+            the start.
         tensorboard: log for TensorBoard too, in ``folder/tensorboard``.
 
     Raises:
         ConfigError, FileNotFoundError, ValueError: anything about configuration or data that can
             be known before the work starts.
         FileExistsError: the run's folder is in use and ``resume`` is not given.
-        CheckpointError: nothing readable to resume from.
+        CheckpointError: the checkpoint to resume from cannot be read.
     """
 
     def __init__(
-        self, config: Config, folder: Path, *, resume: bool = False, tensorboard: bool = False
+        self,
+        config: Config,
+        folder: Path,
+        *,
+        resume: bool = False,
+        extend_to: int | None = None,
+        tensorboard: bool = False,
     ) -> None:
         self.config = config
         self.device = distributed.set_up(config.train.device)
@@ -158,9 +158,10 @@ class Trainer:
         )
 
         self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
-        # A run that has no checkpoint yet resumes from the beginning.
-        from_start = not resume or not has_checkpoint(folder)
-        checkpoint = None if from_start else load_latest(folder)
+        resume = resume or extend_to is not None
+        checkpoint = load_latest(folder) if resume and has_checkpoint(folder) else None
+        if extend_to is not None:
+            config = self.config = _extended(config, checkpoint, folder, extend_to)
         torch.manual_seed(config.train.seed)
         num_classes = self.reader.spec.num_classes
         self.student = build_network(config, num_classes, pretrained=checkpoint is None)
@@ -182,8 +183,10 @@ class Trainer:
         self.iteration = 0
         self.best = -1.0
         if checkpoint is not None:
-            self._restore(checkpoint)
+            self._restore(checkpoint, extending=extend_to is not None)
         elif distributed.rank() == 0:
+            if resume and not self.folder.exists:
+                tqdm.write("\n".join([f"{folder}: starts here", *related_runs(config, folder)]))
             self.folder.create(config, self.split.to_dict(), again=resume)
 
         self.model: nn.Module = self.student
@@ -366,7 +369,7 @@ class Trainer:
         self._draw_panel(results[main], f"{main}, {split}, iteration {self.iteration}")
         if scores[main] > self.best:
             self.best = scores[main]
-            save_checkpoint(self._state(), self.folder.path / "best.pt")
+            save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"student": self.student}
@@ -449,15 +452,14 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
         }
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint, *, extending: bool) -> None:
         """Take up the state of a checkpoint of this very experiment."""
         source = str(self.folder.path)
-        before = config_from_dict(checkpoint["config"], source).to_dict()  # with keys added since
-        changed = _differences(before, self.config.to_dict())
+        before = config_from_dict(checkpoint["config"], source)  # with keys added since
+        changed = before.differences(self.config)
+        extended = extending and changed.pop("train.iterations", None) is not None
         if changed:
-            raise ConfigError(
-                f"--resume: {source} was trained with another configuration: " + "; ".join(changed)
-            )
+            raise ConfigError(_refusal(source, changed))
         if checkpoint["split"]["hash"] != self.split.hash:
             raise ConfigError(
                 f"--resume: {source} was trained on split {checkpoint['split']['hash']}, the data "
@@ -472,6 +474,9 @@ class Trainer:
         self.best = checkpoint["best"]
         if distributed.rank() == 0:
             self.folder.forget_after(self.iteration)
+            if extended:
+                self.folder.extend(self.config, self.iteration, before.train.iterations)
+                save_latest(self._state(), self.folder.path)  # from here on it is that long
 
     def _stopping(self) -> bool:
         """Whether a signal asked to stop; ranks agree on it when they log."""
@@ -541,13 +546,34 @@ def _precision(
     return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """``key: old -> new`` for every key that differs and is not safe to change."""
-    changed = []
-    for key in now:
-        name = f"{prefix}{key}"
-        if isinstance(now[key], dict) and isinstance(before.get(key), dict) and not prefix:
-            changed += _differences(before[key], now[key], f"{name}.")
-        elif name not in _SAFE_KEYS and before.get(key) != now[key]:
-            changed.append(f"{name}: {before.get(key)!r} -> {now[key]!r}")
-    return changed
+def _extended(
+    config: Config, checkpoint: Checkpoint | None, folder: Path, iterations: int
+) -> Config:
+    """``config`` at the length that ``--extend-to`` asks for."""
+    if checkpoint is None:
+        raise ConfigError(
+            f"--extend-to {iterations}: {folder} holds no checkpoint to go on from; "
+            f"--set train.iterations={iterations} trains a run of that length from the start"
+        )
+    before = checkpoint["config"]["train"]["iterations"]
+    if iterations < before:
+        raise ConfigError(
+            f"--extend-to {iterations}: the run in {folder} has train.iterations = {before}: "
+            "expected at least as many"
+        )
+    return replace(config, train=replace(config.train, iterations=iterations))
+
+
+def _refusal(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:
+    """What keeps a run from being resumed, and what would work."""
+    found = "; ".join(f"{key}: {there!r} -> {here!r}" for key, (there, here) in changed.items())
+    if "train.iterations" in changed:
+        longest = max(changed["train.iterations"])
+        remedy = f"--extend-to {longest} goes on with it to iteration {longest}; "
+    else:
+        remedy = ""
+    return (
+        f"--resume: {folder} was trained with another configuration: {found}. {remedy}"
+        f"`--resume {folder}` without --config and without these keys in --set goes on with it as "
+        "it is; without --resume, another output_dir starts another run"
+    )
