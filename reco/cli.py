@@ -431,7 +431,7 @@ def import_annotations(parser: ArgumentParser) -> Work:
 
 
 def study(parser: ArgumentParser) -> Work:
-    """Run a study: methods x label budgets x seeds, skipping what is finished.
+    """Run a study (needs scipy): methods x label budgets x seeds, skipping what is finished.
 
         reco study studies/demo.yaml
         reco study my_study.yaml --set dataset.root=/data/camvid train.iterations=4000

@@ -120,7 +120,7 @@ def test_what_is_confused():
     assert closest_share([[1, 0], [0, 1]]) is None
 
 
-def test_rank_correlation_is_scipys():
+def test_rank_correlation_is_over_the_pairs_that_were_seen():
     stats = pytest.importorskip("scipy.stats")
     generator = np.random.default_rng(0)
     matrix = generator.integers(0, 4, (6, 6)) + np.diag(np.full(6, 50))

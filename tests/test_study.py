@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from dataclasses import replace
 from typing import ClassVar
 
@@ -274,6 +275,13 @@ def test_runs_that_cannot_be_are_named(tmp_path, changes, overrides, message):
     overrides = [*overrides, "dataset.split_seed=0"]
     with pytest.raises(ConfigError, match=message):
         study_runs(load_study(path), overrides)
+
+
+def test_what_a_study_needs_is_named_before_it_starts(study, here, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scipy.stats", None)
+    with pytest.raises(ImportError, match=r"tables of a study needs scipy: pip install scipy$"):
+        run_study(study)
+    assert here.started == []
 
 
 def test_changes_may_be_written_section_by_section(tmp_path):

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
+from reco.extras import import_extra
 from reco.files import write_table
 
 Records = list[dict[str, Any]]
@@ -270,6 +271,9 @@ def relation_to_confusion(
 
     Returns:
         The correlation in [-1, 1]; ``None`` without a graph or with fewer than three pairs.
+
+    Raises:
+        ImportError: scipy is missing.
     """
     if graph is None:
         return None
@@ -282,8 +286,8 @@ def relation_to_confusion(
     ]
     if len(pairs) < 3:
         return None
-    first, second = (_ranks(np.array(values)) for values in zip(*pairs, strict=True))
-    return round(float(np.corrcoef(first, second)[0, 1]), 3)
+    stats = import_extra("scipy.stats", "the rank correlation of relation graph and confusion")
+    return round(float(stats.spearmanr(pairs).statistic), 3)
 
 
 def closest_share(matrix: Sequence[Sequence[int]]) -> float | None:
@@ -299,13 +303,6 @@ def closest_share(matrix: Sequence[Sequence[int]]) -> float | None:
         return None
     top = np.sort(wrong, axis=1)[:, -2:].sum(1)
     return float((top / wrong.sum(1)).mean())
-
-
-def _ranks(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Ranks from 0, the mean one for equal values."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return np.asarray((ends - (counts + 1) / 2)[inverse])
 
 
 def write_csv(rows: Sequence[Row], kind: type[Row], path: Path) -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reco.extras import import_extra
 from reco.files import write_text_whole
 from reco.pictures import plots
 from reco.runs.results import (
@@ -38,6 +39,7 @@ class Progress:
     finished: dict[Path, list[Result]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        import_extra("scipy.stats", "making the tables of a study")  # now, not when runs have ended
         for run in self.runs:
             self.look(run)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
+
+from reco.extras import import_extra
 from reco.runs.results import ClassIoU, Result
 
 # With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
@@ -163,13 +165,17 @@ def mean_and_deviation(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
-def bootstrap_interval(differences: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
-    """95 % percentile interval of the mean under resampling; the same for the same numbers."""
-    chance = random.Random(0)
-    means = sorted(
-        statistics.fmean(chance.choices(differences, k=len(differences))) for _ in range(draws)
+def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float]:
+    """95 % percentile interval of the mean under resampling; the same for the same numbers.
+
+    Raises:
+        ImportError: scipy is missing.
+    """
+    found = import_extra("scipy.stats", "the interval of a mean").bootstrap(
+        [differences], np.mean, method="percentile", random_state=np.random.default_rng(0)
     )
-    return means[int(0.025 * draws)], means[int(0.975 * draws) - 1]
+    low, high = found.confidence_interval
+    return float(low), float(high)
 
 
 def _difference(pairs: Sequence[float], seeds: int) -> str:
