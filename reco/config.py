@@ -6,6 +6,7 @@ A file may name others with ``base:`` and then only states what differs. Every m
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -48,7 +49,13 @@ _GONE = {
 }
 
 # Keys of a data set of one's own; the others bring what these say.
-_FOLDER_KEYS = ("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks")
+_FOLDER_KEYS = (
+    *("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks"),
+    *("images", "masks", "unlabelled", "validation", "test"),
+)
+# What is there before a run: relative paths are relative to the YAML file that names them.
+_LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation", "test")
+_PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
 
 NOT_THE_EXPERIMENT = frozenset(
     {
@@ -102,7 +109,8 @@ class DatasetConfig:
     root: PathText | None = None
     labelled_images: Count | Literal["all"] = "all"
     min_classes_per_image: Count = 1
-    labelled_ids: PathText | None = None  # text file, one id a line: a split of the user's own
+    labelled_ids: PathText | None = None  # a list (reco.data.lists): a split of the user's own
+    unlabelled_ids: PathText | None = None  # a list: these unlabelled images, in place of all
     partial_labels: Literal["pixel"] | Share | None = None
     split_seed: int = 0
     image_size: Size | None = None  # (height, width); null: as it comes
@@ -117,6 +125,11 @@ class DatasetConfig:
     classes: dict[str, int | str | tuple[int | str, ...]] | None = None  # value(s) or colour(s)
     ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean void
     jpeg_masks: bool = False  # masks that went through JPEG, whatever format they have now
+    images: PathText | None = None  # pattern, folder or list, as the four below; see data/layout.py
+    masks: str | None = None
+    unlabelled: PathText | None = None
+    validation: Share | PathText | None = None  # a share of the images, or which ones
+    test: PathText | None = None
 
 
 @dataclass(frozen=True)
@@ -447,7 +460,27 @@ def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dic
         except ValueError as error:
             raise ConfigError(f"{path}: base = {base!r}: {error}") from error
         chain += _read_chain(found, (*below, path.resolve()))
+    _rebase_paths(content, path.parent)
     return [*chain, (str(path), content)]
+
+
+def _rebase_paths(content: dict[str, Any], folder: Path) -> None:
+    """Relative paths that lead to something in ``folder`` lead there from wherever we are.
+
+    The others are taken as they are, from the current folder: ``root: data/camvid`` in the
+    project's own files, say.
+    """
+    for section, keys in _PATHS.items():
+        values = content.get(section)
+        if not isinstance(values, dict):
+            continue
+        for key in keys:
+            if not isinstance(values.get(key), str):
+                continue
+            with contextlib.suppress(ValueError):  # told of when the value is read
+                path = folder / user_path(values[key])
+                if path.is_dir() if key == "root" else path.is_file():
+                    values[key] = str(path)
 
 
 def _bases(value: Any, source: str) -> list[str]:

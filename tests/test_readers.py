@@ -329,7 +329,7 @@ def test_truncated_files_are_named(tmp_path, ending):
 def test_two_images_of_one_name(tmp_path):
     make_folder(tmp_path)
     save_image(tmp_path / "images/train/site 0/000.png", draw_mask([0, 1], 0), 0)
-    with pytest.raises(ValueError, match=r"000\.(jpg|png) and .*000\.(jpg|png): two files"):
+    with pytest.raises(ValueError, match=r"000\.(jpg|png) and .*000\.(jpg|png): two images for"):
         FolderReader(tmp_path, THREE).ids("train")
 
 

@@ -224,7 +224,7 @@ def test_own_list_of_ids(tmp_path):
     assert len(split.unlabelled) == 59
     assert "extra" in split.unlabelled
     path.write_text("003\nno such\n")
-    with pytest.raises(ValueError, match=r"mine.txt names 1 ids .*: no such. They look like '000'"):
+    with pytest.raises(ValueError, match=r"mine.txt: 1 of 2 lines .*: no such. They .* '000'"):
         make_split(reader, config(labelled_ids=str(path)))
     path.write_text("\n")
     with pytest.raises(ValueError, match=r"mine.txt holds 0 ids"):

@@ -13,6 +13,7 @@ from reco.data.camvid import CamVidReader
 from reco.data.cityscapes import CityscapesReader
 from reco.data.classes import as_list
 from reco.data.folder import FolderReader
+from reco.data.layout import Layout
 from reco.data.pascal import PascalReader
 from reco.data.reader import Reader
 from reco.data.sun import SunReader
@@ -60,5 +61,8 @@ def open_dataset(config: DatasetConfig) -> Reader:
             ignore=[*as_list(config.ignore), *config.ignore_values],
             label_map=config.label_map,
             jpeg_masks=config.jpeg_masks,
+            layout=Layout(
+                config.images, config.masks, config.unlabelled, config.validation, config.test
+            ),
         )
     return _OFFICIAL[config.name](config.root)

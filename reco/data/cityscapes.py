@@ -38,6 +38,11 @@ class CityscapesReader(FileReader):
                 "*_gtFine_labelIds.png. Get leftImg8bit_trainvaltest.zip and "
                 "gtFine_trainvaltest.zip at https://www.cityscapes-dataset.com (registration)"
             ),
+            alone_hint=(
+                "Masks of other names are read by a `folder` data set: dataset.images: "
+                '"leftImg8bit/{split}/{parent}/{stem}_leftImg8bit.png", dataset.masks: '
+                '"gtFine/{split}/{parent}/{stem}_gtFine_labelTrainIds.png". '
+            ),
         )
 
     def _list(self, split: str) -> Listing:

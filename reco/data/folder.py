@@ -1,6 +1,6 @@
 """A data set of one's own: images, masks, and any number of images without masks.
 
-Layout; sub-folders are allowed everywhere::
+Layout, unless patterns or lists say where the files are; sub-folders are allowed everywhere::
 
     <root>/images/train/a/001.jpg    <root>/labels/train/a/001.png
     <root>/images/val/...            <root>/labels/val/...
@@ -9,30 +9,37 @@ Layout; sub-folders are allowed everywhere::
 
 What the values or colours in the masks mean is said by ``classes``; where only ``class_names`` are
 given, the value is the position. An id is a path without ending: ``train/a/001``,
-``unlabelled/b/002``.
+``unlabelled/b/002``, or ``photos/001`` where a pattern found it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 
 from reco.data.classes import Stands, class_table
-from reco.data.reader import (
-    COPY_CLASSES,
+from reco.data.layout import Arrangement, Layout, arrange
+from reco.data.patterns import (
+    MASK_ENDINGS,
+    PICTURE_ENDINGS,
     SPLITS,
-    FileReader,
-    Files,
-    Listing,
-    absent,
-    list_files,
-    pair,
+    count_pictures,
+    describe_endings,
+    normal,
+    suggest_masks,
 )
+from reco.data.reader import COPY_OF, FileReader, Files, Listing, absent
+
+_USUAL = Layout()
 
 
 class FolderReader(FileReader):
-    """Reads a data set in the layout above.
+    """Reads a data set in the layout above, or in one that ``layout`` tells of.
 
     Args:
         root: its folder.
@@ -42,6 +49,7 @@ class FolderReader(FileReader):
         ignore: what stands for void.
         label_map: value -> position in ``class_names``.
         jpeg_masks: the masks went through JPEG, whatever format they have now.
+        layout: where the files are.
 
     Raises:
         ValueError: classes that make no sense, or a resized copy made with other ones.
@@ -57,6 +65,7 @@ class FolderReader(FileReader):
         ignore: Stands = (),
         label_map: Mapping[int, int] | None = None,
         jpeg_masks: bool = False,
+        layout: Layout = _USUAL,
     ) -> None:
         table = class_table(
             class_names,
@@ -69,40 +78,149 @@ class FolderReader(FileReader):
                 "says what a value or colour means, dataset.ignore what is void"
             ),
         )
-        self.original_table = table
+        given = ", ".join(f"{key}: {value}" for key, value in layout.to_dict().items() if value)
         super().__init__(
             root,
             table=table,
             expected=(
                 f"{root}/images/train/*.jpg (or .png, …) with masks of the same names in "
                 f"{root}/labels/train/*.png, likewise val (and test); images without masks in "
-                f"{root}/unlabelled/"
+                f"{root}/unlabelled/. dataset.images and dataset.masks can name other places"
+                if layout == _USUAL
+                else f"what the configuration says ({given}) below {root}"
             ),
-            alone_hint=f"Images without labels belong in {Path(root) / 'unlabelled'}. ",
         )
-        self._use_indices_of_copy()
+        self._layout = layout
+        # What a resized copy is made from; its masks hold class indices, its layout is the usual.
+        self.origin = {"classes": table.to_dict(), "files": layout.to_dict()}
+        self._is_copy = (self.root / COPY_OF).is_file()
+        if self._is_copy:
+            self._check_origin()
+            self.table = class_table(self.spec.class_names)
 
-    def _use_indices_of_copy(self) -> None:
-        """The masks of a resized copy hold class indices, whatever those of the original hold."""
-        note = self.root / COPY_CLASSES
-        if not note.is_file():
-            return
-        if json.loads(note.read_text(encoding="utf-8")) != self.original_table.to_dict():
+    def unread(self) -> list[str]:
+        """Files and folders in ``root`` that nobody reads, a line for each folder."""
+        by_folder = defaultdict(list)
+        for path in self._arranged.unread:
+            by_folder["/".join(path.split("/")[:-1][:2]) or "."].append(path)
+        files = [
+            f"{folder}: {describe_endings(paths)} not read"
+            for folder, paths in sorted(by_folder.items())
+        ]
+        folders = [
+            f"{folder}/: {count} images in a folder that nobody reads"
+            for folder, count in self._unread_folders.items()
+        ]
+        return files + folders
+
+    def place_in_copy(self, id: str, files: Files) -> tuple[Path, Path | None]:
+        """Where image and mask lie in a resized copy; a layout of the user's becomes the usual."""
+        if self._layout == _USUAL:
+            return super().place_in_copy(id, files)
+        if files.mask is None:
+            return Path("unlabelled", f"{id}.png"), None
+        split = next(split for split in SPLITS if id in self.listing(split).pairs)
+        return Path("images", split, f"{id}.png"), Path("labels", split, f"{id}.png")
+
+    def _check_origin(self) -> None:
+        origin = json.loads((self.root / COPY_OF).read_text(encoding="utf-8"))
+        keys = {"classes": "classes, class_names or ignore", "files": "images, masks, …"}
+        if differing := [keys[key] for key in keys if origin[key] != self.origin[key]]:
             raise ValueError(
-                f"{self.root}: is a resized copy that was made with other classes than those of "
-                "dataset.classes (or class_names, ignore): make it again in an empty folder"
+                f"{self.root}: is a resized copy that was made with other values of dataset."
+                f"{', '.join(differing)}: make it again in an empty folder"
             )
-        self.table = class_table(self.spec.class_names)
+
+    # --- which files there are ---------------------------------------------------------------
+
+    @cached_property
+    def _arranged(self) -> Arrangement:
+        return arrange(self.root, _USUAL if self._is_copy else self._layout)
 
     def _list(self, split: str) -> Listing:
-        if split not in SPLITS:
-            extra = list_files(self.root / "unlabelled", recursive=True)
-            return Listing({f"unlabelled/{name}": Files(p, None) for name, p in extra.items()})
-        folders = (self.root / "images" / split, self.root / "labels" / split)
-        if missing := absent(*folders):
-            return Listing({}, missing)
-        found = pair(
-            list_files(folders[0], recursive=True),
-            list_files(folders[1], masks=True, recursive=True),
-        )
-        return found._replace(pairs={f"{split}/{name}": f for name, f in found.pairs.items()})
+        arranged = self._arranged
+        if split == "unlabelled":
+            self._refuse_misspelt_folder()
+            return Listing(self._by_id((path, None) for path in arranged.unlabelled))
+        pairs = self._by_id(arranged.pairs[split].items())
+        alone = tuple(self.root / path for path in arranged.without_mask[split])
+        # A mask that no image goes with is of no split; it is told of once.
+        stray = arranged.masks_alone if split == "train" else []
+        masks_alone = tuple(self.root / path for path in stray)
+        if not pairs and not alone:
+            if self._layout.images is None or self._is_copy:
+                folders = (self.root / "images" / split, self.root / "labels" / split)
+                if missing := absent(*folders):
+                    return Listing({}, missing)
+            elif split != "train":
+                key = {"val": "validation: 0.2 (a share), or", "test": "test:"}[split]
+                raise FileNotFoundError(
+                    f"{self.root}: no images for {split}; write dataset.{key} a list, a pattern, "
+                    "or {split} in dataset.images where a folder is called so"
+                )
+        return Listing(pairs, (), alone, masks_alone)
+
+    def _by_id(self, files: Iterable[tuple[str, str | None]]) -> dict[str, Files]:
+        found: dict[str, Files] = {}
+        for path, mask in files:
+            id = self._id(path)
+            image = self.root / path
+            if id in found:
+                raise ValueError(f"{found[id].image} and {image}: two files for one id, {id!r}")
+            found[id] = Files(image, None if mask is None else self.root / mask)
+        return found
+
+    def _id(self, path: str) -> str:
+        """Path without ending, and without folders that only the layout brings."""
+        id = str(PurePosixPath(normal(path)).with_suffix(""))
+        if self._layout.images is None:
+            return id.removeprefix("images/")
+        if self._is_copy:
+            return re.sub(r"^(images/(train|val|test)|unlabelled)/", "", id)
+        return id
+
+    def _hint_alone(self, image: Path) -> str:
+        """What lies about that may be the mask of an image, and the line by which it is."""
+        path = image.relative_to(self.root).as_posix()
+        groups = self._arranged.images[path]
+        stem = groups["stem"]
+        for other in (*self._arranged.masks_alone, *self._arranged.unread):
+            ending = PurePosixPath(other).suffix.lower()
+            if stem in PurePosixPath(other).name and ending in PICTURE_ENDINGS:
+                if ending not in MASK_ENDINGS:
+                    return f"There is {other}, which cannot be read as a mask: PNG can. "
+                if pattern := suggest_masks(other, groups):
+                    return f'There is {other}: with dataset.masks: "{pattern}" it is the mask. '
+        unlabelled = self._layout.images or f"{self.root / 'unlabelled'} (a folder)"
+        if self._layout.images:
+            return f'dataset.unlabelled: "{unlabelled}" makes them unlabelled images. '
+        return f"Images without labels belong in {self.root / 'unlabelled'}. "
+
+    @cached_property
+    def _unread_folders(self) -> dict[str, int]:
+        """Folders that nobody reads -> number of images in them."""
+        found = Counter("/".join(p.split("/")[:2]) for p in self._arranged.other_splits)
+        tops = self._arranged.tops
+        above = {
+            "/".join(top.split("/")[:depth]) for top in tops for depth in range(top.count("/") + 1)
+        }
+        for folder in above - tops if "" not in tops else ():
+            with os.scandir(self.root / folder) as entries:
+                names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
+            for name in names:
+                path = f"{folder}/{name}".removeprefix("/")
+                if path not in tops | above and (count := count_pictures(self.root / path)):
+                    found[path] = count
+        return dict(sorted(found.items()))
+
+    def _refuse_misspelt_folder(self) -> None:
+        """Stop where unlabelled images lie in a folder whose name is nearly the expected one."""
+        if self._arranged.unlabelled or self._layout.unlabelled:
+            return
+        for folder, count in self._unread_folders.items():
+            name = re.sub("[^a-z]", "", folder.rpartition("/")[2].lower())
+            if name.startswith(("unlabel", "nolabel", "withoutlabel")):
+                raise ValueError(
+                    f"{self.root / folder}: {count} images in a folder that nobody reads: rename "
+                    f'it to {self.root / "unlabelled"}, or write dataset.unlabelled: "{folder}"'
+                )

@@ -15,6 +15,10 @@ _GREY = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
+class BrokenMaskError(ValueError):
+    """A mask that cannot be read, or has another size than its image."""
+
+
 class Mask(NamedTuple):
     """The pixels of a mask file."""
 
@@ -37,7 +41,8 @@ def read_mask(path: str | Path) -> Mask:
     """Pixels of a mask file; transparency is dropped.
 
     Raises:
-        ValueError: the file cannot be read, or its pixels are no whole numbers.
+        BrokenMaskError: the file cannot be read.
+        ValueError: its pixels are no whole numbers.
     """
     try:
         with Image.open(path) as image:
@@ -47,7 +52,7 @@ def read_mask(path: str | Path) -> Mask:
             deep = mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
             pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
     except Exception as error:  # a broken file makes decoders raise nearly anything
-        raise ValueError(f"{path}: cannot be read as a mask: {error}") from error
+        raise BrokenMaskError(f"{path}: cannot be read as a mask: {error}") from error
     if deep:
         raise ValueError(f"{path}: is a colour mask of 16 bit a channel, expected 8 bit")
     if mode == "1":

@@ -26,7 +26,8 @@ from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
 from reco.data.folder import FolderReader
-from reco.data.reader import COPY_CLASSES, FULL_SIZE_CLASSES, SPLITS, FileReader, Files
+from reco.data.patterns import SPLITS
+from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, FileReader, Files
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
 
@@ -55,10 +56,10 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     target.mkdir(parents=True, exist_ok=True)
     _claim(target, size)
     if isinstance(reader, FolderReader):
-        write_text_whole(target / COPY_CLASSES, json.dumps(reader.original_table.to_dict()))
+        write_text_whole(target / COPY_OF, json.dumps(reader.origin))
     index = target / FULL_SIZE_CLASSES
     if index.is_file():
-        if all(_image_place(reader, files, target).is_file() for files in pairs.values()):
+        if all((target / reader.place_in_copy(*item)[0]).is_file() for item in pairs.items()):
             return 0
         index.unlink()  # images were added, or some of the copy's are gone
 
@@ -115,7 +116,8 @@ def _resize_one(
     reader: FileReader, id: str, files: Files, target: Path, size: tuple[int, int]
 ) -> bool:
     """Resize image and mask unless they are there; whether they were not."""
-    image_place = _image_place(reader, files, target)
+    image_place, mask_place = reader.place_in_copy(id, files)
+    image_place = target / image_place
     if image_place.is_file():
         return False
     pixels = functional.pil_to_tensor(reader.image(id))
@@ -127,16 +129,12 @@ def _resize_one(
         stored = classes if isinstance(reader, FolderReader) else mask.values
         values = torch.from_numpy(stored.astype(np.int32))
     pixels, values = resize_pair(pixels, values, size)
-    if files.mask is not None:
-        mask_place = (target / files.mask.relative_to(reader.root)).with_suffix(".png")
+    if mask_place is not None:
+        mask_place = target / mask_place
         _save_png(values.numpy().astype(np.uint8 if values.max() < 256 else np.uint16), mask_place)
     # The image last: where it is, the mask is too.
     _save_png(pixels.permute(1, 2, 0).numpy(), image_place)
     return True
-
-
-def _image_place(reader: FileReader, files: Files, target: Path) -> Path:
-    return (target / files.image.relative_to(reader.root)).with_suffix(".png")
 
 
 def _save_png(pixels: np.ndarray, path: Path) -> None:

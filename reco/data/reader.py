@@ -6,9 +6,8 @@ Every error about a file names the file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -17,19 +16,23 @@ from PIL import Image, ImageOps
 
 from reco import IGNORE
 from reco.data.classes import ClassTable, enumerate_some
-from reco.data.masks import Mask, read_mask
+from reco.data.masks import BrokenMaskError, Mask, read_mask
+from reco.data.patterns import (
+    IMAGE_ENDINGS,
+    LOSSLESS_ENDINGS,
+    PICTURE_ENDINGS,
+    SPLITS,
+    normal,
+    walk,
+)
 from reco.data.spec import DatasetSpec
 from reco.paths import read_lines
 
-SPLITS = ("train", "val", "test")
-
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"
-# In a copy of a `folder` data set, whose masks hold class indices: the table that made them.
-COPY_CLASSES = "classes.json"
+# In a copy of a `folder` data set, whose masks hold class indices: what it was made with.
+COPY_OF = "copy_of.json"
 
-IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
-_MASK_ENDINGS = {".png", ".bmp", ".tif", ".tiff", ".gif"}  # JPEG would change label values
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -204,6 +207,19 @@ class FileReader:
             self.contents[id] = MaskContent(path, mask.kind, mask.palette, values, pixels)
         return self.contents[id]
 
+    def path(self, id: str) -> str:
+        """Path of an image below :attr:`root`, with ``/``."""
+        return self._find(id).image.relative_to(self.root).as_posix()
+
+    def place_in_copy(self, id: str, files: Files) -> tuple[Path, Path | None]:
+        """Where image and mask lie below the folder of a resized copy: where they lie here."""
+        image, mask = (
+            None if file is None else file.relative_to(self.root).with_suffix(".png")
+            for file in files
+        )
+        assert image is not None, id
+        return image, mask
+
     def _list(self, split: str) -> Listing:
         """Look for ``"train"``, ``"val"``, ``"test"`` or ``"unlabelled"``."""
         raise NotImplementedError
@@ -218,7 +234,8 @@ class FileReader:
             if alone:
                 raise ValueError(
                     f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
-                    f"{enumerate_some(alone)}. {self._alone_hint}Expected: {self._expected}"
+                    f"{enumerate_some(alone)}. {self._hint_alone(found.images_alone[0])}Expected: "
+                    f"{self._expected}"
                 )
             if not found.pairs and split != "unlabelled":
                 raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
@@ -235,6 +252,20 @@ class FileReader:
             if id in pairs:
                 return pairs[id]
         raise ValueError(f"{id!r}: no such image in {self.root}")
+
+    def _hint_alone(self, image: Path) -> str:
+        """What lies about that may be the mask of an image, and what to do."""
+        stem = image.stem.removesuffix("_leftImg8bit")
+        names = (PurePosixPath(path) for path in walk(self.root, [""]))
+        others = [
+            str(path)
+            for path in names
+            if stem in path.name
+            and path.suffix.lower() in PICTURE_ENDINGS
+            and self.root / path != image
+        ]
+        there = f"There is {enumerate_some(sorted(others), 3)}. " if others else ""
+        return there + self._alone_hint
 
     def _missing(self, folder: Path) -> FileNotFoundError:
         return FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
@@ -280,25 +311,21 @@ def list_files(
         folder: where to look.
         masks: lossless formats only.
         suffix: take only names that end so (before the ending), and cut it off.
-        recursive: look into sub-folders, linked ones too.
+        recursive: look into sub-folders, as :func:`reco.data.patterns.walk` does.
 
     Raises:
         ValueError: two files of one name and different endings.
     """
-    endings = _MASK_ENDINGS if masks else IMAGE_ENDINGS
+    endings = LOSSLESS_ENDINGS if masks else IMAGE_ENDINGS
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        for file in names:
-            path = Path(parent, file)
-            hidden = file.startswith(".")
-            if hidden or path.suffix.lower() not in endings or not path.stem.endswith(suffix):
-                continue
-            name = path.relative_to(folder).with_suffix("").as_posix().removesuffix(suffix)
-            if name in found:
-                raise ValueError(f"{found[name]} and {path}: two files for one id, {name!r}")
-            found[name] = path
-        if not recursive:
-            folders.clear()
+    for below in walk(folder, [""], recursive=recursive):
+        path = PurePosixPath(below)
+        if path.suffix.lower() not in endings or not path.stem.endswith(suffix):
+            continue
+        name = normal(str(path.with_suffix(""))).removesuffix(suffix)
+        if name in found:
+            raise ValueError(f"{found[name]} and {folder / path}: two files for one id, {name!r}")
+        found[name] = folder / path
     return found
 
 
@@ -365,7 +392,7 @@ def _check_size(values: npt.NDArray[Any], files: Files) -> None:
     except Exception as error:  # as in read_image
         raise ValueError(f"{files.image}: cannot be read as an image: {error}") from error
     if values.shape != (height, width):
-        raise ValueError(
+        raise BrokenMaskError(
             f"{files.mask} is {values.shape[1]} x {values.shape[0]} pixels, but its image "
             f"{files.image} is {width} x {height}; expected one size"
         )

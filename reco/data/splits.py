@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import warnings
 from collections.abc import Callable, Collection, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from reco import distributed
 from reco.config import ConfigError
 from reco.data.classes import enumerate_some
 from reco.data.folder import FolderReader
-from reco.data.masks import colour_name
+from reco.data.lists import NameIndex, read_ids
+from reco.data.masks import BrokenMaskError, colour_name
 from reco.data.reader import FileReader, Reader, present_classes
-from reco.paths import read_lines
 from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
@@ -119,17 +120,21 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     if everything:
         labelled = train
     elif config.labelled_ids:
-        labelled = _own_list(Path(config.labelled_ids), train)
+        labelled = _listed(reader, config.labelled_ids, train, "dataset.labelled_ids")
     else:
         labelled = few_shot(
             train,
-            masks.classes,
+            masks.classes_if_whole,
             reader.spec.num_classes,
             _checked_count(count, len(train)),
             min_classes=config.min_classes_per_image,
             seed=config.split_seed,
         )
-    unlabelled = set(train) if everything else set(train) - set(labelled)
+    unlabelled = set(train if everything else set(train).difference(labelled)).union(extra)
+    if config.unlabelled_ids:
+        choice = sorted({*train, *reader.unlabelled_ids()})
+        listed = _listed(reader, config.unlabelled_ids, choice, "dataset.unlabelled_ids")
+        unlabelled = set(listed)
 
     counts = [0] * reader.spec.num_classes
     for classes in masks.of_all(labelled):
@@ -139,7 +144,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     _require_all_classes(reader, images_per_class, labelled)
     return Split(
         labelled=tuple(sorted(labelled)),
-        unlabelled=tuple(sorted(unlabelled.union(extra))),
+        unlabelled=tuple(sorted(unlabelled)),
         images_per_class=images_per_class,
         seed=config.split_seed,
         notes=_notes(images_per_class, len(labelled)),
@@ -163,7 +168,7 @@ def check_labelled(reader: Reader, config: Config) -> None:
     dataset = config.dataset
     train = sorted(reader.ids("train"))
     if dataset.labelled_ids:
-        labelled = len(_own_list(Path(dataset.labelled_ids), train))
+        labelled = len(_listed(reader, dataset.labelled_ids, train, "dataset.labelled_ids"))
     elif dataset.labelled_images != "all":
         labelled = _checked_count(dataset.labelled_images, len(train))
     else:
@@ -241,12 +246,23 @@ class _MaskIndex:
         self._reader = reader
         self._total = total
         self._known: dict[str, frozenset[int]] = {}
+        self._broken: set[str] = set()
         self._bar: tqdm[Any] | None = None
 
     def classes(self, id: str) -> frozenset[int]:
         if id not in self._known:
             self._known[id] = self._read(id)
         return self._known[id]
+
+    def classes_if_whole(self, id: str) -> frozenset[int]:
+        """No classes for a broken mask, which then is chosen only where nothing else is left."""
+        try:
+            return self.classes(id)
+        except BrokenMaskError as error:
+            if id not in self._broken:
+                self._broken.add(id)
+                warnings.warn(f"not drawn as a labelled image: {error}", stacklevel=2)
+            return frozenset()
 
     def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
         """Classes of many masks, read side by side, with a progress bar when it takes long."""
@@ -277,20 +293,10 @@ def _checked_count(count: Any, available: int) -> int:
     return count
 
 
-def _own_list(path: Path, train: Sequence[str]) -> list[str]:
-    """Ids of the user's list, one a line."""
-    if not path.is_file():
-        raise FileNotFoundError(f"dataset.labelled_ids = {path}: no such file")
-    ids = sorted(set(read_lines(path)))
-    unknown = sorted(set(ids) - set(train))
-    if unknown:
-        raise ValueError(
-            f"dataset.labelled_ids: {path} names {len(unknown)} ids that are no training images: "
-            f"{enumerate_some(unknown)}. They look like {train[0]!r}"
-        )
-    if not ids:
-        raise ValueError(f"dataset.labelled_ids: {path} holds 0 ids, expected at least one")
-    return ids
+def _listed(reader: Reader, path: str, ids: Sequence[str], key: str) -> list[str]:
+    """Ids of the user's list, in any of the manners of :mod:`reco.data.lists`."""
+    paths = {id: reader.path(id) if isinstance(reader, FileReader) else id for id in ids}
+    return sorted(read_ids(Path(path), NameIndex(paths), key))
 
 
 def _require_all_classes(

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
-from reco.data.reader import IMAGE_ENDINGS
+from reco.data.patterns import IMAGE_ENDINGS
 from reco.files import write_whole
 from reco.inference.predictor import Prediction, Predictor, to_array
 from reco.panels import overlay

@@ -36,7 +36,7 @@ from reco.data.importers.source import (
     require,
     split_of,
 )
-from reco.data.reader import IMAGE_ENDINGS
+from reco.data.patterns import IMAGE_ENDINGS
 
 _LINE_WIDTH, _POINT_RADIUS = 10, 5
 _KINDS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "mask": 2} | {

@@ -17,18 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
-from reco.data.reader import IMAGE_ENDINGS
+from reco.data.patterns import IMAGE_ENDINGS, SPLIT_WORDS
 
 Labels = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
 
 _BACKGROUND = {"background", "_background_", "__background__"}
 _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
-SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from tqdm import tqdm
 from reco import IGNORE
 from reco.data.classes import enumerate_some
 from reco.data.importers.source import (
-    SPLIT_WORDS,
     Annotated,
     Drawing,
     ImportOptions,
@@ -29,6 +28,7 @@ from reco.data.importers.source import (
     Source,
     find_images,
 )
+from reco.data.patterns import SPLIT_WORDS
 from reco.data.spec import default_palette
 from reco.files import write_text_whole
 
