@@ -155,8 +155,8 @@ def evaluate(parser: ArgumentParser) -> Work:
     add("--network", choices=["student", "teacher", "both"], default="both")
     _add_overrides(parser)
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
-    add("--overlap", type=float, default=0.5, help="share of the window (default 0.5)")
-    add("--blend", choices=["hann", "linear", "uniform"], default="hann")
+    add("--overlap", type=float, help="share of the window (default 0.5)")
+    add("--blend", choices=["hann", "linear", "uniform"], help="of windows (default hann)")
     add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
     add("--flip", action="store_true", help="average with the mirror image")
     add("--original-size", action="store_true", help="compare at the size of the label files")
@@ -167,6 +167,12 @@ def evaluate(parser: ArgumentParser) -> Work:
         from reco.inference.evaluate import evaluate_checkpoints
         from reco.inference.probabilities import InferenceMode
 
+        windows = {"overlap": arguments.overlap, "blend": arguments.blend}
+        windows = {name: value for name, value in windows.items() if value is not None}
+        if windows and not arguments.window:
+            raise ValueError(
+                f"--{next(iter(windows))} is of sliding windows: expected --window too"
+            )
         table = evaluate_checkpoints(
             arguments.checkpoint,
             split=arguments.split,
@@ -174,10 +180,9 @@ def evaluate(parser: ArgumentParser) -> Work:
             which=arguments.network,
             mode=InferenceMode(
                 window=tuple(arguments.window) if arguments.window else None,
-                overlap=arguments.overlap,
-                blend=arguments.blend,
                 scales=tuple(arguments.scales),
                 flip=arguments.flip,
+                **windows,
             ),
             original_size=arguments.original_size,
             boundary_width=arguments.boundary_width,

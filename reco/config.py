@@ -328,7 +328,9 @@ def _load(
                 _lay(values, origins, str(key), value, source)
     _override(values, origins, overrides)
     default_origin = ", ".join(map(str, files))
-    return _build_config(values, origins, default_origin=default_origin), origins
+    config = _build_config(values, origins, default_origin=default_origin)
+    _require(_contradictions(config), config, origins, default_origin)
+    return config, origins
 
 
 def config_from_dict(
@@ -336,7 +338,8 @@ def config_from_dict(
 ) -> Config:
     """Configuration from :meth:`Config.to_dict`, with ``key=value`` overrides on top.
 
-    ``source`` names where it came from in errors.
+    ``source`` names where it came from in errors. That of a run from before contradicting keys were
+    refused is read as that run was.
     """
     copied, origins = copy.deepcopy(dict(values)), dict[str, str]()
     _override(copied, origins, overrides)
@@ -550,11 +553,45 @@ def _build_config(
         return cls(**arguments)
 
     config: Config = build(Config, values, "")
-    for key, holds, expected in _rules(config):
-        if not holds:
-            section, _, name = key.partition(".")
-            fail(key, f" = {getattr(getattr(config, section), name)!r}: expected {expected}")
+    _require(_rules(config), config, origins, default_origin)
     return config
+
+
+def _require(
+    rules: Sequence[tuple[str, bool, str]],
+    config: Config,
+    origins: Mapping[str, str],
+    default_origin: str,
+) -> None:
+    """Raise for the first ``(key, whether it holds, what was expected)`` that does not hold."""
+    for key, holds, expected in rules:
+        if not holds:
+            origin, value = origins.get(key, default_origin), config.flat()[key]
+            raise ConfigError(f"{origin}: {key} = {value!r}: expected {expected}")
+
+
+def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
+    """Keys of which one would win without a word; as :func:`_rules`."""
+    dataset = config.dataset
+    return [
+        (
+            "dataset.root",
+            dataset.name != "synthetic" or dataset.root is None,
+            "null, since synthetic scenes are drawn; dataset.name says whose images are in root",
+        ),
+        (
+            "dataset.labelled_ids",
+            dataset.labelled_ids is None or dataset.partial_labels is None,
+            f"null, since dataset.partial_labels = {dataset.partial_labels} draws labels in every "
+            "image; or dataset.partial_labels = null",
+        ),
+        (
+            "dataset.labelled_ids",
+            dataset.labelled_ids is None or dataset.labelled_images == "all",
+            f"null, since dataset.labelled_images = {dataset.labelled_images} asks for a choice of "
+            "that many; or dataset.labelled_images = all, for those of the list",
+        ),
+    ]
 
 
 def _rules(config: Config) -> list[tuple[str, bool, str]]:

@@ -53,6 +53,11 @@ def set_up(device: str) -> torch.device:
         )
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if chosen.type == "cuda" and launched:
+        if ":" in device:
+            raise ValueError(
+                f"train.device = {device!r}: under torchrun each process has the GPU of its number "
+                "on the machine; expected auto or cuda"
+            )
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(chosen)
     if launched and not dist.is_initialized():

@@ -99,6 +99,26 @@ def test_a_key_that_is_gone_is_passed_over_where_it_changed_nothing(write):
         load_config(path, ["reco.true_labels=true"])
 
 
+def test_contradicting_keys_are_refused_by_name():
+    base = ["dataset.name=folder", "dataset.root=x", "dataset.class_names=[a, b]"]
+    for keys, words in {
+        ("dataset.labelled_images=3", "dataset.labelled_ids=l.txt"): ("labelled_images = 3", "all"),
+        ("dataset.labelled_ids=l.txt", "dataset.partial_labels=pixel"): ("partial_labels = pixel",),
+        ("dataset.partial_labels=0.5", "dataset.labelled_ids=l.txt"): ("partial_labels = 0.5",),
+    }.items():
+        overrides = ["dataset.labelled_images=all", *base, *keys]
+        with pytest.raises(ConfigError, match=r"dataset\.labelled_ids = 'l\.txt'") as error:
+            load_config("demo.yaml", overrides)
+        assert not [word for word in words if word not in str(error.value)], str(error.value)
+    listed = load_config("demo.yaml", [*base, "dataset.labelled_images=all", keys[1]])
+    # A run from before they were refused is read as it was.
+    content = listed.to_dict()
+    content["dataset"]["labelled_images"] = 3
+    assert config_from_dict(content, "last.pt").dataset.labelled_ids == "l.txt"
+    with pytest.raises(ConfigError, match=r"--set: dataset\.root = 'mine': expected null, since"):
+        load_config("demo.yaml", ["dataset.root=mine"])
+
+
 def test_configs_are_frozen():
     with pytest.raises(dataclasses.FrozenInstanceError):
         load_config("demo.yaml").train.seed = 1  # type: ignore[misc]
@@ -180,26 +200,26 @@ def test_values_out_of_range_are_named(key, value, expected):
     "text", ["data #2", "2024", "2024_01", "1e3", "yes", "a: b", "[x", "*", "@x", "'data #2'"]
 )
 def test_what_is_text_stays_as_it_is_behind_set(text):
-    config = load_config("demo.yaml", [f"dataset.root={text}", f"dataset.eval_split={text}"])
+    config = load_config("camvid.yaml", [f"dataset.root={text}", f"dataset.eval_split={text}"])
     assert config.dataset.root == config.dataset.eval_split == text.strip("'")
-    null = load_config("demo.yaml", [f"dataset.root={text}", "dataset.root=null"])
-    assert null.dataset.root is None
+    null = load_config("folder.yaml", [f"dataset.labelled_ids={text}", "dataset.labelled_ids=null"])
+    assert null.dataset.labelled_ids is None
 
 
 def test_text_in_a_file_that_yaml_takes_for_a_number_wants_quotes(write):
-    path = write("dataset: {name: synthetic, root: 2024_01}")
+    path = write("dataset: {name: camvid, root: 2024_01}")
     with pytest.raises(
         ConfigError, match=r"dataset\.root = 202401: expected text or null \(in quotes"
     ):
         load_config(path)
-    path = write("dataset: {name: synthetic, root: '2024_01'}")
+    path = write("dataset: {name: camvid, root: '2024_01'}")
     assert load_config(path).dataset.root == "2024_01"
 
 
 def test_homes_and_variables_are_filled_in(write, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DATA", "~/data")
-    write("dataset: {name: synthetic, labelled_ids: $DATA/ids.txt}", "base.yaml")
+    write("dataset: {name: camvid, labelled_ids: $DATA/ids.txt}", "base.yaml")
     write("base: $HOME/base.yaml\noutput_dir: ~/runs\nmodel: {weights: '${DATA}/w.pth'}")
     config = load_config("~/experiment.yaml", ["dataset.root=~"])
     assert config.output_dir == str(tmp_path / "runs")
@@ -212,9 +232,9 @@ def test_homes_and_variables_are_filled_in(write, tmp_path, monkeypatch):
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_of_a_windows_editor_is_read(write, encoding):
     path = write("")
-    path.write_bytes("dataset: {name: synthetic, root: straße}".encode(encoding))
+    path.write_bytes("dataset: {name: camvid, root: straße}".encode(encoding))
     assert load_config(path).dataset.root == "straße"
-    path.write_bytes("dataset: {name: synthetic, root: straße}".encode("latin-1"))
+    path.write_bytes("dataset: {name: camvid, root: straße}".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"experiment\.yaml: not text in UTF-8"):
         load_config(path)
 

@@ -153,7 +153,7 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, capsys):
 
 def test_commands_make_the_very_runs(study, capsys):
     """What a queue runs trains the configuration of the study, in the folder it looks in."""
-    overrides = ["dataset.root=/data/with space", "dataset.scale_range=[0.5, 2.0]"]
+    overrides = ["model.weights=/data/with space", "dataset.scale_range=[0.5, 2.0]"]
     assert cli.main(["study", str(study.path), "--commands", "--set", *overrides]) == 0
     lines = capsys.readouterr().out.splitlines()
     for line, run in zip(lines, study_runs(study, overrides), strict=True):
@@ -198,10 +198,12 @@ def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
         (["dataset.name=camvid", f"dataset.root={tmp_path}/none"], [], FileNotFoundError),
         ([], ["cpu", "gpu"], ValueError),
         (["train.device=gpu"], [], ValueError),
-        (["dataset.labelled_ids=/nowhere.txt"], [], FileNotFoundError),
     ):
         with pytest.raises(error):
             run_study(study, overrides, devices)
+    listed = {"dataset.labelled_images": "all", "dataset.labelled_ids": "/nowhere.txt"}
+    with pytest.raises(FileNotFoundError):
+        run_study(replace(study, budgets={"x": listed}))
     for count, message in (
         (10**6, "plain, x, seed 0: .*labelled_images = 1000000: expected all, or 1 to"),
         (synthetic.SCENES["train"], "plain, x, seed 0: .*none is left as unlabelled"),
@@ -265,7 +267,8 @@ def test_wrong_studies_are_named(tmp_path, text, message):
     [
         ("{a: , b: {reco.enabld: false}}", [], "methods: b: reco.enabld: unknown key.*enabled"),
         ("{a: , b: {}}", [], "«a, seed 0» and «b, seed 0» are one and the same run"),
-        ("{a: }", ["train.seed=1"], "«a, seed 0» and «a, seed 1».*does --set"),
+        ("{a: }", ["train.seed=1"], r"train\.seed = 1: the seeds .* here \[0, 1, 2\]"),
+        ("{a: {train.seed: 4}}", [], r"train\.seed = 4: the seeds of a study are its key seeds"),
         ("{a: }", ["output_dir=x"], "output_dir = 'x'.*--output-dir"),
     ],
 )

@@ -152,3 +152,14 @@ def test_everything_on_and_a_rank_without_labels_does_not_hang(tmp_path):
         first, second = (seen[network][ITERATIONS // 2 - 1] for seen in ranks)
         assert not torch.allclose(first, second, rtol=1e-3)
         torch.testing.assert_close(checkpoint[network][name], (first + second) / 2)
+
+
+def test_a_numbered_device_is_refused_under_torchrun(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    with pytest.raises(
+        ValueError, match=r"train\.device = 'cuda:1': under torchrun .* auto or cuda"
+    ):
+        trainer.distributed.set_up("cuda:1")

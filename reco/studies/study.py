@@ -160,6 +160,11 @@ def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
                         f"output_dir = {config.output_dir!r}: the runs of a study are kept below "
                         "its own: set the study's key output_dir, or --output-dir"
                     )
+                if config.train.seed != seed:
+                    raise ConfigError(
+                        f"train.seed = {config.train.seed}: the seeds of a study are its key "
+                        f"seeds, here {list(study.seeds)}"
+                    )
                 # Equal runs of several studies are one run, whatever a study calls them.
                 folder = run_path(config, Path(study.config).stem)
                 run = StudyRun(method, budget, seed, config, folder)
