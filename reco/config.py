@@ -52,6 +52,7 @@ _GONE = {
 _FOLDER_KEYS = (
     *("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks"),
     *("images", "masks", "unlabelled", "validation", "test"),
+    *("channels", "value_range", "turn_masks"),
 )
 # What is there before a run: relative paths are relative to the YAML file that names them.
 _LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation", "test")
@@ -97,6 +98,10 @@ ClassWeights = Annotated[
     tuple[float, ...],
     check(lambda weights: bool(weights) and min(weights) > 0, "a number > 0 for each class"),
 ]
+ValueRange = Annotated[
+    tuple[float, float],
+    check(lambda pair: pair[0] < pair[1], "the lowest value before the highest, such as [0, 4095]"),
+]
 Decay = Annotated[float, check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
 Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
 
@@ -130,6 +135,10 @@ class DatasetConfig:
     unlabelled: PathText | None = None
     validation: Share | PathText | None = None  # a share of the images, or which ones
     test: PathText | None = None
+    channels: Count = 3  # of the images
+    # Values that are black and white in files of more than 8 bits, of all channels or of each.
+    value_range: ValueRange | tuple[ValueRange, ...] | None = None
+    turn_masks: bool = False  # masks lie on the stored pixels of photos that EXIF turns
 
 
 @dataclass(frozen=True)
@@ -626,6 +635,13 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             or dataset.label_map is None
             or set(dataset.label_map.values()) <= set(range(len(dataset.class_names or ()))),
             "file values mapped to class indices 0 .. number of class_names - 1",
+        ),
+        (
+            "dataset.value_range",
+            dataset.value_range is None
+            or isinstance(dataset.value_range[0], float)
+            or len(dataset.value_range) in (1, dataset.channels),
+            f"one pair of values, or one for each of {dataset.channels} channels",
         ),
         (
             "train.unlabelled_batch_size",

@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reco import IGNORE
 from reco.config import DatasetConfig
+from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
@@ -163,7 +164,7 @@ def draw_budgets(reader: Reader, config: DatasetConfig) -> Image.Image:
         title: partial_labels(sample.label, budget, seed=config.split_seed, id=id).numpy()
         for title, budget in budgets.items()
     }
-    return label_strip(sample.image.permute(1, 2, 0).numpy(), labels, reader.spec.palette)
+    return label_strip(to_rgb(sample.image.permute(1, 2, 0).numpy()), labels, reader.spec.palette)
 
 
 def _legend_places(

@@ -27,9 +27,9 @@ from reco.data import open_dataset
 from reco.data.camvid import CamVidReader
 from reco.data.cityscapes import CityscapesReader
 from reco.data.folder import FolderReader
+from reco.data.images import RGB, read_pixels
 from reco.data.masks import read_mask
 from reco.data.pascal import PascalReader
-from reco.data.reader import read_image
 from reco.data.spec import CAMVID, CITYSCAPES, PASCAL, SUN, default_palette, voc_palette
 from reco.data.sun import SunReader
 
@@ -364,17 +364,17 @@ def test_image_modes(tmp_path):
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name)
-        read = read_image(tmp_path / name)
-        assert read.mode == "RGB"
-        assert np.array_equal(np.asarray(read), expected), name
+        read = read_pixels(tmp_path / name, RGB)
+        assert read.dtype == np.uint8
+        assert np.array_equal(read, expected), name
     palette = Image.fromarray(rgb).convert("P")
     palette.save(tmp_path / "palette.png", transparency=b"\0\1\2")
     assert np.array_equal(
-        np.asarray(read_image(tmp_path / "palette.png")), np.asarray(palette.convert("RGB"))
+        read_pixels(tmp_path / "palette.png", RGB), np.asarray(palette.convert("RGB"))
     )
     Image.fromarray(grey.astype(np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(ValueError, match=r"float.tif: .*floating-point"):
-        read_image(tmp_path / "float.tif")
+        read_pixels(tmp_path / "float.tif", RGB)
 
 
 def test_rotated_photograph_is_upright_and_fits_its_mask(tmp_path):

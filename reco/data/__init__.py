@@ -13,6 +13,7 @@ from reco.data.camvid import CamVidReader
 from reco.data.cityscapes import CityscapesReader
 from reco.data.classes import as_list
 from reco.data.folder import FolderReader
+from reco.data.images import ImageFormat
 from reco.data.layout import Layout
 from reco.data.pascal import PascalReader
 from reco.data.reader import Reader
@@ -64,5 +65,7 @@ def open_dataset(config: DatasetConfig) -> Reader:
             layout=Layout(
                 config.images, config.masks, config.unlabelled, config.validation, config.test
             ),
+            image_format=ImageFormat.of(config),
+            turn_masks=config.turn_masks,
         )
     return _OFFICIAL[config.name](config.root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from reco import IGNORE
+from reco.data.images import orientation
 from reco.data.reader import FileReader, Files
 from reco.data.spec import DatasetSpec
+from reco.data.value_range import value_range_text
 
 # Nothing in the files themselves tells that a whole city was not unpacked.
 CITIES = {
@@ -85,9 +88,35 @@ def check_dataset(reader: FileReader) -> Report:
             report.problems.append(f"{split}: no images")
         _read_all(reader, split, found.pairs, report)
     _compare_with_official(reader, report)
+    _look_at_values(reader, report)
+    _look_at_orientation(reader, report)
     # Folders that splits share are looked at once for each: keep the first line of two.
     report.problems[:] = dict.fromkeys(report.problems)
     return report
+
+
+def _look_at_values(reader: FileReader, report: Report) -> None:
+    """Images of more than 8 bits: the range of their values, found or set and wrong."""
+    if wrong := reader.judge_value_range():
+        report.problems.append(wrong)
+    elif (found := reader.image_format.value_range) is not None:
+        report.notes.append(f"dataset.value_range = {value_range_text(found)}")
+
+
+def _look_at_orientation(reader: FileReader, report: Report) -> None:
+    """Photos that EXIF turns without changing their size: nobody sees which way their masks lie."""
+    turned = []
+    for split in report.pixels:
+        for files in reader.listing(split).pairs.values():
+            with contextlib.suppress(Exception):  # an unreadable image is a problem already
+                if orientation(files.image) in (2, 3, 4):
+                    turned.append(files.image)
+    if turned and not reader.turn_masks:
+        report.notes.append(
+            f"EXIF turns {len(turned)} photos by 180 degrees or mirrors them, such as {turned[0]}: "
+            "masks drawn on their stored pixels would lie upside down; make sure that they do not, "
+            "or set dataset.turn_masks=true"
+        )
 
 
 def _read_all(reader: FileReader, split: str, pairs: dict[str, Files], report: Report) -> None:

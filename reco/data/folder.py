@@ -23,6 +23,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from reco.data.classes import Stands, class_table
+from reco.data.images import RGB, ImageFormat
 from reco.data.layout import Arrangement, Layout, arrange
 from reco.data.patterns import (
     MASK_ENDINGS,
@@ -50,6 +51,8 @@ class FolderReader(FileReader):
         label_map: value -> position in ``class_names``.
         jpeg_masks: the masks went through JPEG, whatever format they have now.
         layout: where the files are.
+        image_format: channels of the images, and the range of their values if it is known.
+        turn_masks: masks lie on the stored pixels of photos that EXIF turns: turn them too.
 
     Raises:
         ValueError: classes that make no sense, or a resized copy made with other ones.
@@ -66,6 +69,8 @@ class FolderReader(FileReader):
         label_map: Mapping[int, int] | None = None,
         jpeg_masks: bool = False,
         layout: Layout = _USUAL,
+        image_format: ImageFormat = RGB,
+        turn_masks: bool = False,
     ) -> None:
         table = class_table(
             class_names,
@@ -89,6 +94,8 @@ class FolderReader(FileReader):
                 if layout == _USUAL
                 else f"what the configuration says ({given}) below {root}"
             ),
+            image_format=image_format,
+            turn_masks=turn_masks,
         )
         self._layout = layout
         # What a resized copy is made from; its masks hold class indices, its layout is the usual.

@@ -20,9 +20,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms.v2 import functional
 
 from reco import IGNORE
+from reco.data.images import Pixels, image_tensor
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
 from reco.data.transforms import RandomScaleCrop, resize_pair
@@ -122,7 +122,7 @@ class TrainStream(Dataset[TrainSample]):
             return self._with_labels(id, image)
         raise ValueError(f"none of the {len(order)} {self._stream} images can be read")
 
-    def _with_labels(self, id: str, image: Image.Image) -> tuple[Tensor, Tensor, Tensor]:
+    def _with_labels(self, id: str, image: Image.Image | Pixels) -> tuple[Tensor, Tensor, Tensor]:
         budget = self._config.partial_labels
         reading = (
             self._stream == "labelled" or budget is not None or self._reader.label_comes_with_image
@@ -283,10 +283,10 @@ class _SampleNumbers(Sampler[list[int]]):
 
 
 def _to_tensors(
-    image: Image.Image, label: Image.Image | None, size: tuple[int, int] | None
+    image: Image.Image | Pixels, label: Image.Image | None, size: tuple[int, int] | None
 ) -> tuple[Tensor, Tensor]:
     """``(3, H, W)`` and ``(H, W)`` uint8 at ``size``; all IGNORE where there is no label."""
-    pixels: Tensor = functional.pil_to_tensor(image)
+    pixels = image_tensor(image)
     if label is None:
         labels = torch.full(pixels.shape[1:], IGNORE, dtype=torch.uint8)
     else:

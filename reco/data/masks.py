@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from reco.data.images import open_image
+
 # Formats that may change pixels when they are written.
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 _GREY = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -45,7 +47,7 @@ def read_mask(path: str | Path) -> Mask:
         ValueError: its pixels are no whole numbers.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             mode, lossy = image.mode, image.format in _LOSSY_FORMATS
             palette = _palette(image)
             # Pillow reads 16-bit colour as 8-bit without a word.
@@ -75,7 +77,7 @@ def read_mask(path: str | Path) -> Mask:
 def mask_palette(path: Path) -> tuple[int, ...] | None:
     """Palette of a mask file, ``()`` for one without; reads the header only, None if it can't."""
     try:
-        with Image.open(path) as image:
+        with open_image(path) as image:
             return _palette(image)
     except Exception:  # as above; whoever needs the pixels will say what is wrong
         return None

@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torchvision.transforms.v2 import functional
 from tqdm import tqdm
 
 from reco.data.folder import FolderReader
+from reco.data.images import image_tensor
 from reco.data.patterns import SPLITS
 from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, FileReader, Files
 from reco.data.transforms import resize_pair
@@ -52,6 +52,10 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     """
     if target.resolve() == reader.root.resolve():
         raise ValueError(f"{target}: is the data set itself, expected another folder for the copy")
+    if (channels := reader.image_format.channels) not in (1, 3, 4):
+        raise ValueError(
+            f"dataset.channels = {channels}: copies are PNG files, which have 1, 3 or 4 channels"
+        )
     pairs = _all_pairs(reader)
     target.mkdir(parents=True, exist_ok=True)
     _claim(target, size)
@@ -120,7 +124,7 @@ def _resize_one(
     image_place = target / image_place
     if image_place.is_file():
         return False
-    pixels = functional.pil_to_tensor(reader.image(id))
+    pixels = image_tensor(reader.image(id))
     if files.mask is None:
         values = torch.zeros(pixels.shape[1:], dtype=torch.int32)
     else:
@@ -138,5 +142,6 @@ def _resize_one(
 
 
 def _save_png(pixels: np.ndarray, path: Path) -> None:
-    image = Image.fromarray(np.ascontiguousarray(pixels))
+    values = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
+    image = Image.fromarray(np.ascontiguousarray(values))
     write_whole(path, lambda to: image.save(to, compress_level=3))

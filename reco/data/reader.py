@@ -5,17 +5,29 @@ Every error about a file names the file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps
+from PIL import Image
 
 from reco import IGNORE
 from reco.data.classes import ClassTable, enumerate_some
+from reco.data.images import (
+    RGB,
+    ImageFormat,
+    Pixels,
+    image_size,
+    orientation,
+    read_values,
+    to_8_bit,
+    upright,
+)
 from reco.data.masks import BrokenMaskError, Mask, read_mask
 from reco.data.patterns import (
     IMAGE_ENDINGS,
@@ -26,14 +38,13 @@ from reco.data.patterns import (
     walk,
 )
 from reco.data.spec import DatasetSpec
+from reco.data.value_range import find_value_range, judge_value_range
 from reco.paths import read_lines
 
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"
 # In a copy of a `folder` data set, whose masks hold class indices: what it was made with.
 COPY_OF = "copy_of.json"
-
-_EXIF_ORIENTATION = 0x0112
 
 
 class Reader(Protocol):
@@ -58,8 +69,8 @@ class Reader(Protocol):
     def unlabelled_ids(self) -> list[str]:
         """Sorted ids of further training images that have no labels; often none."""
 
-    def image(self, id: str) -> Image.Image:
-        """The image, RGB and upright.
+    def image(self, id: str) -> Image.Image | Pixels:
+        """The image, upright: RGB, or ``(H, W, C)`` uint8 where C is not 3.
 
         Raises:
             ValueError: the file cannot be read as an image.
@@ -114,6 +125,8 @@ class FileReader:
         expected: layout, and where people get the data; part of every message about something
             missing.
         alone_hint: what to do about an image without a mask.
+        image_format: channels of the images, and the range of their values if it is known.
+        turn_masks: masks lie on the stored pixels of photos that EXIF turns: turn them too.
 
     Raises:
         FileNotFoundError: ``root`` is not there.
@@ -128,12 +141,16 @@ class FileReader:
         table: ClassTable,
         expected: str,
         alone_hint: str = "",
+        image_format: ImageFormat = RGB,
+        turn_masks: bool = False,
     ) -> None:
         self.spec = table.spec
         self.root = Path(root)
         self.table = table
         self._expected = expected
         self._alone_hint = alone_hint
+        self._image_format = image_format
+        self.turn_masks = turn_masks
         self._listings: dict[str, Listing] = {}
         self._listed: dict[str, dict[str, Files]] = {}
         self.contents: dict[str, MaskContent] = {}  # of the masks that were looked into, by id
@@ -165,9 +182,34 @@ class FileReader:
             self._listings[split] = self._list(split)
         return self._listings[split]
 
-    def image(self, id: str) -> Image.Image:
-        """RGB image; see :class:`Reader`."""
-        return read_image(self._find(id).image)
+    def image(self, id: str) -> Image.Image | Pixels:
+        """The image; see :class:`Reader`."""
+        path, channels = self._find(id).image, self._image_format.channels
+        values = read_values(path, channels)
+        if values.dtype != np.uint8:
+            values = to_8_bit(values, self.image_format.value_range)
+        return Image.fromarray(values) if channels == 3 else values
+
+    @cached_property
+    def image_format(self) -> ImageFormat:
+        """Channels and range of values, the latter found over the data set where it is not set."""
+        channels, value_range = self._image_format
+        return ImageFormat(channels, value_range or find_value_range(self._image_files(), channels))
+
+    def judge_value_range(self) -> str | None:
+        """What is wrong with the range of values that somebody has set; ``None``: nothing."""
+        channels, value_range = self._image_format
+        if value_range is None:
+            return None
+        return judge_value_range(value_range, self._image_files(), channels)
+
+    def _image_files(self) -> list[Path]:
+        """The image files of all splits that are there."""
+        paths: list[Path] = []
+        for split in (*SPLITS, "unlabelled"):
+            with contextlib.suppress(FileNotFoundError, ValueError):
+                paths += [files.image for files in self.listing(split).pairs.values()]
+        return sorted(set(paths))
 
     def label(self, id: str) -> Image.Image:
         """Labels; see :class:`Reader`."""
@@ -184,6 +226,9 @@ class FileReader:
         if files.mask is None:
             raise ValueError(f"{files.image}: is an unlabelled image, it has no mask")
         mask = read_mask(files.mask)
+        if self.turn_masks:
+            turned = upright(mask.values, orientation(files.image))
+            mask = mask._replace(values=np.ascontiguousarray(turned))
         _check_size(mask.values, files)
         return mask, files.mask
 
@@ -347,52 +392,18 @@ def read_list(path: Path) -> list[str]:
     return [Path(line.split()[0]).stem for line in read_lines(path)]
 
 
-def read_image(path: str | Path) -> Image.Image:
-    """An image file as RGB, upright as its EXIF data say.
-
-    16-bit grey is scaled to 8 bit; transparency is dropped.
-
-    Raises:
-        ValueError: the file cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as image:
-            return upright_rgb(image)
-    except Exception as error:  # a broken file makes decoders raise nearly anything
-        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """As :func:`read_image`, from an opened image.
-
-    Raises:
-        ValueError: floating-point pixels, whose range nobody knows.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, expected 8 or 16 bit")
-    if image.mode.startswith("I"):
-        # Pillow would cut 16-bit values off at 255.
-        wide = np.asarray(image).clip(0, 65535)
-        image = Image.fromarray((wide / 257).round().astype(np.uint8))
-    if "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
 def _check_size(values: npt.NDArray[Any], files: Files) -> None:
     """Raise ``ValueError`` unless mask and image have one size. Reads the image's header only."""
-    try:
-        with Image.open(files.image) as image:
-            width, height = image.size
-            # A PNG would be decoded whole in search of EXIF data that its header doesn't announce.
-            has_exif = image.format != "PNG" or "exif" in image.info
-            if has_exif and image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-                width, height = height, width
-    except Exception as error:  # as in read_image
-        raise ValueError(f"{files.image}: cannot be read as an image: {error}") from error
-    if values.shape != (height, width):
-        raise BrokenMaskError(
-            f"{files.mask} is {values.shape[1]} x {values.shape[0]} pixels, but its image "
-            f"{files.image} is {width} x {height}; expected one size"
-        )
+    stored, size = image_size(files.image)
+    if values.shape == size:
+        return
+    turned = (
+        f". EXIF turns this photo and the mask lies on its stored pixels, {stored[1]} x "
+        f"{stored[0]}: dataset.turn_masks=true turns such masks too"
+        if values.shape == stored
+        else ""
+    )
+    raise BrokenMaskError(
+        f"{files.mask} is {values.shape[1]} x {values.shape[0]} pixels, but its image "
+        f"{files.image} is {size[1]} x {size[0]}; expected one size{turned}"
+    )

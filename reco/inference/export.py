@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from reco.data.images import ImageFormat
 from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.predictor import AnyImage, Predictor
 from reco.method.augmentation import to_unit
@@ -152,7 +153,8 @@ def export_checkpoint(
         _require_onnx()
     run = TrainedRun.read(path)
     config, spec, trained = run.config, run.spec, run.network(network)
-    predictor = Predictor(trained, spec, image_size=config.dataset.image_size)
+    format = ImageFormat.of(config.dataset)
+    predictor = Predictor(trained, spec, image_size=config.dataset.image_size, image_format=format)
     samples = [predictor.to_input(image)[None] for image in (images or _random_images())]
     for number, sample in enumerate(samples):
         if min(sample.shape[2:]) < _SMALLEST:

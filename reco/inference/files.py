@@ -7,6 +7,7 @@ import itertools
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,9 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm import tqdm
 
+from reco.data.images import ValueRange, to_rgb
 from reco.data.patterns import IMAGE_ENDINGS
+from reco.data.value_range import find_value_range, value_range_text
 from reco.files import write_whole
-from reco.inference.predictor import Prediction, Predictor, to_array
+from reco.inference.predictor import Prediction, Predictor
 from reco.panels import overlay
 
 
@@ -27,10 +30,13 @@ class Outcome(NamedTuple):
     predicted: int
     passed_over: int  # files of a folder or glob that are no images
     failures: list[str]  # one message for each file that could not be read
+    value_range: ValueRange | None = None  # found in the files, which the run knew nothing of
 
     def summary(self, output: Path) -> str:
         """One or two lines for a person."""
         text = f"{self.predicted} images labelled; results are in {output}"
+        if self.value_range is not None:
+            text += f"\nblack and white are the values {value_range_text(self.value_range)}"
         if self.passed_over:
             text += f"\n{self.passed_over} other files passed over"
         if self.failures:
@@ -74,6 +80,12 @@ def predict_files(
     images, passed_over = find_images(inputs, exclude=output)
     failures: list[str] = []
     predicted = 0
+    found_range = None
+    if predictor.image_format.value_range is None:  # one for all files, not one for each
+        paths = [found.path for found in images if found.path.is_file()]
+        found_range = find_value_range(paths, predictor.image_format.channels)
+        predictor = copy(predictor)
+        predictor.image_format = predictor.image_format._replace(value_range=found_range)
     with tqdm(total=len(images), unit="image") as bar:
         for batch in _batches(predictor, images, batch_size, failures, bar):
             arrays = [array for _, array in batch]
@@ -82,7 +94,7 @@ def predict_files(
                 _write(predictor, array, result, output, found.name, confidence)
             predicted += len(batch)
             bar.update(len(batch))
-    return Outcome(predicted, passed_over, failures)
+    return Outcome(predicted, passed_over, failures, found_range)
 
 
 def find_images(
@@ -172,7 +184,7 @@ def _batches(
     batch: list[tuple[Found, npt.NDArray[np.uint8]]] = []
     for found in images:
         try:
-            array = to_array(found.path)
+            array = predictor.to_array(found.path)
         except ValueError as error:
             failures.append(str(error))
             tqdm.write(f"error: {error}")
@@ -201,7 +213,7 @@ def _write(
     labels.putpalette([value for colour in palette for value in colour])
     pictures = {
         "labels": labels,
-        "overlays": Image.fromarray(overlay(image, prediction.labels, palette)),
+        "overlays": Image.fromarray(overlay(to_rgb(image), prediction.labels, palette)),
     }
     if confidence:
         levels = (255 * prediction.confidence).round().astype(np.uint8)

@@ -19,8 +19,17 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from reco import distributed
-from reco.data.reader import read_image, upright_rgb
+from reco.data.images import (
+    RGB,
+    ImageFormat,
+    image_values,
+    is_wide,
+    read_pixels,
+    to_8_bit,
+    with_channels,
+)
 from reco.data.spec import DatasetSpec
+from reco.data.value_range import find_value_range
 from reco.inference.probabilities import predict_probabilities
 from reco.runs.checkpoint import Network, TrainedRun
 
@@ -52,6 +61,8 @@ class Predictor:
         spec: class names and palette.
         image_size: (height, width) that the network sees, or ``None``.
         device: where to compute.
+        image_format: channels that the network takes, and the range of values that becomes black
+            and white in files of more than 8 bits; where it is not known, each file's values tell.
     """
 
     def __init__(
@@ -61,11 +72,13 @@ class Predictor:
         *,
         image_size: tuple[int, int] | None = None,
         device: torch.device | str = "cpu",
+        image_format: ImageFormat = RGB,
     ) -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.spec = spec
         self.image_size = image_size
+        self.image_format = image_format
 
     def predict(self, image: AnyImage) -> Prediction:
         """Label one image.
@@ -82,7 +95,7 @@ class Predictor:
     @torch.no_grad()
     def predict_batch(self, images: Sequence[AnyImage]) -> list[Prediction]:
         """Label several images: at once where the network sees them at one size."""
-        arrays = [to_array(image) for image in images]
+        arrays = [self.to_array(image) for image in images]
         inputs = [self.to_input(array) for array in arrays]
         one_size = len({tensor.shape for tensor in inputs}) == 1
         groups = [torch.stack(inputs)] if one_size else [tensor[None] for tensor in inputs]
@@ -96,13 +109,21 @@ class Predictor:
                 predictions.append(_most_probable(probabilities, size))
         return predictions
 
+    def to_array(self, image: AnyImage) -> npt.NDArray[np.uint8]:
+        """``(H, W, C)`` uint8 of anything that :meth:`predict` takes.
+
+        Raises:
+            ValueError: a file that cannot be read, or another kind of array.
+        """
+        return to_array(image, self.image_format)
+
     def input_size(self, image: npt.NDArray[np.uint8]) -> tuple[int, int]:
         """(height, width) at which the network sees ``image``, ``(H, W, 3)``."""
         return self.image_size or (image.shape[0], image.shape[1])
 
     def to_input(self, image: AnyImage) -> Tensor:
         """What the network sees of ``image``: ``(3, h, w)`` uint8, resized as evaluations do."""
-        pixels = to_array(image)
+        pixels = self.to_array(image)
         tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         size = self.input_size(pixels)
         if tuple(tensor.shape[1:]) == size:
@@ -162,25 +183,34 @@ def load(
         run.spec,
         image_size=run.config.dataset.image_size if image_size == "config" else image_size,
         device=distributed.set_up(device),
+        image_format=ImageFormat.of(run.config.dataset),
     )
 
 
-def to_array(image: AnyImage) -> npt.NDArray[np.uint8]:
-    """``(H, W, 3)`` uint8 RGB of anything that :meth:`Predictor.predict` takes."""
+def to_array(image: AnyImage, format: ImageFormat = RGB) -> npt.NDArray[np.uint8]:
+    """``(H, W, C)`` uint8 of anything that :meth:`Predictor.predict` takes.
+
+    Raises:
+        ValueError: a file that cannot be read, or another kind of array.
+    """
     if isinstance(image, str | Path):
-        return np.array(read_image(image))
+        if format.value_range is None and is_wide(image):
+            found = find_value_range([Path(image)], format.channels)
+            format = format._replace(value_range=found)
+        return read_pixels(image, format)
     if isinstance(image, np.ndarray):
-        channels = (1, 3, 4)
-        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in channels)
-        if image.dtype != np.uint8 or not fits or image.size == 0:
+        fits = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in {1, 3, 4, format.channels})
+        known = image.dtype == np.uint8 or format.value_range is not None
+        if not known or not fits or image.size == 0:
             raise ValueError(
                 f"image is an array of {image.dtype} {image.shape}: expected uint8 (H, W), "
-                "(H, W, 3) or (H, W, 4), not empty"
+                f"(H, W, 3), (H, W, 4) or (H, W, {format.channels}), not empty; other types where "
+                "dataset.value_range is known"
             )
-        if image.ndim == 2 or image.shape[2] == 1:
-            return np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-        return np.ascontiguousarray(image[:, :, :3])
-    return np.array(upright_rgb(image))
+        values = image if image.ndim == 3 else image[..., None]
+        pixels = to_8_bit(with_channels(values, format.channels), format.value_range)
+        return np.ascontiguousarray(pixels)
+    return np.array(to_8_bit(image_values(image, format.channels), format.value_range))
 
 
 def _spans(extent: int) -> list[tuple[int, int]]:

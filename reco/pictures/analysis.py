@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reco import IGNORE
+from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
@@ -85,7 +86,7 @@ class Subject:
         image, truth, _ = self.data[index]
         confidence, prediction = predict_probabilities(self.network, image[None]).max(1)
         return Look(
-            image.permute(1, 2, 0).numpy(),
+            to_rgb(image.permute(1, 2, 0).numpy()),
             truth.numpy(),
             prediction[0].to(torch.uint8).numpy(),
             confidence[0].numpy(),

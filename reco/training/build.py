@@ -3,10 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from tqdm import tqdm
+
+from reco import distributed
 from reco.config import Config
+from reco.data.reader import FileReader, Reader
+from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
+
+
+def with_value_range(config: Config, reader: Reader) -> Config:
+    """``config`` with the range of values of images of more than 8 bits, found where it is not set.
+
+    What was found, or is wrong with what is set, is told.
+    """
+    dataset = config.dataset
+    if dataset.name != "folder" or not isinstance(reader, FileReader):
+        return config
+    note = reader.judge_value_range()
+    found = reader.image_format.value_range
+    if dataset.value_range is None and found is not None:
+        note = f"images of more than 8 bits: dataset.value_range = {value_range_text(found)}"
+        config = replace(config, dataset=replace(dataset, value_range=found))
+    if note and distributed.rank() == 0:
+        tqdm.write(f"note: {note}")
+    return config
 
 
 def build_objective(config: Config, class_weights: Sequence[float] | None = None) -> Objective:

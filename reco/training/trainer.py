@@ -26,6 +26,7 @@ from reco import distributed
 from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
 from reco.data.balance import class_weights
+from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
 from reco.data.splits import check_labelled, make_split
 from reco.files import write_whole
@@ -43,7 +44,7 @@ from reco.runs.checkpoint import (
 )
 from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.seeding import stable_seed
-from reco.training.build import build_objective
+from reco.training.build import build_objective, with_value_range
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
 
@@ -139,6 +140,7 @@ class Trainer:
         _check_sync_batchnorm(config, self.device)
         _check_shares(config)
         self.reader = open_dataset(config.dataset)
+        self.config = config = with_value_range(config, self.reader)
         check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
         present = [name for name, images in self.split.images_per_class.items() if images]
@@ -389,7 +391,7 @@ class Trainer:
             image, label, _ = self.eval_dataset[index]
             rows.append(
                 PanelRow(
-                    image.permute(1, 2, 0).numpy(),
+                    to_rgb(image.permute(1, 2, 0).numpy()),
                     label.numpy(),
                     prediction.numpy(),
                     confidence.numpy(),

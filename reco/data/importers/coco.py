@@ -34,6 +34,7 @@ from reco.data.importers.source import (
     require,
     split_of,
 )
+from reco.extras import import_extra
 
 
 class _Area(NamedTuple):
@@ -85,11 +86,7 @@ def coco_masks() -> ModuleType:
     Raises:
         ImportError: it is not installed.
     """
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise ImportError("this format needs pycocotools: pip install pycocotools") from error
-    module: ModuleType = mask
+    module: ModuleType = import_extra("pycocotools.mask", "this format")
     return module
 
 

@@ -1,0 +1,323 @@
+"""Reading image files of any depth and number of channels, upright, as 8 bit.
+
+Shapes: pixels (H, W, C). Pillow reads what it reads whole: 8 bit grey, RGB and RGBA, 16-bit grey,
+floating grey. PNG files of 16-bit colour are read by torchvision, and TIFF files that Pillow would
+cut down by tifffile (extra ``tiff``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from reco.extras import import_extra
+
+if TYPE_CHECKING:
+    from reco.config import DatasetConfig
+
+Pixels = npt.NDArray[np.uint8]
+ValueRange = tuple[tuple[float, float], ...]
+"""Lowest and highest value: one pair for all channels, or one for each."""
+
+ORIENTATION = 0x0112
+_TIFF = (".tif", ".tiff")
+_WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_opening = threading.Lock()
+
+
+class ImageFormat(NamedTuple):
+    """What images are brought to when they are read.
+
+    Args:
+        channels: C. Grey files are repeated for 3; colour becomes grey for 1; of an RGBA file, 3
+            takes no transparency.
+        value_range: which values become 0 and 255, for files of more than 8 bits a channel;
+            ``None`` takes all that their type can hold.
+    """
+
+    channels: int = 3
+    value_range: ValueRange | None = None
+
+    @classmethod
+    def of(cls, config: DatasetConfig) -> ImageFormat:
+        """That of a data set's images."""
+        return cls(config.channels, as_value_range(config.value_range))
+
+
+RGB = ImageFormat()
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """As Pillow's, of any size: the user's files are no decompression bombs."""
+    with _opening:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def read_pixels(path: str | Path, format: ImageFormat) -> Pixels:
+    """An image file, upright, ``(H, W, C)`` uint8.
+
+    Raises:
+        ValueError: it cannot be read, or has other channels; the file is named.
+        ImportError: tifffile is needed and missing.
+    """
+    try:
+        return to_8_bit(read_values(path, format.channels), format.value_range)
+    except ValueError as error:
+        named = str(error).startswith(str(path))
+        raise ValueError(str(error) if named else f"{path}: {error}") from error
+
+
+def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
+    """As :func:`read_pixels`, in the values and of the type that stand in the file."""
+    try:
+        values = _read(Path(path), channels)
+    except ImportError:
+        raise
+    except Exception as error:  # a broken file makes decoders raise nearly anything
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+    try:
+        return with_channels(values, channels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
+    """As :func:`read_values`, of an opened image."""
+    return with_channels(_pillow_values(image, channels), channels)
+
+
+def with_channels(values: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
+    """``(H, W, channels)`` of ``(H, W, C)``, as :class:`ImageFormat` says.
+
+    Raises:
+        ValueError: another number of channels.
+    """
+    count = values.shape[2]
+    if count == channels:
+        return values
+    if channels == 3 and count == 1:
+        return np.repeat(values, 3, axis=2)
+    if channels == 3 and count == 4:
+        return np.ascontiguousarray(values[:, :, :3])
+    if channels == 1 and count in (3, 4):
+        grey = values[:, :, :3] @ np.array([0.299, 0.587, 0.114])
+        rounded: npt.NDArray[Any] = grey.round().astype(values.dtype)[:, :, None]
+        return rounded
+    raise ValueError(f"has {count} channels, expected {channels} (dataset.channels)")
+
+
+def to_8_bit(values: npt.NDArray[Any], value_range: ValueRange | None) -> Pixels:
+    """Values brought to 0..255; those beyond the range are cut off, 8-bit ones stay as they are.
+
+    Args:
+        values: ``(H, W, C)`` of any type.
+        value_range: see :class:`ImageFormat`.
+
+    Raises:
+        ValueError: floating values without a range, or another number of ranges than channels.
+    """
+    if values.dtype == np.uint8:
+        return values
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * 255
+    channels = values.shape[2]
+    if value_range is None:
+        if values.dtype.kind == "f":
+            raise ValueError(
+                "floating-point pixels: dataset.value_range (such as [0.0, 1.0]) says which values "
+                "are black and white"
+            )
+        # Pillow's mode "I" holds 16-bit files in 32 bits.
+        top = 65535 if values.dtype.itemsize > 2 else np.iinfo(values.dtype).max
+        value_range = ((0, top),)
+    if len(value_range) not in (1, channels):
+        raise ValueError(
+            f"dataset.value_range has {len(value_range)} pairs, expected one, or one for each of "
+            f"{channels} channels"
+        )
+    pixels = np.empty(values.shape, np.uint8)
+    for channel in range(channels):
+        low, high = value_range[channel if len(value_range) > 1 else 0]
+        pixels[..., channel] = _scale(values[..., channel], low, high)
+    return pixels
+
+
+def is_wide(path: str | Path) -> bool:
+    """Whether a file has more than 8 bits a channel, by its header; False for a broken one."""
+    try:
+        with open_image(path) as image:
+            return image.mode in _WIDE_GREY or _is_deep_colour(image)
+    except Exception:
+        pass  # unknown to Pillow, or broken: then whoever reads it says what is wrong
+    try:
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            return bool(file.series[0].dtype != np.uint8)
+    except Exception:
+        return False
+
+
+def orientation(path: str | Path) -> int:
+    """How EXIF turns a file's pixels, 1 (not at all) to 8, by its header."""
+    with open_image(path) as image:
+        return _orientation(image)
+
+
+def upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
+    """``(H, W, …)`` pixels turned as EXIF's orientation, 1 to 8, says."""
+    if orientation in (5, 6, 7, 8):
+        values = values.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        values = values[::-1]
+    if orientation in (2, 3, 6, 7):
+        values = values[:, ::-1]
+    return values
+
+
+def image_size(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of the stored pixels and of the upright image, by the header.
+
+    Raises:
+        ValueError: the file cannot be read; it is named.
+    """
+    try:
+        with open_image(path) as image:
+            width, height = image.size
+            turn = _orientation(image)
+    except Exception as error:  # as in read_values
+        values = _read(Path(path), 3) if Path(path).suffix.lower() in _TIFF else None
+        if values is None:
+            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        (height, width), turn = values.shape[:2], 1
+    stored = (height, width)
+    return stored, stored[::-1] if turn >= 5 else stored
+
+
+def image_tensor(image: Image.Image | Pixels) -> Tensor:
+    """``(C, H, W)`` uint8 of an image that a reader gives."""
+    if isinstance(image, Image.Image):
+        tensor: Tensor = pil_to_tensor(image)
+        return tensor
+    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
+
+
+def to_rgb(image: Pixels) -> Pixels:
+    """``(H, W, 3)`` for pictures, of ``(H, W, C)``: the first three channels, or the first."""
+    first = image[..., :3] if image.shape[2] >= 3 else image[..., :1]
+    return np.repeat(first, 3, axis=2) if first.shape[2] == 1 else np.ascontiguousarray(first)
+
+
+def _read(path: Path, channels: int) -> npt.NDArray[Any]:
+    try:
+        image = open_image(path)
+    except Exception:
+        if path.suffix.lower() not in _TIFF:
+            raise
+        return _read_tiff(path)
+    with image:
+        if image.format == "TIFF" and (channels not in (1, 3) or _is_deep_colour(image)):
+            return _read_tiff(path)
+        if _is_deep_colour(image):
+            return np.ascontiguousarray(upright(_read_deep_png(path), _orientation(image)))
+        return _pillow_values(image, channels)
+
+
+def _pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
+    image = ImageOps.exif_transpose(image)
+    if image.mode not in _WIDE_GREY:
+        image = _to_8_bit_mode(image, channels)
+    values = np.asarray(image)
+    return values if values.ndim == 3 else values[..., None]
+
+
+def _to_8_bit_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Grey, RGB or RGBA, as the file has them; RGB for ``channels`` = 3."""
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    if channels == 3:
+        return image.convert("RGB")
+    if channels == 1:
+        return image.convert("L")
+    grey = image.mode in ("1", "L", "LA")
+    return image if image.mode == "RGBA" else image.convert("L" if grey else "RGB")
+
+
+def _orientation(image: Image.Image) -> int:
+    # A PNG would be decoded whole in search of EXIF data that its header doesn't announce.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    found = image.getexif().get(ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
+def _is_deep_colour(image: Image.Image) -> bool:
+    """Whether Pillow would drop the lower half of 16-bit colours."""
+    colour = image.mode in ("RGB", "RGBA", "RGBX", "CMYK", "LA")
+    return colour and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _read_deep_png(path: Path) -> npt.NDArray[Any]:
+    from torchvision.io import decode_image
+
+    values: npt.NDArray[Any] = decode_image(str(path)).permute(1, 2, 0).numpy()
+    return values
+
+
+def _read_tiff(path: Path) -> npt.NDArray[Any]:
+    """Pixels of a TIFF file's first image, whatever its depth and number of bands."""
+    purpose = f"{path}, a TIFF file of this depth or number of bands,"
+    tifffile = import_extra("tifffile", purpose)
+    with tifffile.TiffFile(path) as file:
+        series = file.series[0]
+        tag = series.keyframe.tags.get(ORIENTATION)
+        values, axes = np.asarray(series.asarray()), series.axes
+    turn = int(tag.value) if tag is not None else 1
+    keep = [i for i, axis in enumerate(axes) if axis in "YX" or values.shape[i] > 1]
+    others = [axes[i] for i in keep if axes[i] not in "YX"]
+    if len(others) > 1 or not {"Y", "X"} <= set(axes):
+        raise ValueError(
+            f"a TIFF file with the axes {axes} {values.shape}, expected bands, Y and X"
+        )
+    values = values.reshape([values.shape[i] for i in keep])
+    if not others:
+        values = values[..., None]
+    elif axes[keep[0]] == others[0]:
+        values = np.moveaxis(values, 0, -1)
+    return np.ascontiguousarray(upright(values, turn))
+
+
+def _scale(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
+    """One channel; by a table for 16 bit, which is exact and takes no memory."""
+    if values.dtype == np.uint16:
+        table = _levels(np.arange(2**16, dtype=np.float64), low, high)
+        pixels: Pixels = table[values]
+        return pixels
+    return _levels(values.astype(np.float64), low, high)
+
+
+def _levels(values: npt.NDArray[np.float64], low: float, high: float) -> Pixels:
+    scaled = np.nan_to_num((values - low) / ((high - low) / 255))
+    levels: Pixels = scaled.round().clip(0, 255).astype(np.uint8)
+    return levels
+
+
+def as_value_range(given: Sequence[Any] | None) -> ValueRange | None:
+    """``[low, high]`` or ``[[low, high], …]`` of the configuration."""
+    if given is None:
+        return None
+    pairs = given if isinstance(given[0], Sequence) else [given]
+    return tuple((float(low), float(high)) for low, high in pairs)

@@ -1,0 +1,158 @@
+"""Which values of 16-bit and floating images are black and white: ``dataset.value_range``.
+
+A camera of 10 or 12 bits writes 16-bit files whose values end at 1023 or 4095. Where the files say
+so themselves (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT) and their values obey, that is
+the range. Else it is found over the data set once: from 0 to the largest number of the bits that
+the largest value takes, or, where that would leave 99.9 % of the values in its lowest quarter, to
+their 99.9th percentile. Floating values within 0 and 1 have that range, others one from the 0.1th
+to the 99.9th percentile. RGB files have one range, other numbers of channels one for each.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from reco.data.images import ValueRange, is_wide, open_image, read_values
+
+MOST_FILES = 500
+"""So many files, evenly spread over the data set, are read to find a range."""
+
+_BITS_PER_SAMPLE, _MAX_SAMPLE_VALUE = 258, 281
+_MOST_VALUES = 200_000  # of each channel of a file; all of them for the lowest and highest
+_CUT_OFF, _DARK = 0.01, 1 / 8
+
+
+class _Content(NamedTuple):
+    """The values of one file, of one or of each channel."""
+
+    quantiles: npt.NDArray[np.float64]  # (channels, 1001)
+    whole: bool  # integers
+    top: int | None  # highest value by the file's own information
+
+
+def wide_files(paths: Sequence[Path]) -> list[Path]:
+    """Those of more than 8 bits a channel."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(is_wide, paths)
+        bar = tqdm(found, "depth of images", len(paths), leave=False, delay=2)
+        return [path for path, wide in zip(paths, bar, strict=True) if wide]
+
+
+def find_value_range(paths: Sequence[Path], channels: int) -> ValueRange | None:
+    """The range of the images of a data set; ``None`` where all of them are 8-bit files."""
+    contents = _read_all(wide_files(paths), channels)
+    return _decide_all(contents) if contents else None
+
+
+def judge_value_range(value_range: ValueRange, paths: Sequence[Path], channels: int) -> str | None:
+    """What is wrong with a range that somebody has set, by the files' values; ``None``: nothing."""
+    contents = _read_all(wide_files(paths), channels)
+    for group, quantiles in enumerate(zip(*(c.quantiles for c in contents), strict=True)):
+        low, high = value_range[group if len(value_range) > 1 else 0]
+        values = np.concatenate(quantiles)
+        beyond = float(((values < low) | (values > high)).mean())
+        dark = np.quantile(values, 0.999) < low + _DARK * (high - low)
+        if beyond > _CUT_OFF or dark:
+            harm = f"{beyond:.0%} of them are cut off" if beyond > _CUT_OFF else "all come out dark"
+            return (
+                f"dataset.value_range = {value_range_text(value_range)}: the files hold values "
+                f"from {values.min():g} to {values.max():g}, so that {harm}; without the key the "
+                f"range is {value_range_text(_decide_all(contents))}"
+            )
+    return None
+
+
+def value_range_text(value_range: ValueRange) -> str:
+    """As the configuration holds it."""
+    pairs = [f"[{low:g}, {high:g}]" for low, high in value_range]
+    return pairs[0] if len(pairs) == 1 else f"[{', '.join(pairs)}]"
+
+
+def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
+    """Contents of at most ``MOST_FILES`` files; those that cannot be read are left to others."""
+    step = max(1, -(-len(paths) // MOST_FILES))
+
+    def read(path: Path) -> _Content | None:
+        try:
+            values = read_values(path, channels)
+        except ValueError:
+            return None
+        if values.dtype == np.uint8:
+            return None
+        flat = values.reshape(-1, channels).T if channels != 3 else values.reshape(1, -1)
+        thin = flat[:, :: max(1, flat.shape[1] // _MOST_VALUES)].astype(np.float64)
+        quantiles = np.nanquantile(thin, np.linspace(0, 1, 1001), axis=1).T
+        quantiles[:, 0], quantiles[:, -1] = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
+        return _Content(quantiles, values.dtype.kind in "iu", _declared_top(path))
+
+    chosen = paths[::step]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bar = tqdm(pool.map(read, chosen), "range of values", len(chosen), leave=False, delay=1)
+        return [content for content in bar if content is not None]
+
+
+def _decide_all(contents: Sequence[_Content]) -> ValueRange:
+    groups = contents[0].quantiles.shape[0]
+    return tuple(_decide([(c.quantiles[group], c) for c in contents]) for group in range(groups))
+
+
+def _decide(contents: Sequence[tuple[npt.NDArray[np.float64], _Content]]) -> tuple[float, float]:
+    values = np.concatenate([quantiles for quantiles, _ in contents])
+    lowest, highest = float(values.min()), float(values.max())
+    few, most = (float(v) for v in np.quantile(values, (0.001, 0.999)))
+    low = 0.0 if lowest >= 0 else few
+    if not all(content.whole for _, content in contents):
+        return (0.0, 1.0) if lowest >= 0 and highest <= 1 else (few, max(most, few + 1e-6))
+    tops = [content.top for _, content in contents if content.top is not None]
+    if len(tops) == len(contents) and highest <= max(tops):
+        return low, float(max(tops))
+    high = float(2 ** max(8, int(highest).bit_length()) - 1)
+    if most >= high / 4:
+        return low, high
+    digits = 10 ** max(0, len(str(int(most))) - 2)
+    return low, float(max(1, -(-int(np.ceil(most)) // digits) * digits))
+
+
+def _declared_top(path: Path) -> int | None:
+    """The highest value that a file says its samples can have, below the 16 bits they lie in."""
+    if path.suffix.lower() == ".png":
+        bits = _significant_bits(path)
+        return 2**bits - 1 if bits is not None and bits < 16 else None
+    try:
+        with open_image(path) as image:
+            tags = dict(getattr(image, "tag_v2", {}))
+    except Exception:
+        try:
+            import tifffile
+
+            with tifffile.TiffFile(path) as file:
+                tags = {tag.code: tag.value for tag in file.series[0].keyframe.tags}
+        except Exception:
+            return None
+    bits_per_sample = max(np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 16)).tolist())
+    tops = [2 ** int(bits_per_sample) - 1] if bits_per_sample < 16 else []
+    tops += [int(v) for v in np.atleast_1d(tags.get(_MAX_SAMPLE_VALUE, [])).tolist() if v < 65535]
+    return max(tops, default=None)
+
+
+def _significant_bits(path: Path) -> int | None:
+    """The largest number in a PNG file's sBIT chunk."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", header)
+            if kind == b"sBIT":
+                return max(file.read(length), default=None)
+            if kind in (b"IDAT", b"PLTE"):
+                return None
+            file.seek(length + 4, 1)
+    return None

@@ -1,0 +1,273 @@
+"""Images of any depth, number of channels and orientation."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from make_data import draw_mask, save_mask
+from PIL import Image
+
+from reco.config import ConfigError, load_config
+from reco.data import open_dataset
+from reco.data.check import check_dataset
+from reco.data.images import RGB, ImageFormat, read_pixels, upright
+from reco.data.value_range import find_value_range, judge_value_range
+from reco.training.trainer import Trainer
+
+
+def write_png16(path: Path, values: np.ndarray, *, significant_bits: int | None = None) -> None:
+    """16-bit grey or RGB, which Pillow cannot write in colour, with an sBIT chunk if asked for."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checked = kind + data
+        return struct.pack(">I", len(data)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    colour = {1: 0, 3: 2, 4: 6}[channels]
+    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    bits = b"" if significant_bits is None else chunk(b"sBIT", bytes([significant_bits] * channels))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + bits
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def write_tiff(path: Path, values: np.ndarray, **options: object) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, values, **options)
+
+
+def camera(bits: int, channels: int, seed: int = 0) -> np.ndarray:
+    """(24, 32, C) values of a camera of so many bits, as they lie in 16."""
+    random = np.random.default_rng(seed)
+    values = random.beta(2, 3, (24, 32, channels)) * (2**bits - 1)
+    values[0, 0] = 2**bits - 1
+    return values.round().astype(np.uint16)
+
+
+def folder(root: Path, write, names=("a", "b", "c", "d")) -> Path:
+    """A `folder` data set whose images ``write(path without ending, seed)`` makes."""
+    for split in ("train", "val"):
+        for seed, name in enumerate(names):
+            write(root / "images" / split / name, seed)
+            save_mask(
+                root / "labels" / split / f"{name}.png", draw_mask((0, 1), seed, size=(24, 32))
+            )
+    return root
+
+
+def configuration(root: Path, *overrides: str):
+    tiny = [o for o in TINY if not o.startswith(("dataset.", "output_dir"))]
+    own = [f"dataset.root={root}", "dataset.class_names=[a, b]", "model.weights=none"]
+    return load_config("folder.yaml", [*tiny, *own, "dataset.crop_size=[24, 32]", *overrides])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("ending", ["png", "tif"])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_16_bit_files_are_as_bright_as_their_camera_meant(tmp_path, bits, ending, channels):
+    def write(path: Path, seed: int) -> None:
+        values = camera(bits, channels, seed)
+        if ending == "png":
+            write_png16(path.with_suffix(".png"), values)
+        else:
+            write_tiff(path.with_suffix(".tif"), values[..., 0] if channels == 1 else values)
+
+    root = folder(tmp_path, write)
+    reader = open_dataset(configuration(root).dataset)
+    pixels = np.array(reader.image("train/b"))
+    expected = camera(bits, channels, 1) / (2**bits - 1) * 255
+    np.testing.assert_allclose(pixels, np.broadcast_to(expected, pixels.shape), atol=0.51)
+    assert 80 < pixels.mean() < 130
+    assert reader.image_format.value_range == ((0, 2**bits - 1),)
+    assert f"note: dataset.value_range = [0, {2**bits - 1}]" in check_dataset(reader).format()
+
+
+def test_the_files_own_information_counts_where_their_values_obey_it(tmp_path):
+    dark = camera(8, 1)  # a dark scene of a 12-bit camera: values to 255
+    write_png16(tmp_path / "dark.png", dark, significant_bits=12)
+    assert find_value_range([tmp_path / "dark.png"], 3) == ((0, 4095),)
+    write_png16(tmp_path / "plain.png", dark)
+    assert find_value_range([tmp_path / "plain.png"], 3) == ((0, 255),)
+    # A PNG as its specification wants it: ten significant bits, the values fill sixteen.
+    write_png16(tmp_path / "filled.png", camera(16, 1), significant_bits=10)
+    assert find_value_range([tmp_path / "filled.png"], 3) == ((0, 65535),)
+    write_tiff(tmp_path / "top.tif", dark[..., 0], extratags=[(281, "H", 1, 1023, True)])
+    assert find_value_range([tmp_path / "top.tif"], 3) == ((0, 1023),)
+
+
+def test_a_few_bright_spots_do_not_make_everything_dark(tmp_path):
+    """Reflectances of a satellite: land to 3,000, a cloud in one pixel of 1,000 to 28,000."""
+    values = (camera(16, 3, 3) / 65535 * 3000).astype(np.uint16)
+    values.ravel()[::1500] = 28000
+    write_png16(tmp_path / "a.png", values)
+    ((low, high),) = find_value_range([tmp_path / "a.png"], 3)
+    assert low == 0
+    assert 2500 < high <= 3000
+    assert read_pixels(tmp_path / "a.png", ImageFormat(3, ((low, high),))).mean() > 80
+
+
+def test_8_bit_files_need_no_range_and_keep_their_values(tmp_path):
+    Image.fromarray(np.full((4, 4, 3), 7, np.uint8)).save(tmp_path / "a.png")
+    assert find_value_range([tmp_path / "a.png"], 3) is None
+    assert (read_pixels(tmp_path / "a.png", ImageFormat(3, ((0, 4095),))) == 7).all()
+
+
+def test_a_wrong_range_is_named(tmp_path):
+    paths = [tmp_path / f"{i}.png" for i in range(3)]
+    for seed, path in enumerate(paths):
+        write_png16(path, camera(12, 1, seed))
+    assert judge_value_range(((0, 4095),), paths, 3) is None
+    cut = judge_value_range(((0, 255),), paths, 3)
+    assert "dataset.value_range = [0, 255]: the files hold values from" in cut
+    assert "of them are cut off; without the key the range is [0, 4095]" in cut
+    assert "all come out dark" in judge_value_range(((0, 65535),), paths, 3)
+    for value in ("[5, 5]", "[[0, 1], [0, 2]]", "white"):
+        with pytest.raises(ConfigError, match=r"dataset\.value_range"):
+            configuration(tmp_path, f"dataset.value_range={value}")
+
+
+def test_floating_images_have_a_range(tmp_path):
+    unit = np.linspace(0, 1, 600, dtype=np.float32).reshape(20, 30)
+    write_tiff(tmp_path / "unit.tif", unit)
+    assert find_value_range([tmp_path / "unit.tif"], 3) == ((0, 1),)
+    write_tiff(tmp_path / "height.tif", unit * 300 - 100)
+    ((low, high),) = find_value_range([tmp_path / "height.tif"], 1)
+    assert low == pytest.approx(-100, abs=1)
+    assert high == pytest.approx(200, abs=1)
+    with pytest.raises(ValueError, match=r"unit\.tif: floating-point pixels: dataset.value_range"):
+        read_pixels(tmp_path / "unit.tif", RGB)
+
+
+def test_a_run_keeps_the_range_and_its_predictions_take_it(tmp_path, capsys):
+    root = folder(
+        tmp_path, lambda path, seed: write_png16(path.with_suffix(".png"), camera(12, 3, seed))
+    )
+    trainer = Trainer(configuration(root), tmp_path / "run")
+    assert "dataset.value_range = [0, 4095]" in capsys.readouterr().out
+    trainer.run()
+    assert load_config(tmp_path / "run" / "config.yaml").dataset.value_range == ((0, 4095),)
+    from reco import load
+
+    predictor = load(tmp_path / "run" / "last.pt", device="cpu")
+    path = root / "images" / "val" / "a.png"
+    as_8_bit = (camera(12, 3, 0) / (4095 / 255)).round().astype(np.uint8)
+    assert (predictor.predict(path).confidence == predictor.predict(as_8_bit).confidence).all()
+    values = camera(12, 3, 0)
+    assert (predictor.predict(values).confidence == predictor.predict(as_8_bit).confidence).all()
+    resumed = Trainer(configuration(root), tmp_path / "run", resume=True)
+    assert resumed.iteration == 4
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_orientation_is_that_of_pillow(tmp_path, turn):
+    from PIL import ImageOps
+
+    pixels = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    assert (upright(pixels, turn) == expected).all()
+    assert (read_pixels(tmp_path / "a.png", RGB) == expected).all()
+
+
+def photos(root: Path, turn: int, mask_of) -> Path:
+    """Stored pixels (24, 32), turned by EXIF; ``mask_of(mask on the stored pixels)`` is saved."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    for split in ("train", "val"):
+        for seed in range(3):
+            stored = draw_mask((0, 1), seed, size=(24, 32))
+            (root / "images" / split).mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(np.repeat(stored[..., None] * 200, 3, 2))
+            image.save(root / "images" / split / f"{seed}.png", exif=exif)
+            save_mask(
+                root / "labels" / split / f"{seed}.png", np.ascontiguousarray(mask_of(stored))
+            )
+    return root
+
+
+def test_a_mask_on_the_stored_pixels_of_a_photo_turned_by_90_degrees(tmp_path):
+    root = photos(tmp_path, 6, lambda stored: stored)
+    (problem, *_) = check_dataset(open_dataset(configuration(root).dataset)).problems
+    assert "32 x 24 pixels, but its image" in problem
+    assert "EXIF turns this photo and the mask lies on its stored pixels" in problem
+    assert "dataset.turn_masks=true" in problem
+    reader = open_dataset(configuration(root, "dataset.turn_masks=true").dataset)
+    assert check_dataset(reader).problems == []
+    image, label = np.array(reader.image("train/1")), np.array(reader.label("train/1"))
+    assert image.shape[:2] == (32, 24)
+    assert (image[..., 0] == 200 * label).all()
+    other = root / "labels" / "train" / "0.png"
+    save_mask(other, np.zeros((5, 5), np.uint8))
+    problems = check_dataset(open_dataset(configuration(root).dataset)).problems
+    assert "EXIF" not in next(p for p in problems if str(other) in p)
+
+
+def test_photos_turned_by_180_degrees_are_pointed_out(tmp_path):
+    root = photos(tmp_path, 3, lambda stored: stored)
+    printed = check_dataset(open_dataset(configuration(root).dataset)).format()
+    assert "EXIF turns 6 photos by 180 degrees or mirrors them, such as" in printed
+    assert "no problems" in printed
+    reader = open_dataset(configuration(root, "dataset.turn_masks=true").dataset)
+    assert "EXIF" not in check_dataset(reader).format()
+    assert (np.array(reader.image("val/2"))[..., 0] == 200 * np.array(reader.label("val/2"))).all()
+
+
+@pytest.mark.parametrize("axes", ["bands last", "bands first", "pages"])
+def test_tiff_files_of_many_bands(tmp_path, axes):
+    values = camera(12, 6)
+    if axes == "bands last":
+        write_tiff(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig")
+    elif axes == "bands first":
+        write_tiff(
+            tmp_path / "a.tif",
+            values.transpose(2, 0, 1),
+            photometric="minisblack",
+            planarconfig="separate",
+        )
+    else:
+        write_tiff(tmp_path / "a.tif", values.transpose(2, 0, 1), photometric="minisblack")
+    value_range = find_value_range([tmp_path / "a.tif"], 6)
+    assert value_range == ((0, 4095),) * 6
+    pixels = read_pixels(tmp_path / "a.tif", ImageFormat(6, value_range))
+    np.testing.assert_allclose(pixels, values / 4095 * 255, atol=0.51)
+    with pytest.raises(ValueError, match=r"a\.tif: has 6 channels, expected 4"):
+        read_pixels(tmp_path / "a.tif", ImageFormat(4))
+
+
+def test_grey_rgb_and_rgba_files_for_each_number_of_channels(tmp_path):
+    random = np.random.default_rng(0)
+    for mode, shape in (("L", (6, 5)), ("RGB", (6, 5, 3)), ("RGBA", (6, 5, 4))):
+        Image.fromarray(random.integers(0, 255, shape, np.uint8)).save(tmp_path / f"{mode}.png")
+    read = {
+        (mode, channels): read_pixels(tmp_path / f"{mode}.png", ImageFormat(channels))
+        for mode, channels in (("L", 1), ("RGB", 1), ("RGBA", 4), ("RGBA", 3), ("L", 3))
+    }
+    for (mode, channels), pixels in read.items():
+        assert pixels.shape == (6, 5, channels)
+        with Image.open(tmp_path / f"{mode}.png") as image:
+            expected = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
+        assert (pixels == expected.reshape(6, 5, channels)).all()
+    with pytest.raises(ValueError, match="has 3 channels, expected 4"):
+        read_pixels(tmp_path / "RGB.png", ImageFormat(4))
+
+
+def test_no_file_is_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
+    assert read_pixels(tmp_path / "a.png", RGB).shape == (30, 20, 3)
+    assert Image.MAX_IMAGE_PIXELS == 10
