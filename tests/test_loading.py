@@ -78,7 +78,7 @@ def equal(a: list[TrainSample], b: list[TrainSample]) -> bool:
 
 def number_shown(sample: TrainSample) -> int:
     """Which image a crop comes from."""
-    (red,) = sample.image[0][sample.truth != IGNORE].unique().tolist()
+    (red,) = sample.image[0][sample.inside].unique().tolist()
     return red
 
 
@@ -137,7 +137,8 @@ def test_labelled_and_unlabelled_samples():
     labelled = stream()[0]
     assert labelled.image.shape == (3, 16, 16)
     assert labelled.label.shape == (16, 16)
-    assert {part.dtype for part in labelled} == {torch.uint8}
+    assert labelled.inside.dtype == torch.bool
+    assert {labelled.image.dtype, labelled.label.dtype, labelled.truth.dtype} == {torch.uint8}
     assert torch.equal(labelled.label, labelled.truth)
 
     samples = stream("unlabelled", ids=["0", "90"])
@@ -214,10 +215,19 @@ def test_image_size_comes_first(tmp_path):
     assert (pixels.label != IGNORE).sum() == 3
 
 
-def test_crop_larger_than_the_image_is_void_outside():
-    sample = stream(crop_size=(50, 60), scale_range=(1.0, 1.0))[0]
-    assert sample.image.shape == (3, 50, 60)
-    assert (sample.label != IGNORE).sum() == 20 * 24
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+def test_crop_larger_than_the_image_is_void_outside(kind):
+    for id in ("0", "90"):  # with a mask, and without
+        if kind == "labelled" and id == "90":
+            continue
+        sample = stream(kind, ids=[id], crop_size=(50, 60), scale_range=(1.0, 1.0))[0]
+        assert sample.image.shape == (3, 50, 60)
+        assert sample.inside.sum() == 20 * 24
+        assert (sample.image[0] == int(id))[sample.inside].all()
+        assert (sample.image[2] == 0)[sample.inside].all()
+        assert (sample.image[2] != 0)[~sample.inside].all()
+        assert (sample.label[~sample.inside] == IGNORE).all()
+        assert (sample.truth[~sample.inside] == IGNORE).all()
 
 
 def test_real_files(tmp_path):

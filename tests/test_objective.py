@@ -15,7 +15,8 @@ from reco.method import objective as module
 from reco.method.objective import (
     Objective,
     confident_share,
-    representative_pixels,
+    known_or_nearest_pixels,
+    nearest_pixels,
     supervised_loss,
     unsupervised_loss,
 )
@@ -52,6 +53,11 @@ def uint8_batch(seed: int, count: int = 2, size: int = 16):
     return images, labels
 
 
+def everywhere(images):
+    """No padding: ``(B, H, W)``, all of it image."""
+    return torch.ones(len(images), *images.shape[2:], dtype=torch.bool)
+
+
 def test_equation_5_by_hand(plain_views):
     torch.manual_seed(0)
     student, (images, labels) = Network(), uint8_batch(1)
@@ -69,7 +75,9 @@ def test_equation_5_by_hand(plain_views):
         reco_weight=0.3,
     )
     torch.manual_seed(5)
-    losses, statistics = objective(student, teacher, (images, labels), (unlabelled, known, truth))
+    losses, statistics = objective(
+        student, teacher, (images, labels), (unlabelled, known, everywhere(unlabelled), truth)
+    )
 
     # The same by hand, pixel by pixel.
     torch.manual_seed(5)
@@ -101,8 +109,7 @@ def test_equation_5_by_hand(plain_views):
     assert min(etas) > 0
     assert max(etas) < 1
 
-    # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre,
-    # unless that one is unknown: rows 0-3 of the first image are ignored as a whole.
+    # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre.
     all_labels = torch.cat([labels.long(), mixed_labels])[:, 2::4, 2::4]
     valid = torch.cat([labels != IGNORE, mixed_confidence > weak])[:, 2::4, 2::4]
     assert 0 < valid[2:].float().mean() < 1
@@ -126,7 +133,8 @@ def test_thresholds_are_apart(plain_views):
         objective = Objective(mix="none", reco=ReCoLoss(16, 16), **thresholds)
         torch.manual_seed(3)
         known = torch.full_like(truth, IGNORE)
-        return objective(student, teacher, batch, (unlabelled, known, truth))[0]
+        inside = everywhere(unlabelled)
+        return objective(student, teacher, batch, (unlabelled, known, inside, truth))[0]
 
     base = losses(unsupervised_threshold=0.8, weak_threshold=0.5)
     eta = losses(unsupervised_threshold=0.6, weak_threshold=0.5)
@@ -142,7 +150,8 @@ def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
     student = Network()
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
     objective = Objective(unsupervised_threshold=0.1, reco=ReCoLoss(8, 8))
-    losses, _ = objective(student, teacher, batch, (unlabelled, truth, truth))
+    inside = everywhere(unlabelled)
+    losses, _ = objective(student, teacher, batch, (unlabelled, truth, inside, truth))
     for name in ("supervised", "unsupervised"):
         (gradient,) = torch.autograd.grad(
             getattr(losses, name), student.classifier.weight, retain_graph=True
@@ -173,7 +182,9 @@ def test_known_labels_override_pseudo_labels(plain_views):
     teacher, (unlabelled, truth) = MeanTeacher(student), uint8_batch(2)
     known = torch.full_like(truth, IGNORE)
     known[:, 5, 9] = 2
-    view = Objective(mix="none").unlabelled_view(teacher, unlabelled, known, truth)
+    view = Objective(mix="none").unlabelled_view(
+        teacher, unlabelled, known, everywhere(unlabelled), truth
+    )
     pseudo, confidence = teacher.pseudo_label(unlabelled.float() / 255)
     assert (view.labels[:, 5, 9] == 2).all()
     assert (view.confidence[:, 5, 9] == 1).all()
@@ -185,23 +196,51 @@ def test_known_labels_override_pseudo_labels(plain_views):
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 4), (7, 6), (16, 20)])
 def test_every_known_cell_is_found(size):
-    """A cell takes a known pixel that lies in it, the nearest one to its centre otherwise."""
+    """A cell takes the pixel nearest to its centre, or a known one in it where that is unknown."""
     torch.manual_seed(0)
     known = torch.rand(3, 16, 20) < 0.05
-    pixels = representative_pixels(known, size)
+    first_known = known_or_nearest_pixels(known, size)
+    nearest = nearest_pixels(known, size)
     h, w = size
     for b in range(3):
         for i in range(h):
             for j in range(w):
-                y, x = divmod(pixels[b, i, j].item(), 20)
+                centre = (int((i + 0.5) * 16 / h), int((j + 0.5) * 20 / w))
+                assert divmod(nearest[b, i, j].item(), 20) == centre
+                y, x = divmod(first_known[b, i, j].item(), 20)
                 rows = range(16 * i // h, -(-16 * (i + 1) // h))
                 columns = range(20 * j // w, -(-20 * (j + 1) // w))
                 assert y in rows
                 assert x in columns
                 inside = any(known[b, r, c] for r in rows for c in columns)
                 assert known[b, y, x] == inside
-                if not inside:
-                    assert (y, x) == (int((i + 0.5) * 16 / h), int((j + 0.5) * 20 / w))
+                if not inside or known[b][centre]:
+                    assert (y, x) == centre
+
+
+def test_void_borders_stay_void_and_single_pixels_are_found():
+    """The five void pixels that Pascal's annotators leave around each thing."""
+    labels = torch.zeros(2, 64, 64, dtype=torch.long)
+    labels[0, 20:50, 12:40] = 1
+    labels[1, 5:30, 30:60] = 2
+    borders = nn.functional.max_pool2d(labels.float()[:, None], 5, 1, 2)[:, 0]
+    borders = borders != -nn.functional.max_pool2d(-labels.float()[:, None], 5, 1, 2)[:, 0]
+    labels[borders] = IGNORE
+    regions = Objective().regions(labels, None, (16, 16))
+    pixels = torch.full_like(labels, IGNORE)
+    pixels[0, 21, 13], pixels[0, 40, 36], pixels[1, 63, 0] = 1, 2, 0  # none in its cell's centre
+    few = Objective(partial_labels=True).regions(pixels, None, (16, 16))
+    for b in range(2):
+        for i in range(16):
+            for j in range(16):
+                centre = labels[b, 4 * i + 2, 4 * j + 2]
+                assert regions.labels[b, i, j] == centre
+                assert regions.valid[b, i, j] == regions.known[b, i, j] == (centre != IGNORE)
+                cell = pixels[b, 4 * i : 4 * i + 4, 4 * j : 4 * j + 4]
+                assert few.labels[b, i, j] == cell.min()  # IGNORE is above all classes
+                assert few.valid[b, i, j] == (cell.min() != IGNORE)
+    assert (regions.labels == IGNORE).sum() > 20
+    assert few.valid.sum() == 3
 
 
 def test_losses_are_zero_not_nan_where_nothing_is_valid():
@@ -251,7 +290,7 @@ def test_views_stay_aligned(mix, monkeypatch):
         labels = torch.randint(C, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = colours[labels].permute(0, 3, 1, 2).contiguous()
         known = labels.byte().masked_fill(torch.rand(labels.shape) < 0.9, IGNORE)
-        view = objective.unlabelled_view(Oracle(), images, known, labels.byte())
+        view = objective.unlabelled_view(Oracle(), images, known, everywhere(images), labels.byte())
         assert view.pseudo_accuracy == 1
         valid = view.labels != IGNORE
         assert not view.known[~valid].any()
@@ -324,7 +363,7 @@ def test_objective_without_class_weights_is_bit_equal_and_with_them_both_terms_c
     def losses(**options):
         torch.manual_seed(3)
         return Objective(unsupervised_threshold=0.4, **options)(
-            student, teacher, batch, (unlabelled, known, truth)
+            student, teacher, batch, (unlabelled, known, everywhere(unlabelled), truth)
         )[0]
 
     plain, none, weighted = losses(), losses(class_weights=None), losses(class_weights=(9, 1, 1))

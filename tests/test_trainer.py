@@ -22,6 +22,7 @@ from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import run_path, sole_use
+from reco.training.build import build_objective
 from reco.training.meter import Meter, RelationMeter
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
@@ -185,6 +186,12 @@ def test_every_method_trains(tiny, tmp_path, method):
     assert (record["reco"] > 0) == config.reco.enabled
     if config.dataset.partial_labels:
         assert 0.01 < record["known_pixels"] < 0.6
+
+
+def test_the_objective_knows_whether_labels_are_partial(tiny):
+    assert not build_objective(tiny()).partial_labels
+    partial = tiny("dataset.labelled_images=all", "dataset.partial_labels=pixel")
+    assert build_objective(partial).partial_labels
 
 
 def test_eval_prints_what_the_last_validation_printed(tiny, tmp_path):

@@ -1,7 +1,7 @@
 """Training and evaluation samples, and the loaders that batch them.
 
-Shapes: image (3, h, w) uint8; label and truth (h, w) uint8, 0 .. C-1 or IGNORE. Batches are the
-same with B in front. Tensors stay uint8 until they are on the device.
+Shapes: image (3, h, w) uint8; label and truth (h, w) uint8, 0 .. C-1 or IGNORE; inside (h, w) bool.
+Batches are the same with B in front. Tensors stay uint8 until they are on the device.
 
 A training sample is known by its number in the whole run, iteration * batch size + position: the
 number says which image it is and seeds its crop, so neither the number of workers nor a restart
@@ -42,6 +42,7 @@ class TrainSample(NamedTuple):
 
     image: Tensor  # (3, h, w) uint8
     label: Tensor  # (h, w) uint8: the labels that training may use, IGNORE elsewhere
+    inside: Tensor  # (h, w) bool: False where the crop reaches beyond its image
     truth: Tensor  # (h, w) uint8: the labels that were at hand, to judge pseudo-labels by
 
 
@@ -97,12 +98,13 @@ class TrainStream(Dataset[TrainSample]):
     def __getitem__(self, number: int) -> TrainSample:
         """Sample ``number`` of the run."""
         image, label, truth = self._read(number)
+        inside = torch.ones_like(label, dtype=torch.bool)
         # Not torch.manual_seed: that would seed the accelerators too, which nothing restores.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(
                 stable_seed("crop", self._seed, self._stream, number)
             )
-            return TrainSample(*self._crop(image, label, truth))
+            return TrainSample(*self._crop(image, label, inside, truth))
 
     def _read(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Image, usable labels and truth of a sample, all of them whole.

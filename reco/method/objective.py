@@ -73,6 +73,8 @@ class Objective(nn.Module):
     Args:
         mix: how unlabelled images are mixed.
         scale_range: random scale of the student's view of an unlabelled crop.
+        partial_labels: labels are those of a few pixels, so that ReCo looks for one all over a cell
+            of the network's output; else the pixel nearest to the cell's centre alone has a say.
         unsupervised_threshold: δ_s of η, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
         reco: the ReCo loss, or ``None`` to train without it.
@@ -87,6 +89,7 @@ class Objective(nn.Module):
         *,
         mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix",
         scale_range: tuple[float, float] = (1.0, 1.0),
+        partial_labels: bool = False,
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
         reco: ReCoLoss | None = None,
@@ -96,6 +99,7 @@ class Objective(nn.Module):
         super().__init__()
         self.mix = mix
         self.scale_range = scale_range
+        self.partial_labels = partial_labels
         self.unsupervised_threshold = unsupervised_threshold
         self.weak_threshold = weak_threshold
         self.reco = reco
@@ -110,7 +114,7 @@ class Objective(nn.Module):
         student: nn.Module,
         teacher: MeanTeacher | None,
         labelled: tuple[Tensor, Tensor],
-        unlabelled: tuple[Tensor, Tensor, Tensor] | None = None,
+        unlabelled: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
     ) -> tuple[Losses, StepStatistics]:
         """Losses of one batch.
 
@@ -118,8 +122,8 @@ class Objective(nn.Module):
             student: in train mode; images to logits and representations (or ``None``).
             teacher: makes pseudo-labels; ``None`` trains on labelled images alone.
             labelled: images and labels.
-            unlabelled: images, the labels known of them (IGNORE elsewhere), and their truth (IGNORE
-                where there is none), for statistics alone.
+            unlabelled: images, the labels known of them (IGNORE elsewhere), where the crops show
+                them (bool), and their truth (IGNORE where there is none), for statistics alone.
 
         Returns:
             The losses, connected to the student, and statistics.
@@ -175,16 +179,18 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def unlabelled_view(
-        self, teacher: MeanTeacher, images: Tensor, known: Tensor, truth: Tensor
+        self, teacher: MeanTeacher, images: Tensor, known: Tensor, inside: Tensor, truth: Tensor
     ) -> UnlabelledView:
         """The teacher answers on the plain crop; crop and answer are then changed together.
 
-        They are rescaled, mixed, jittered, blurred and flipped, in this order.
+        They are rescaled, mixed, jittered, blurred and flipped, in this order. Beyond the image
+        there is no answer, whatever the teacher says: IGNORE, and confidence 0.
 
         Args:
             teacher: in train mode.
             images: ``(B_u, 3, H, W)`` uint8.
             known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
+            inside: ``(B_u, H, W)`` bool, False where a crop reaches beyond its image.
             truth: ``(B_u, H, W)`` uint8.
         """
         images = to_unit(images)
@@ -192,8 +198,8 @@ class Objective(nn.Module):
             labels, confidence = teacher.pseudo_label(images)
         judged = truth != IGNORE
         pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
-        labels = torch.where(known != IGNORE, known.long(), labels)
-        confidence = confidence.masked_fill(known != IGNORE, 1.0)
+        labels = torch.where(known != IGNORE, known.long(), labels).masked_fill(~inside, IGNORE)
+        confidence = confidence.masked_fill(known != IGNORE, 1.0).masked_fill(~inside, 0.0)
 
         with record_function("augmentation"):
             view: tuple[Tensor, ...] = (images, labels, confidence, known)
@@ -226,7 +232,7 @@ class Objective(nn.Module):
             labels = torch.cat([labels, view.labels])
             valid = torch.cat([valid, view.known | (view.confidence > self.weak_threshold)])
             known = torch.cat([known, view.known])
-        pixels = representative_pixels(known, size)
+        pixels = (known_or_nearest_pixels if self.partial_labels else nearest_pixels)(known, size)
         return Regions(*(_take(values, pixels) for values in (labels, valid, known)))
 
     @torch.no_grad()
@@ -296,34 +302,45 @@ def confident_share(labels: Tensor, confidence: Tensor, threshold: float) -> Ten
     return confident.sum((1, 2)) / valid.sum((1, 2)).clamp(min=1)
 
 
-def representative_pixels(known: Tensor, size: Sequence[int]) -> Tensor:
-    """Which pixel of ``(H, W)`` speaks for each cell of ``(h, w)``: a known one before any other.
-
-    The nearest pixel does where it is known, or where the cell has no known pixel at all; without
-    this, fifteen of sixteen single labelled pixels would be lost at a quarter of the size.
+def nearest_pixels(planes: Tensor, size: Sequence[int]) -> Tensor:
+    """Which pixel of ``(H, W)`` lies under the centre of each cell of ``(h, w)``.
 
     Args:
-        known: ``(B, H, W)`` bool.
+        planes: ``(B, H, W)``.
         size: ``(h, w)``.
 
     Returns:
         ``(B, h, w)`` int64, index into the ``H * W`` pixels.
     """
-    height, width = known.shape[1:]
-    is_nearest = torch.ones_like(known[0])
-    for axis, (extent, cells) in enumerate(zip((height, width), size, strict=True)):
-        nearest = ((torch.arange(cells, device=known.device) + 0.5) * extent / cells).long()
-        on_axis = torch.zeros(extent, dtype=torch.bool, device=known.device)
-        on_axis = on_axis.index_fill(0, nearest, True)
-        is_nearest = is_nearest & (on_axis[:, None] if axis == 0 else on_axis)
-    preference = 2.0 * known + 1.0 * is_nearest
-    _, pixels = F.adaptive_max_pool2d(preference[:, None], tuple(size), return_indices=True)
-    return pixels[:, 0]
+    rows, columns = (
+        (2 * torch.arange(cells, device=planes.device) + 1) * extent // (2 * cells)
+        for extent, cells in zip(planes.shape[1:], size, strict=True)
+    )
+    return (rows[:, None] * planes.shape[2] + columns).expand(len(planes), -1, -1)
+
+
+def known_or_nearest_pixels(known: Tensor, size: Sequence[int]) -> Tensor:
+    """As :func:`nearest_pixels`, but a known pixel of the cell, where it has one, goes first.
+
+    Without this, fifteen of sixteen single labelled pixels would be lost at a quarter of the size.
+    Not for full labels: it would carry them into the void border that annotators leave around
+    things.
+
+    Args:
+        known: ``(B, H, W)`` bool.
+        size: ``(h, w)``.
+    """
+    nearest = nearest_pixels(known, size)
+    has_known, first_known = F.adaptive_max_pool2d(
+        known[:, None].float(), tuple(size), return_indices=True
+    )
+    instead = (has_known[:, 0] > 0) & ~_take(known, nearest)
+    return torch.where(instead, first_known[:, 0], nearest)
 
 
 def _take(values: Tensor, pixels: Tensor) -> Tensor:
     """``values`` (B, H, W) at ``pixels`` (B, h, w) of their flattened planes."""
-    return values.flatten(1).gather(1, pixels.flatten(1)).view_as(pixels)
+    return values.flatten(1).gather(1, pixels.flatten(1)).view(pixels.shape)
 
 
 def _pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:

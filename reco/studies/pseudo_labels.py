@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from reco import IGNORE, distributed
+from reco import distributed
 from reco.data.loading import EvalDataset, eval_loader
 from reco.inference.probabilities import predict_probabilities
-from reco.method.objective import representative_pixels
+from reco.method.objective import nearest_pixels
 from reco.metrics import ConfusionMatrix
 from reco.runs.checkpoint import CheckpointError, TrainedRun
 
@@ -93,8 +93,8 @@ def _filled_cells(labels: Tensor, num_classes: int) -> Tensor:
     """
     height, width = labels.shape[1:]
     size = (-(-height // _CELL), -(-width // _CELL))
-    pixels = representative_pixels(labels != IGNORE, size)
-    carried = labels.flatten(1).gather(1, pixels.flatten(1)).view_as(pixels)
+    pixels = nearest_pixels(labels, size)
+    carried = labels.flatten(1).gather(1, pixels.flatten(1)).view(pixels.shape)
     found = []
     for c in range(num_classes):
         share = F.adaptive_avg_pool2d((labels == c).double()[:, None], size)[:, 0]

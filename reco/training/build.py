@@ -43,6 +43,7 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
     return Objective(
         mix=config.method.mix,
         scale_range=config.dataset.scale_range,
+        partial_labels=config.dataset.partial_labels is not None,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,
         reco=build_reco_loss(config),
