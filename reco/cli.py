@@ -6,6 +6,8 @@ a command needs is imported when it runs, so that ``reco --help`` answers at onc
 
 from __future__ import annotations
 
+import io
+import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -17,19 +19,35 @@ from reco.paths import user_path
 
 Work = Callable[[Namespace], int]
 
+_OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; a mistake of its user is one line on stderr and exit code 1.
+    """Run a command; what its user or the machine did wrong is a line on stderr and exit code 1.
+
+    Ctrl-C is exit code 130.
 
     Args:
         words: the command and its options; by default those of the command line.
     """
     arguments = command_parser().parse_args(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal cannot show is no reason to stop; stderr is so anyway.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.work(arguments)
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except (MemoryError, RuntimeError) as error:
+        # Of torch's errors, which are of this type too, most are mistakes in the code.
+        if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+            raise
+        print(f"error: out of memory: {[*str(error).splitlines(), ''][0]}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        return 130
     return code
 
 

@@ -1,11 +1,15 @@
-"""What may happen to a run: it is killed at any moment, or meets an image that is broken."""
+"""What may happen to a run: it or its loaders are killed, images are broken, memory runs out."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import random
+import shutil
 import signal
+import subprocess
+import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +26,7 @@ from reco.data.loading import TrainStream
 from reco.data.splits import make_split
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.results import read_metrics
-from reco.training.trainer import train
+from reco.training.trainer import Trainer, train
 
 OVERRIDES = (
     *TINY,
@@ -134,11 +138,186 @@ def test_a_broken_validation_image_costs_no_iterations(photographs, tmp_path):
 
 
 def test_at_the_end_a_broken_validation_image_leaves_the_validation_to_do(photographs, tmp_path):
+    """The checkpoint of the last iteration comes before its validation, and is enough for it."""
     config = replace(photographs, train=replace(photographs.train, validate_every=100))
+    train(config, tmp_path / "whole")
     image = sorted((tmp_path / "camvid" / "val").glob("*.png"))[-1]
     content = image.read_bytes()
     image.write_bytes(content[:300])
     with pytest.raises(ValueError, match="cannot be read"):
         train(config, tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["iteration"] == 4
     image.write_bytes(content)
     assert "mIoU" in train(config, tmp_path / "run", resume=True).table
+    assert not train(config, tmp_path / "run", resume=True).table  # it is made once
+    validations = [
+        [r for r in read_metrics(tmp_path / name) if "validation" in r] for name in ("whole", "run")
+    ]
+    assert validations[0] == validations[1]
+    assert_same(*(load_checkpoint(tmp_path / name / "best.pt") for name in ("whole", "run")))
+
+
+def test_a_validation_mask_that_cannot_be_used_is_found_before_training(photographs, tmp_path):
+    mask = sorted((tmp_path / "camvid" / "valannot").glob("*.png"))[-1]
+    mask.write_bytes(mask.read_bytes()[:30])
+    with pytest.raises(ValueError, match=f"{mask.name}: cannot be read as a mask"):
+        train(photographs, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_best_figure_outlives_a_run_that_ends_after_a_validation(tiny, tmp_path):
+    config = tiny("train.validate_every=2")
+    folder = tmp_path / "run"
+    trainer = Trainer(config, folder)
+    at_step(trainer, 3, raising(MemoryError()))
+    with pytest.raises(MemoryError):
+        trainer.run()
+    shutil.copy(folder / "previous.pt", folder / "last.pt")  # as if killed: written before it
+    assert load_checkpoint(folder / "last.pt")["best"] == -1
+    resumed = Trainer(config, folder, resume=True)
+    assert resumed.best == load_checkpoint(folder / "best.pt")["best"] > 0
+
+
+def at_step(trainer: Trainer, iteration: int, happen, *, where: str = "forward") -> None:
+    """Let something happen in the step after ``iteration`` steps, once the student has run."""
+    target, name = {
+        "forward": (trainer.objective, "forward"),
+        "update": (trainer.teacher, "update"),
+    }[where]
+    method = getattr(target, name)
+
+    def interrupted(*arguments):
+        result = method(*arguments)
+        if trainer.iteration == iteration:
+            happen()
+        return result
+
+    setattr(target, name, interrupted)
+
+
+def assert_resumes(config: Config, folder: Path, iteration: int) -> None:
+    """``folder`` holds a checkpoint of ``iteration``; resumed, it ends as an undisturbed run."""
+    assert load_checkpoint(folder / "last.pt")["iteration"] == iteration
+    assert train(config, folder, resume=True).finished
+    whole = folder.with_name("whole")
+    train(config, whole)
+    for name in ("last", "best"):
+        assert_same(*(load_checkpoint(place / f"{name}.pt") for place in (whole, folder)))
+
+
+def raising(error: BaseException):
+    def happen() -> None:
+        raise error
+
+    return happen
+
+
+def twice_stopped() -> None:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("happen", "error"),
+    [
+        (raising(MemoryError("no room")), MemoryError),
+        (raising(RuntimeError("CUDA out of memory")), RuntimeError),
+        (twice_stopped, KeyboardInterrupt),
+    ],
+)
+def test_whatever_ends_a_run_its_steps_are_kept(tiny, tmp_path, happen, error):
+    """The step that failed has left no trace, not in batch norm's running statistics either."""
+    config = tiny("train.checkpoint_every=100")
+    trainer = Trainer(config, tmp_path / "run")
+    at_step(trainer, 3, happen)
+    with pytest.raises(error):
+        trainer.run()
+    assert_resumes(config, tmp_path / "run", 3)
+
+
+def test_half_an_update_is_not_kept(tiny, tmp_path, capsys):
+    config = tiny()
+    trainer = Trainer(config, tmp_path / "run")
+    at_step(trainer, 3, raising(MemoryError("no room")), where="update")
+    with pytest.raises(MemoryError, match="no room"):
+        trainer.run()
+    assert "checkpoint of iteration 2: the run ended in the middle" in capsys.readouterr().err
+    assert_resumes(config, tmp_path / "run", 2)
+
+
+def test_a_closed_terminal_stops_a_run_with_a_checkpoint(tiny, tmp_path):
+    config = tiny("train.checkpoint_every=100")
+    trainer = Trainer(config, tmp_path / "run")
+    at_step(trainer, 1, lambda: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, lambda *_: None)
+    try:
+        assert not trainer.run().finished
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+        resumed = Trainer(config, tmp_path / "run", resume=True)
+        at_step(resumed, 2, lambda: os.kill(os.getpid(), signal.SIGHUP))
+        assert resumed.run().finished
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def kill_loaders() -> None:
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGKILL)
+    time.sleep(0.2)  # the signal that they died arrives in the middle of the step
+
+
+def test_a_killed_loader_costs_no_iterations(tiny, tmp_path):
+    config = tiny("train.workers=1", "train.checkpoint_every=100")
+    trainer = Trainer(config, tmp_path / "run")
+    at_step(trainer, 2, kill_loaders, where="update")
+    with pytest.raises(ChildProcessError, match=r"images ha.*train\.workers=0, instead of 1"):
+        trainer.run()
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["iteration"] >= 3
+    assert_resumes(config, tmp_path / "run", 3)
+
+
+def test_any_error_of_a_reader_names_the_image(photographs, tmp_path):
+    trainer = Trainer(photographs, tmp_path / "run")
+    read = trainer.reader.image
+
+    def image(id: str):
+        if id == trainer.split.unlabelled[-1]:
+            raise KeyError("a table of the reader")
+        return read(id)
+
+    trainer.reader.image = image
+    with pytest.raises(ValueError, match=f"{trainer.split.unlabelled[-1]}: .*KeyError: 'a table"):
+        trainer.run()
+
+
+def test_training_in_a_thread_needs_no_signals(tiny, tmp_path):
+    config, outcomes = tiny("train.workers=1", "train.iterations=2"), []
+    thread = threading.Thread(target=lambda: outcomes.append(train(config, tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert outcomes[0].finished
+
+
+COMMAND = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--set", *TINY]
+
+
+def test_without_shared_memory_the_command_says_what_helps(tmp_path):
+    """In a namespace of its own, whose /dev/shm is too small for a batch."""
+    in_namespace = ["unshare", "--mount", "--propagation", "private"]
+    mount = "mount -t tmpfs -o size=8k tmpfs /dev/shm"
+    try:
+        subprocess.run([*in_namespace, "sh", "-c", mount], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small /dev/shm takes root")
+    command = [*COMMAND, f"output_dir={tmp_path}", "train.workers=1", "train.iterations=2"]
+    run = subprocess.run(
+        [*in_namespace, "sh", "-c", f'{mount} && exec "$@"', "sh", *command],
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert "/dev/shm is full" in line
+    assert "train.workers=0" in line
+    assert "Traceback" not in run.stderr.split(line)[0]

@@ -5,20 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import TINY
 from make_checkpoint import write_checkpoint
 from PIL import Image
+from test_trainer import assert_same
 
 from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 from reco.inference import export
 from reco.inference.files import predict_files
 from reco.inference.predictor import load
+from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import RunFolder
+from reco.training.trainer import Trainer, train
 
 SIZE = 2**22
 
@@ -106,6 +111,43 @@ def test_an_export_names_the_file(disk, tmp_path):
     with pytest.raises(WriteError, match=r"last-state\.pt: cannot be written: No space left"):
         export.export_checkpoint(checkpoint, disk / "exported", formats=["state_dict"])
     assert not os.listdir(disk / "exported")
+
+
+def test_a_run_on_a_full_disk_keeps_its_last_checkpoint(disk, tiny, tmp_path):
+    """The disk fills up in the step before a checkpoint; emptied, the run ends as undisturbed."""
+    subprocess.run(["mount", "-o", "remount,size=128m", str(disk)], check=True)
+    config, folder = tiny("train.checkpoint_every=1"), disk / "run"
+    trainer = Trainer(config, folder)
+    step, filling = trainer.train_step, disk / "filling"
+
+    def step_and_fill(*batch):
+        if trainer.iteration == 2:
+            fill(disk, leaving=2**20)
+        return step(*batch)
+
+    trainer.train_step = step_and_fill
+    with pytest.raises(WriteError, match=r"new\.pt: cannot be written: No space left on device"):
+        trainer.run()
+    assert load_checkpoint(folder / "last.pt")["iteration"] == 2
+    filling.unlink()
+    set_read_only(disk)
+    with pytest.raises(OSError, match="Read-only file system"):
+        train(config, folder, resume=True)
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert train(config, folder, resume=True).finished
+    train(config, tmp_path / "whole")
+    for name in ("last", "best"):
+        assert_same(*(load_checkpoint(run / f"{name}.pt") for run in (tmp_path / "whole", folder)))
+
+
+def test_the_command_says_in_one_line_that_the_disk_is_full(disk):
+    fill(disk, leaving=100_000)
+    command = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--set", *TINY]
+    run = subprocess.run([*command, f"output_dir={disk}"], capture_output=True, text=True)
+    assert run.returncode == 1
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith(f"error: {disk}")
+    assert last.endswith(".pt: cannot be written: No space left on device")
 
 
 def test_predict_stops_at_a_full_disk(disk, tmp_path):

@@ -10,10 +10,12 @@ changes anything.
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import re
 import signal
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from reco.config import DatasetConfig
 
 logger = logging.getLogger(__name__)
+
+_Sample = TypeVar("_Sample", covariant=True)
 
 # Images evaluated together where they all have one size.
 _EVAL_BATCH = 4
@@ -115,13 +119,15 @@ class TrainStream(Dataset[TrainSample]):
         order = self._epoch_order(epoch)
         for id in order[position:] + order[:position]:
             try:
-                image = self._reader.image(id)
+                with _naming(id):
+                    image = self._reader.image(id)
             except (ValueError, OSError) as error:
                 if not self._skip_unreadable:
                     raise
                 logger.warning("skipped, as dataset.skip_unreadable says: %s", error)
                 continue
-            return self._with_labels(id, image)
+            with _naming(id):
+                return self._with_labels(id, image)
         raise ValueError(f"none of the {len(order)} {self._stream} images can be read")
 
     def _with_labels(self, id: str, image: Image.Image | Pixels) -> tuple[Tensor, Tensor, Tensor]:
@@ -182,10 +188,11 @@ class EvalDataset(Dataset[EvalSample]):
     def __getitem__(self, index: int) -> EvalSample:
         """Image and labels of ``ids[index]``."""
         id = self._ids[index]
-        image, label = self._reader.image(id), self._reader.label(id)
-        pixels, labels = _to_tensors(image, label, self._image_size)
-        if self._original_labels:
-            labels = torch.from_numpy(np.array(label))
+        with _naming(id):
+            image, label = self._reader.image(id), self._reader.label(id)
+            pixels, labels = _to_tensors(image, label, self._image_size)
+            if self._original_labels:
+                labels = torch.from_numpy(np.array(label))
         return EvalSample(pixels, labels, index)
 
 
@@ -214,7 +221,7 @@ def train_loader(
         pin_memory: page-locked batches, for copying to a GPU without waiting.
     """
     numbers = _SampleNumbers(batch_size, start_iteration, iterations, rank, world_size)
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_sampler=numbers,
         num_workers=workers,
@@ -246,7 +253,7 @@ def eval_loader(
         world_size: number of ranks.
         pin_memory: page-locked batches.
     """
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=_EVAL_BATCH if dataset.one_size else 1,
         sampler=range(rank, len(dataset), world_size),
@@ -255,6 +262,91 @@ def eval_loader(
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),
+    )
+
+
+class _Loader(DataLoader[_Sample]):
+    """A loader whose errors are those of the reader, or say what became of its processes."""
+
+    def __iter__(self) -> Iterator[_Sample]:  # type: ignore[override]
+        with _explained(self.num_workers):
+            batches = super().__iter__()
+        return self._explaining(batches)
+
+    def _explaining(self, batches: Iterator[_Sample]) -> Iterator[_Sample]:
+        while True:
+            with _explained(self.num_workers):
+                try:
+                    batch = next(batches)
+                except StopIteration:
+                    return
+            yield batch
+
+
+@contextlib.contextmanager
+def _naming(id: str) -> Iterator[None]:
+    """Whatever a reader raises becomes an error that names the image."""
+    try:
+        yield
+    except (ValueError, OSError):
+        raise
+    except MemoryError as error:
+        raise MemoryError(f"{id}: not enough memory to read it") from error
+    except Exception as error:  # a reader of somebody's own may raise anything
+        raise ValueError(f"{id}: cannot be read: {type(error).__name__}: {error}") from error
+
+
+@contextlib.contextmanager
+def deaths_explained(workers: int) -> Iterator[None]:
+    """That a loader's process died, which torch raises wherever the program is, says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" in str(error):
+            raise _explanation(error, workers) from error
+        raise
+
+
+@contextlib.contextmanager
+def _explained(workers: int) -> Iterator[None]:
+    """An error of a loader becomes the reader's, or says that a process died and what to do."""
+    try:
+        yield
+    except Exception as error:
+        if not workers:
+            raise
+        raise _explanation(error, workers) from error
+
+
+# How torch wraps the error of a worker: the type's name, the traceback, and its last line.
+_CAUGHT = re.compile(
+    r"Caught (\w+) in [^\n]*\.\nOriginal .*\n(?:[\w.]*\.)?\1(?:: (.*?))?\s*", re.DOTALL
+)
+_SHARED_MEMORY = re.compile(r"bus error|shared memory|\bshm\b|No space left", re.IGNORECASE)
+
+
+def _explanation(error: Exception, workers: int) -> Exception:
+    caught = _CAUGHT.fullmatch(str(error))
+    message = str(error) if caught is None else caught[2] or "out of memory"
+    first_line = message.splitlines()[0] if message else type(error).__name__
+    if caught is not None and caught[1] != type(error).__name__:
+        return ValueError(message)  # of a type that torch could not make anew
+    by_torch = caught is None or not isinstance(error, ValueError | OSError | MemoryError)
+    if by_torch and _SHARED_MEMORY.search(message):
+        problem = (
+            "/dev/shm is full, through which the processes that read images hand them over (a "
+            "container gets more by docker run --shm-size=8g)"
+        )
+    elif by_torch and "DataLoader worker" in message:
+        problem = "a process that reads images has died, most often because memory ran out"
+    elif by_torch and isinstance(error, OSError | AssertionError | RuntimeError):
+        problem = "the processes that read images have failed"
+    elif caught is None:
+        return error
+    else:
+        return type(error)(message)
+    return ChildProcessError(
+        f"{problem}: {first_line}. train.workers=0, instead of {workers}, does without them"
     )
 
 

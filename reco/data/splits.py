@@ -113,7 +113,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     """
     train = sorted(reader.ids("train"))
     extra = _extra_ids(reader, config)
-    masks = _MaskIndex(reader, len(train))
+    masks = _MaskIndex(reader)
     count = config.labelled_images
     everything = config.partial_labels is not None or (count == "all" and not config.labelled_ids)
 
@@ -182,6 +182,16 @@ def check_labelled(reader: Reader, config: Config) -> None:
         )
 
 
+def mask_classes(reader: Reader, ids: Sequence[str]) -> frozenset[int]:
+    """Read the masks of all ``ids``; the classes that are in any of them.
+
+    Raises:
+        ValueError: a mask that cannot be used, by name.
+    """
+    found = _read_all(lambda id: present_classes(reader.label(id)), ids)
+    return frozenset[int]().union(*found)
+
+
 def _extra_ids(reader: Reader, config: DatasetConfig) -> list[str]:
     """Training images without labels, unless ``config`` does without them."""
     return sorted(reader.unlabelled_ids()) if config.extra_images else []
@@ -242,12 +252,10 @@ def few_shot(
 class _MaskIndex:
     """Which classes each mask holds. A mask is read once, when first asked for."""
 
-    def __init__(self, reader: Reader, total: int) -> None:
+    def __init__(self, reader: Reader) -> None:
         self._reader = reader
-        self._total = total
         self._known: dict[str, frozenset[int]] = {}
         self._broken: set[str] = set()
-        self._bar: tqdm[Any] | None = None
 
     def classes(self, id: str) -> frozenset[int]:
         if id not in self._known:
@@ -265,19 +273,24 @@ class _MaskIndex:
             return frozenset()
 
     def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
-        """Classes of many masks, read side by side, with a progress bar when it takes long."""
+        """Classes of many masks."""
         unread = [id for id in ids if id not in self._known]
-        hidden = distributed.rank() != 0
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            found = pool.map(self._read, unread)
-            bar = tqdm(found, "reading masks", len(unread), leave=False, delay=2, disable=hidden)
-            self._known.update(zip(unread, bar, strict=True))
+        self._known.update(zip(unread, _read_all(self._read, unread), strict=True))
         return [self._known[id] for id in ids]
 
     def _read(self, id: str) -> frozenset[int]:
         if isinstance(self._reader, FileReader):
             return self._reader.classes(id)
         return present_classes(self._reader.label(id))
+
+
+def _read_all(read: Callable[[str], frozenset[int]], ids: Sequence[str]) -> list[frozenset[int]]:
+    """The classes of many masks, read side by side, with a progress bar when it takes long."""
+    hidden = distributed.rank() != 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(read, ids)
+        bar = tqdm(found, "reading masks", len(ids), leave=False, delay=2, disable=hidden)
+        return list(bar)
 
 
 def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:

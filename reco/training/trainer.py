@@ -8,7 +8,6 @@ therefore the run that never stopped.
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
@@ -27,9 +26,16 @@ from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
 from reco.data.balance import class_weights
 from reco.data.images import to_rgb
-from reco.data.loading import EvalDataset, TrainSample, TrainStream, eval_loader, train_loader
-from reco.data.splits import check_labelled, make_split
-from reco.files import write_whole
+from reco.data.loading import (
+    EvalDataset,
+    TrainSample,
+    TrainStream,
+    deaths_explained,
+    eval_loader,
+    train_loader,
+)
+from reco.data.splits import check_labelled, make_split, mask_classes
+from reco.files import WriteError, write_whole
 from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
 from reco.panels import PanelRow, panel
@@ -43,8 +49,10 @@ from reco.runs.checkpoint import (
     save_latest,
 )
 from reco.runs.folder import RunFolder, related_runs, sole_use
+from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.build import build_objective, with_value_range
+from reco.training.interrupts import WholeSteps, signals_to, undisturbed
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
 
@@ -150,6 +158,8 @@ class Trainer:
                 f"{', '.join(present) or 'none'} alone: ReCo has no negatives and adds 0"
             )
         eval_ids = self.reader.ids(config.dataset.eval_split)
+        if distributed.rank() == 0:
+            mask_classes(self.reader, eval_ids)  # an unusable mask is to be known before the end
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
         self.eval_loader = eval_loader(
             self.eval_dataset,
@@ -182,7 +192,7 @@ class Trainer:
         )
         weights = class_weights(self.reader, self.split.labelled, config)
         self.objective = build_objective(config, weights).to(self.device)
-        self.iteration = 0
+        self.iteration = self.saved = 0  # iterations done, and in the last checkpoint
         self.best = -1.0
         if checkpoint is not None:
             self._restore(checkpoint, extending=extend_to is not None)
@@ -202,12 +212,17 @@ class Trainer:
             config.train.unlabelled_batch_size if config.method.unsupervised else 0
         )
         self.meter, self.relation_meter = Meter(self.device), RelationMeter()
+        self.steps = WholeSteps(self._networks().values(), self.optimizer)
         self.stop_signal: int | None = None
         self.table = ""
         self.panel: Path | None = None
 
     def run(self, profiler: StepProfiler | None = None) -> Outcome:
-        """Train until the last iteration, Ctrl-C or SIGTERM; both leave a checkpoint."""
+        """Train until the last iteration, or until something ends the run.
+
+        Ctrl-C and SIGTERM end it after the step that is under way. They leave a checkpoint, and so
+        does whatever else ends it, but for a loss or weights that are not finite.
+        """
         train, total = self.config.train, self.config.train.iterations
         bar = tqdm(
             total=total,
@@ -217,10 +232,14 @@ class Trainer:
             mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log needs no more
         )
         watching = profiler or contextlib.nullcontext()
-        with self._stopping_on_signals(), bar, self._keeping_steps(bar), watching:
+        on_signal, explained = signals_to(self._note_signal), deaths_explained(train.workers)
+        with on_signal, bar, explained, self._keeping_steps(bar), watching:
+            if self._validation_is_missing():
+                self._validate()
             for labelled, unlabelled in self.batches():
-                losses, statistics = self.train_step(labelled, unlabelled)
-                self.iteration += 1
+                with undisturbed(), self.steps.step():
+                    losses, statistics = self.train_step(labelled, unlabelled)
+                    self.iteration += 1
                 self.meter.add(losses, statistics)
                 self.relation_meter.add(statistics.reco)
                 bar.update()
@@ -233,10 +252,10 @@ class Trainer:
                 checkpointing = done or stopping or self.iteration % train.checkpoint_every == 0
                 if validating or checkpointing or self.iteration % train.log_every == 0:
                     self._log(bar, with_graph=validating)
-                if validating:
-                    self._validate()
                 if checkpointing:
                     self._checkpoint()
+                if validating:
+                    self._validate()
                 if validating or checkpointing:
                     self.meter.restart_clock()
                 if stopping:
@@ -345,6 +364,20 @@ class Trainer:
                 "reco.enabled=false trains without it"
             )
 
+    def _validation_is_missing(self) -> bool:
+        """Whether the checkpoint that was resumed is of an iteration whose validation failed."""
+        done, train = self.iteration, self.config.train
+        due = done == train.iterations or (done > 0 and done % train.validate_every == 0)
+        missing = due and distributed.rank() == 0 and done not in self._validations()
+        return distributed.any_rank(missing, self.device)
+
+    def _validations(self) -> dict[int, Any]:
+        """The figures of all validations that are in the metrics, by iteration."""
+        if not self.folder.metrics_path.exists():
+            return {}
+        records = read_metrics(self.folder.path)
+        return {r["iteration"]: r["validation"] for r in records if "validation" in r}
+
     def _validate(self) -> None:
         """Evaluate student and teacher, draw the panel, keep the best."""
         spec, split = self.reader.spec, self.config.dataset.eval_split
@@ -359,19 +392,24 @@ class Trainer:
         if distributed.rank() != 0:
             return
         self.table = format_evaluations(results, spec.class_names)
-        figures = {name: result.to_dict() for name, result in results.items()}
-        self.folder.log({"iteration": self.iteration, "split": split, "validation": figures})
         scores = {name: result.confusion.mean_iou() for name, result in results.items()}
         tqdm.write(
             f"iteration {self.iteration}: mIoU on {split} "
             + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
         )
-        # The teacher is what one would use; without one, the student.
-        main = "teacher" if self.teacher is not None else "student"
+        main = self._main_network
         self._draw_panel(results[main], f"{main}, {split}, iteration {self.iteration}")
         if scores[main] > self.best:
             self.best = scores[main]
             save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
+        # Last: a validation that is in the metrics is not made again when the run is resumed.
+        figures = {name: result.to_dict() for name, result in results.items()}
+        self.folder.log({"iteration": self.iteration, "split": split, "validation": figures})
+
+    @property
+    def _main_network(self) -> str:
+        """The teacher is what one would use; without one, the student."""
+        return "teacher" if self.teacher is not None else "student"
 
     def _networks(self) -> dict[str, nn.Module]:
         networks: dict[str, nn.Module] = {"student": self.student}
@@ -381,8 +419,10 @@ class Trainer:
 
     def _average_statistics(self) -> None:
         """Give all ranks the mean of their batch norms' running statistics."""
-        for network in self._networks().values():
-            distributed.average_buffers(network)
+        if distributed.is_active():
+            with self.steps.step():
+                for network in self._networks().values():
+                    distributed.average_buffers(network)
 
     def _draw_panel(self, result: Evaluation, title: str) -> None:
         """A picture of the first images of the evaluation split."""
@@ -403,6 +443,13 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""
+        self._require_finite_weights()
+        self._average_statistics()
+        if distributed.rank() == 0:
+            save_latest(self._state(), self.folder.path)
+        self.saved = self.iteration
+
+    def _require_finite_weights(self) -> None:
         weights: list[Tensor] = [parameter.detach() for parameter in self.student.parameters()]
         norms = torch._foreach_norm(weights)
         if not bool(torch.isfinite(torch.stack(norms)).all()):
@@ -410,31 +457,44 @@ class Trainer:
                 f"weights not finite at iteration {self.iteration}: the last checkpoint in "
                 f"{self.folder.path} stands"
             )
-        self._average_statistics()
-        if distributed.rank() == 0:
-            save_latest(self._state(), self.folder.path)
 
     @contextlib.contextmanager
     def _keeping_steps(self, bar: tqdm[Any]) -> Iterator[None]:
-        """Where a file cannot be read, log and save the steps before it.
+        """Whatever ends the run, log and save the steps before it; but not weights that are broken.
 
-        Not where several processes train: the others are waiting in the next step. Nor at the very
-        end, where only the validation is missing: resumed, the run would never make it.
+        Where several processes train, the first one saves what it has: the others may be gone, so
+        that neither metrics nor batch norm's running statistics can be averaged with theirs.
         """
-        first = self.iteration
         try:
             yield
-        except (ValueError, OSError):
-            done = self.iteration
-            if not distributed.is_active() and done not in (first, self.config.train.iterations):
-                if self.meter.steps:
-                    self._log(bar, with_graph=False)
-                self._checkpoint()
-                tqdm.write(
-                    f"The first {done} iterations are kept in {self.folder.path}: --resume goes on "
-                    "from them once what is wrong has been repaired"
-                )
+        except NonFiniteLossError:
             raise
+        except BaseException:
+            if distributed.rank() == 0 and self.iteration > self.saved:
+                with undisturbed():
+                    self._keep_steps(bar)
+            raise
+
+    def _keep_steps(self, bar: tqdm[Any]) -> None:
+        done = self.iteration
+        try:
+            if not self.steps.undo():
+                raise RuntimeError("the run ended in the middle of an update of the weights")
+            if self.meter.steps and not distributed.is_active():
+                with contextlib.suppress(WriteError):  # the checkpoint may still be written
+                    self._log(bar, with_graph=False)
+            self._require_finite_weights()
+            save_latest(self._state(), self.folder.path)
+        except NonFiniteLossError:
+            raise
+        except Exception as error:  # it is the first error that the user has to hear of
+            kept = f"the checkpoint of iteration {self.saved}" if self.saved else "no checkpoint"
+            tqdm.write(f"{self.folder.path} holds {kept}: {error}", file=sys.stderr)
+        else:
+            tqdm.write(
+                f"The first {done} iterations are kept in {self.folder.path}: --resume goes on "
+                "from them once what is wrong has been repaired"
+            )
 
     def _state(self) -> Checkpoint:
         spec = self.reader.spec
@@ -472,10 +532,13 @@ class Trainer:
             load_state(self.teacher, checkpoint["teacher"], source)
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
-        self.iteration = checkpoint["iteration"]
+        self.iteration = self.saved = checkpoint["iteration"]
         self.best = checkpoint["best"]
         if distributed.rank() == 0:
             self.folder.forget_after(self.iteration)
+            # A checkpoint is written before the validation of its iteration.
+            scores = [v[self._main_network]["mean_iou"] for v in self._validations().values()]
+            self.best = max([self.best, *(score for score in scores if score is not None)])
             if extended:
                 self.folder.extend(self.config, self.iteration, before.train.iterations)
                 save_latest(self._state(), self.folder.path)  # from here on it is that long
@@ -486,23 +549,11 @@ class Trainer:
             return False
         return distributed.any_rank(self.stop_signal is not None, self.device)
 
-    @contextlib.contextmanager
-    def _stopping_on_signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the current step; a second one ends it at once."""
-
-        def note(number: int, _: FrameType | None) -> None:
-            if self.stop_signal is not None:
-                raise KeyboardInterrupt
-            self.stop_signal = number
-
-        previous = {
-            number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def _note_signal(self, number: int, _: FrameType | None) -> None:
+        """The first signal ends the loop after the current step, a second one ends it at once."""
+        if self.stop_signal is not None:
+            raise KeyboardInterrupt
+        self.stop_signal = number
 
 
 def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
