@@ -515,7 +515,7 @@ def study(parser: ArgumentParser) -> Work:
 
 
 def report(parser: ArgumentParser) -> Work:
-    """Write one self-contained page about a run: report.html (needs matplotlib).
+    """Write one self-contained page about a run: report.html (needs matplotlib and scipy).
 
         reco report runs/demo/*-s0
         reco report runs/camvid/… --set dataset.root=/data/camvid --images 0 7 31
@@ -547,7 +547,7 @@ def report(parser: ArgumentParser) -> Work:
 
 
 def plot(parser: ArgumentParser) -> Work:
-    """Draw figures of runs and checkpoints (needs matplotlib).
+    """Draw figures of runs and checkpoints (needs matplotlib and scipy).
 
         reco plot curves runs/demo/a runs/demo/b
         reco plot compare a/last.pt b/last.pt --images 0 3 7
@@ -574,7 +574,7 @@ def plot(parser: ArgumentParser) -> Work:
     _add_overrides(parser)
 
     def work(arguments: Namespace) -> int:
-        from reco.pictures.gallery import draw
+        from reco.pictures.draw import draw
 
         output = draw(
             arguments.kind,

@@ -32,8 +32,8 @@ _GAP = 8
 _WIDTH = 240  # pixels that a picture of a panel takes at least, about
 
 
-class PanelRow(NamedTuple):
-    """One image of a panel, with what there is to say about it."""
+class PredictedImage(NamedTuple):
+    """An image with its truth and what a network says about it."""
 
     image: Pixels  # (H, W, 3)
     truth: Pixels  # (H, W)
@@ -73,7 +73,7 @@ def error_map(truth: Pixels, prediction: Pixels) -> Pixels:
     return np.where((truth == IGNORE)[:, :, None], _IGNORED, picture).astype(np.uint8)
 
 
-def panel(rows: Sequence[PanelRow], spec: DatasetSpec, *, title: str = "") -> Image.Image:
+def panel(rows: Sequence[PredictedImage], spec: DatasetSpec, *, title: str = "") -> Image.Image:
     """Image, truth, prediction, errors and confidence side by side, one image a row.
 
     Args:

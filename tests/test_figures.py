@@ -15,11 +15,10 @@ from PIL import Image
 from reco import IGNORE, cli
 from reco.data import synthetic
 from reco.method.augmentation import to_unit
-from reco.pictures import gallery
-from reco.pictures import plots as figures
-from reco.pictures.analysis import Subject
+from reco.pictures import draw, plots
+from reco.pictures.analysis import RunAnalysis
 from reco.runs.checkpoint import CheckpointError
-from reco.runs.results import read_metrics
+from reco.runs.results import read_metrics, read_relation_graphs
 
 pytest.importorskip("matplotlib")
 
@@ -32,18 +31,18 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def subject(checkpoint, monkeypatch):
+def analysis(checkpoint, monkeypatch):
     monkeypatch.setattr(synthetic, "SCENES", {"train": 4, "val": 3, "test": 2})
-    return Subject(checkpoint, network="student")
+    return RunAnalysis(checkpoint, network="student")
 
 
-def features(subject, index):
+def features(analysis, index):
     """Class probabilities and representations as rows, and the truth, at the size of the maps."""
-    image, truth, _ = subject.data[index]
-    subject.network.training = True
+    image, truth, _ = analysis.data[index]
+    analysis.network.training = True
     with torch.no_grad():
-        logits, representations = subject.network(to_unit(image[None]))
-    subject.network.eval()
+        logits, representations = analysis.network(to_unit(image[None]))
+    analysis.network.eval()
     height, width = logits.shape[2:]
     rows = (torch.arange(height) + 0.5) * truth.shape[0] / height
     columns = (torch.arange(width) + 0.5) * truth.shape[1] / width
@@ -51,63 +50,64 @@ def features(subject, index):
     return logits[0].softmax(0), representations[0], labels
 
 
-def test_the_relation_graph_is_the_cosine_of_means(subject):
-    graph, present = subject.relation_graph([0, 1, 2])
-    found = [features(subject, i) for i in range(3)]
-    means = {}
+def test_the_relation_graph_is_the_cosine_of_means(analysis):
+    graph, names, num_images = analysis.relation_graph()
+    assert num_images == 3
+    found = [features(analysis, i) for i in range(3)]
+    means, present = [], []
     for label in range(11):
         vectors = torch.cat([r[:, labels == label] for _, r, labels in found], 1)
-        assert bool(present[label]) == (vectors.shape[1] > 0)
         if vectors.shape[1]:
-            means[label] = vectors.double().mean(1)
+            means.append(vectors.double().mean(1))
+            present.append(analysis.reader.spec.class_names[label])
+    assert names == present
     assert len(means) > 4
-    for a, b in itertools.product(means, means):
+    for a, b in itertools.product(range(len(means)), repeat=2):
         expected = torch.cosine_similarity(means[a], means[b], dim=0)
         assert graph[a, b] == pytest.approx(float(expected), abs=1e-4)
 
 
-def test_the_draw_is_of_hard_pixels_and_other_classes(subject):
-    probabilities, _, labels = features(subject, 0)
-    draw = subject.draw(0)
+def test_samples_are_of_hard_pixels_and_other_classes(analysis):
+    probabilities, _, labels = features(analysis, 0)
+    pixels = analysis.sample_pixels(0)
     known = labels != IGNORE
-    own = probabilities.gather(0, labels.long().clamp(max=10)[None])[0]
-    assert (draw.hard == (own <= 0.1).numpy())[known].all()
-    assert 0 < draw.hard[known].mean() < 1
-    image = subject.data[0].image
+    confidence = probabilities.gather(0, labels.long().clamp(max=10)[None])[0]
+    assert (pixels.hard == (confidence <= 0.1).numpy())[known].all()
+    assert 0 < pixels.hard[known].mean() < 1
+    image = analysis.data[0].image
     stride = np.array([image.shape[2] / labels.shape[1], image.shape[1] / labels.shape[0]])
-    assert draw.queries
-    for label, points in draw.queries.items():
+    assert pixels.queries
+    for label, points in pixels.queries.items():
         x, y = (points / stride).astype(int).T
-        assert (draw.classes[y, x] == label).all()
-        assert draw.hard[y, x].all()
-        x, y = (draw.negatives[label] / stride).astype(int).T
-        assert (draw.classes[y, x] != label).all()
-        assert (draw.classes[y, x] < 11).all()
+        assert (pixels.classes[y, x] == label).all()
+        assert pixels.hard[y, x].all()
+        x, y = (pixels.negatives[label] / stride).astype(int).T
+        assert (pixels.classes[y, x] != label).all()
+        assert (pixels.classes[y, x] < 11).all()
 
 
-def test_looking_leaves_the_network_in_eval_mode(subject):
-    colours = subject.representation_colours(0)
-    assert colours.shape == (*subject.draw(0).classes.shape, 3)
+def test_looking_leaves_the_network_in_eval_mode(analysis):
+    colours = analysis.representation_colours(0)
+    assert colours.shape == (*analysis.sample_pixels(0).classes.shape, 3)
     assert colours.std() > 10
-    assert not any(module.training for module in subject.network.modules())
+    assert not any(module.training for module in analysis.network.modules())
 
 
-def test_average_linkage_is_scipys():
-    hierarchy = pytest.importorskip("scipy.cluster.hierarchy")
-    points = np.random.default_rng(0).normal(size=(9, 4))
-    similarity = points @ points.T / 40
-    merges, order = figures.average_linkage(similarity)
-    distances = 10 - similarity[np.triu_indices(9, 1)]
-    expected = hierarchy.linkage(distances, "average")
-    for (first, second, mean), row in zip(merges, expected, strict=True):
-        assert {first, second} == {int(row[0]), int(row[1])}
-        assert mean == pytest.approx(10 - row[2])
-    assert sorted(order) == list(range(9))
-    groups = {i: {i} for i in range(9)}
-    for number, (first, second, _) in enumerate(merges):
-        groups[9 + number] = groups[first] | groups[second]
-        places = sorted(order.index(leaf) for leaf in groups[9 + number])
-        assert places[-1] - places[0] == len(places) - 1
+def test_groups_join_by_their_mean_cosine():
+    points = torch.nn.functional.normalize(torch.randn(9, 4, generator=torch.Generator()))
+    graph = (points @ points.T).numpy()
+    groups, joins, cosines = [(i,) for i in range(9)], [], []
+    while len(groups) > 1:
+        means = {p: graph[np.ix_(*p)].mean() for p in itertools.combinations(groups, 2)}
+        first, second = max(means, key=means.get)
+        cosines.append(means[first, second])
+        joins.append(first + second)
+        groups = [group for group in groups if group not in (first, second)] + [joins[-1]]
+    found = plots.average_linkage(graph)
+    assert sorted(1 - max(d) for d in found["dcoord"]) == pytest.approx(sorted(cosines), abs=1e-5)
+    for join in joins:  # joined groups are neighbours
+        places = sorted(found["leaves"].index(leaf) for leaf in join)
+        assert places == list(range(places[0], places[0] + len(places)))
 
 
 def test_curves_show_what_was_logged(tmp_path):
@@ -118,7 +118,7 @@ def test_curves_show_what_was_logged(tmp_path):
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 30, "superv')
-    figure = figures.curves({"a": read_metrics(tmp_path)})
+    figure = plots.curves({"a": read_metrics(tmp_path)})
     drawn = {axes.get_title(): axes.lines for axes in figure.axes}
     assert set(drawn) == {"validation mIoU (%)", "supervised loss", "η: share of confident pixels"}
     (line,) = drawn["supervised loss"]
@@ -131,7 +131,7 @@ def test_curves_show_what_was_logged(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["compare", "relation", "queries", "representation"])
-def test_every_kind_is_drawn(checkpoint, subject, tmp_path, monkeypatch, capsys, kind):
+def test_every_kind_is_drawn(checkpoint, analysis, tmp_path, monkeypatch, capsys, kind):
     output = tmp_path / "new" / f"{kind}.png"
     paths = [str(checkpoint)] * (2 if kind == "compare" else 1)
     arguments = [kind, *paths, "--output", str(output), "--images", "1"]
@@ -145,35 +145,35 @@ def test_the_course_of_the_relation_graph(tmp_path):
     lines = [{"iteration": i, "relation_graph": graph} for i, graph in graphs.items()]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (tmp_path / "split.json").write_text('{"images_per_class": {"car": 1, "van": 2}}')
-    figure = gallery.relation_course_of(tmp_path)
+    figure = plots.relation_course(*read_relation_graphs(tmp_path))
     first, second, _ = figure.axes
     assert (first.get_title(), second.get_title()) == ("iteration 10", "iteration 20")
     assert second.images[0].get_array().tolist() == graphs[20]
     assert np.isnan(np.array(first.images[0].get_array().filled(np.nan))[0, 1])
-    assert gallery.draw("course", [tmp_path], output=tmp_path / "course.png").is_file()
-    with pytest.raises(ValueError, match="2 runs given"):
-        gallery.draw("course", [tmp_path, tmp_path])
+    assert draw.draw("course", [tmp_path], output=tmp_path / "course.png").is_file()
+    with pytest.raises(ValueError, match="course: 2 paths given"):
+        draw.draw("course", [tmp_path, tmp_path])
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')
     with pytest.raises(ValueError, match="no relation graph was logged"):
-        gallery.relation_course_of(tmp_path)
+        plots.relation_course(*read_relation_graphs(tmp_path))
 
 
-def test_mistakes_are_named(checkpoint, subject, tmp_path, monkeypatch):
+def test_mistakes_are_named(checkpoint, analysis, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--images 3: expected 0 \.\. 2"):
-        gallery.draw("compare", [checkpoint], images=[3])
-    with pytest.raises(ValueError, match="2 checkpoints given"):
-        gallery.draw("queries", [checkpoint, checkpoint])
+        draw.draw("compare", [checkpoint], images=[3])
+    with pytest.raises(ValueError, match="queries: 2 paths given"):
+        draw.draw("queries", [checkpoint, checkpoint])
     with pytest.raises(ValueError, match="kind 'heat': expected one of curves"):
-        gallery.draw("heat", [checkpoint])
+        draw.draw("heat", [checkpoint])
     without = write_checkpoint(tmp_path / "classmix.pt", "reco.enabled=false")
     with pytest.raises(CheckpointError, match="trained without ReCo"):
-        gallery.draw("relation", [without])
+        draw.draw("relation", [without])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib: pip install matplotlib$"):
-        figures.curves({"": []})
+        plots.curves({"": []})
 
 
 def test_short_names(tmp_path):
-    names = gallery._short_names([tmp_path / "a/x/best.pt", tmp_path / "b/x/best.pt"])
+    names = draw._short_names([tmp_path / "a/x/best.pt", tmp_path / "b/x/best.pt"])
     assert names == ["a", "b"]
-    assert len(gallery._short_names([tmp_path / "best.pt"])) == 1
+    assert len(draw._short_names([tmp_path / "best.pt"])) == 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from reco import IGNORE
 from reco.data.spec import DatasetSpec
-from reco.panels import PanelRow, colourise, confidence_map, error_map, overlay, panel
+from reco.panels import PredictedImage, colourise, confidence_map, error_map, overlay, panel
 
 SPEC = DatasetSpec("two", ("road", "car"), ((10, 20, 30), (200, 100, 0)))
 LABELS = np.array([[0, 1], [IGNORE, 0]], dtype=np.uint8)
@@ -38,7 +38,7 @@ def test_errors_are_where_truth_and_prediction_differ():
 
 
 def test_small_images_are_shown_larger():
-    row = PanelRow(
+    row = PredictedImage(
         np.zeros((6, 40, 3), np.uint8),
         np.zeros((6, 40), np.uint8),
         np.zeros((6, 40), np.uint8),
@@ -51,7 +51,7 @@ def test_small_images_are_shown_larger():
 def test_panel_holds_every_picture_and_the_legend():
     generator = np.random.default_rng(0)
     rows = [
-        PanelRow(
+        PredictedImage(
             generator.integers(0, 256, (h, w, 3), dtype=np.uint8),
             generator.integers(0, 2, (h, w), dtype=np.uint8),
             generator.integers(0, 2, (h, w), dtype=np.uint8),

@@ -29,21 +29,14 @@ from reco.loss import (
     sort_pixels,
 )
 from reco.method.augmentation import to_unit
+from reco.panels import Pixels, PredictedImage
 from reco.runs.checkpoint import CheckpointError, Network, TrainedRun
 
-Pixels = npt.NDArray[np.uint8]
+# Images over which the relation graph is taken; more change it little.
+_RELATION_IMAGES = 40
 
 
-class Look(NamedTuple):
-    """An evaluation image and what the network says about it."""
-
-    image: Pixels  # (H, W, 3)
-    truth: Pixels  # (H, W)
-    prediction: Pixels  # (H, W)
-    confidence: npt.NDArray[np.float32]  # (H, W)
-
-
-class Draw(NamedTuple):
+class SampledPixels(NamedTuple):
     """The pixels that ReCo would take in one image; points are (x, y) in the image, 0..W, 0..H."""
 
     hard: npt.NDArray[np.bool_]  # (h, w) at or below the strong threshold (Eq. 4)
@@ -52,8 +45,8 @@ class Draw(NamedTuple):
     negatives: dict[int, npt.NDArray[np.float64]]  # class -> (K, 2)
 
 
-class Subject:
-    """A checkpoint with its data, ready to be looked into.
+class RunAnalysis:
+    """A network of a trained run on the images of a split.
 
     Args:
         path: the checkpoint.
@@ -77,35 +70,50 @@ class Subject:
         self.path = path
         self.config = run.config
         self.reader = run.reader()
-        self.ids = self.reader.ids(split or self.config.dataset.eval_split)
+        self.split = split or self.config.dataset.eval_split
+        self.ids = self.reader.ids(self.split)
         self.data = EvalDataset(self.reader, self.ids, self.config.dataset.image_size)
         self.network = run.network(network)
 
-    def look(self, index: int) -> Look:
+    def check_images(self, indices: Sequence[int]) -> None:
+        """Raises a ``ValueError`` for numbers that are none of the split's images."""
+        for index in indices:
+            if not 0 <= index < len(self.ids):
+                raise ValueError(
+                    f"--images {index}: expected 0 .. {len(self.ids) - 1}, "
+                    f"the images of the split of {self.path}"
+                )
+
+    def predict(self, index: int) -> PredictedImage:
         """Image ``index`` of the split, labelled."""
         image, truth, _ = self.data[index]
         confidence, prediction = predict_probabilities(self.network, image[None]).max(1)
-        return Look(
+        return PredictedImage(
             to_rgb(image.permute(1, 2, 0).numpy()),
             truth.numpy(),
             prediction[0].to(torch.uint8).numpy(),
             confidence[0].numpy(),
         )
 
-    def relation_graph(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Eq. 3 over the truth of several images.
+    def relation_graph(self) -> tuple[npt.NDArray[np.float32], list[str], int]:
+        """Eq. 3 over the truth of the split's images, or of up to 40 evenly spaced ones of more.
 
         Returns:
-            ``(C, C)`` cosines, and ``(C,)`` bool: which classes the images hold.
+            ``(P, P)`` cosines of the P classes that the images hold, their names, and the number
+            of images.
         """
-        num_classes = self.reader.spec.num_classes
-        sums, counts = torch.zeros(()), torch.zeros(num_classes)
+        spec = self.reader.spec
+        sums, counts = torch.zeros(()), torch.zeros(spec.num_classes)
+        indices = range(0, len(self.ids), -(-len(self.ids) // _RELATION_IMAGES))
         for index in indices:
             _, representations, classes = self._features(index)
-            of_image = torch.bincount(classes.flatten(), minlength=num_classes + 1)[:-1]
+            of_image = torch.bincount(classes.flatten(), minlength=spec.num_classes + 1)[:-1]
             means = class_means(representations, classes, of_image, joint=False)
             sums, counts = sums + means * of_image[:, None], counts + of_image
-        return relation_graph(sums / counts.clamp(min=1)[:, None]), counts > 0
+        present = counts > 0
+        graph = relation_graph(sums[present] / counts[present, None])
+        names = zip(spec.class_names, present.tolist(), strict=True)
+        return graph.numpy(), [name for name, held in names if held], len(indices)
 
     def representation_colours(self, index: int) -> Pixels:
         """``(h, w, 3)``: the three main axes of the pixels' unit representations as RGB."""
@@ -121,8 +129,8 @@ class Subject:
         colours: Pixels = (255 * shares).round().to(torch.uint8).view(height, width, 3).numpy()
         return colours
 
-    def draw(self, index: int, *, seed: int = 0) -> Draw:
-        """The queries and negative keys that ReCo would draw if image ``index`` were its batch."""
+    def sample_pixels(self, index: int, *, seed: int = 0) -> SampledPixels:
+        """The queries and negative keys that ReCo would take if image ``index`` were its batch."""
         reco = self.config.reco
         logits, representations, classes = self._features(index)
         num_classes = self.reader.spec.num_classes
@@ -150,7 +158,7 @@ class Subject:
             scale = (size[1] / feature_size[1], size[0] / feature_size[0])
             return np.stack([(x + 0.5) * scale[0], (y + 0.5) * scale[1]], axis=1)
 
-        return Draw(
+        return SampledPixels(
             hard=hard[0].numpy(),
             classes=classes[0].numpy(),
             queries={c: points(positions[c]) for c in takes_part},
@@ -166,7 +174,7 @@ class Subject:
                 "representations to show"
             )
         image, truth, _ = self.data[index]
-        # Only this module's own mode decides what it returns; its children stay in eval mode.
+        # The mode of the outermost module decides what it returns; its children stay in eval mode.
         self.network.training = True
         logits, representations = self.network(to_unit(image[None]))
         self.network.training = False

@@ -1,7 +1,7 @@
-"""Figures for people, drawn with matplotlib (extra ``plot``).
+"""Figures of numbers: curves of runs, results of studies, relation graphs (extra ``plot``).
 
-Every function returns a ``matplotlib.figure.Figure``, which ``savefig`` writes. Colours of our own
-are Okabe and Ito's, which colour-blind people tell apart; classes keep their data set's.
+Every function returns a ``matplotlib.figure.Figure``, which ``savefig`` writes. The colours are
+Okabe and Ito's, which colour-blind people tell apart.
 """
 
 from __future__ import annotations
@@ -13,17 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reco.data.spec import DatasetSpec
-from reco.panels import Pixels, colourise, error_map
-from reco.pictures.analysis import Draw, Look
-from reco.runs.results import Point, Records, Result
+from reco.extras import import_extra
+from reco.runs.results import Graph, Point, Records, Result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_HARD, _EASY, _UNUSED = (213, 94, 0), (86, 180, 233), (90, 90, 90)
-_MOST_POINTS = 64  # of each class in a picture of queries
 # What of metrics.jsonl is drawn, and how it is called.
 _CURVES = {
     "supervised": "supervised loss",
@@ -34,45 +30,74 @@ _CURVES = {
     "relation_mean": "relation graph: mean cosine of two classes",
     "hard_share": "share of hard pixels",
 }
+# The same of the points of a study.
+_STUDY_CURVES = {
+    "miou": "mIoU (%)",
+    "boundary_miou": "mIoU near boundaries (%)",
+    "rare_miou": "mIoU of the rarest third of the classes (%)",
+    "pseudo_accuracy": "accuracy of the pseudo-labels (%)",
+    "eta": "η (%)",
+    "relation_to_confusion": "rank correlation of relation graph and confusion",
+}
+_MOST_GRAPHS = 8  # of a run's validations that fit a page
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that belongs to no window and to no global list.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
+    module = import_extra("matplotlib.figure", "a figure")
+    figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
+    return figure
 
 
 def curves(runs: Mapping[str, Records]) -> Figure:
     """Training curves of several runs, by name: validation mIoU first, then what they logged."""
-    shown = [
-        (key, title)
-        for key, title in _CURVES.items()
-        if any(record.get(key) for records in runs.values() for record in records)
-    ]
-    count = 1 + len(shown)
-    rows = -(-count // 2)
-    figure = _figure(10, 2.9 * rows)
-    all_axes = figure.subplots(rows, 2, squeeze=False).flatten()
-    for axes in all_axes[count:]:
-        axes.remove()
+    logged = [record for records in runs.values() for record in records]
+    keys = [key for key in _CURVES if any(record.get(key) for record in logged)]
+    titles = ["validation mIoU (%)", *(_CURVES[key] for key in keys)]
+    figure, (validation, *others) = _axes_over_iterations(titles, 10, 2.9)
     for colour, (name, records) in zip(itertools.cycle(_COLOURS), runs.items()):
-        for network, style in (("teacher", "-"), ("student", "--")):
+        for network, style in (("teacher", ".-"), ("student", ".--")):
             points = [
-                (r["iteration"], 100 * r["validation"][network]["mean_iou"])
-                for r in records
-                if (r.get("validation") or {}).get(network, {}).get("mean_iou") is not None
+                (record["iteration"], 100 * record["validation"][network]["mean_iou"])
+                for record in records
+                if (record.get("validation") or {}).get(network, {}).get("mean_iou") is not None
             ]
             if points:
                 label = f"{name} {network}"
-                all_axes[0].plot(
-                    *zip(*points, strict=True), style, color=colour, label=label, marker="."
-                )
-        for axes, (key, _) in zip(all_axes[1:], shown, strict=False):
+                validation.plot(*zip(*points, strict=True), style, color=colour, label=label)
+        for axes, key in zip(others, keys, strict=True):
             points = [(r["iteration"], r[key]) for r in records if r.get(key) is not None]
             if any(value for _, value in points):  # a loss that is switched off is 0 throughout
                 axes.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1)
-    for axes, title in zip(
-        all_axes, ["validation mIoU (%)", *(title for _, title in shown)], strict=False
-    ):
-        axes.set_title(title, fontsize=10)
-        axes.grid(alpha=0.3)
-        axes.set_xlabel("iteration", fontsize=8)
-    if all_axes[0].get_legend_handles_labels()[0]:
-        all_axes[0].legend(fontsize=7)
+    if validation.lines:
+        validation.legend(fontsize=7)
+    return figure
+
+
+def study_curves(points: Sequence[Point]) -> Figure:
+    """Mean over seeds at each validation, by method and budget, with the range of the seeds."""
+    keys = [k for k in _STUDY_CURVES if any(getattr(point, k) is not None for point in points)]
+    figure, all_axes = _axes_over_iterations([_STUDY_CURVES[key] for key in keys], 12, 3.2)
+    names = list(dict.fromkeys((point.budget, point.method) for point in points))
+    for axes, key in zip(all_axes, keys, strict=True):
+        for colour, name in zip(itertools.cycle(_COLOURS), names):
+            by_iteration: dict[int, list[float]] = {}
+            for point in points:
+                value = getattr(point, key)
+                if (point.budget, point.method) == name and value is not None:
+                    by_iteration.setdefault(point.iteration, []).append(value)
+            if not by_iteration:
+                continue
+            iterations, values = zip(*sorted(by_iteration.items()), strict=True)
+            label = " ".join(filter(None, name))
+            axes.plot(iterations, [*map(np.mean, values)], ".-", color=colour, label=label)
+            lowest, highest = [*map(min, values)], [*map(max, values)]
+            axes.fill_between(iterations, lowest, highest, color=colour, alpha=0.15, linewidth=0)
+    all_axes[0].legend(fontsize=7)
     return figure
 
 
@@ -80,7 +105,7 @@ def study_results(rows: Sequence[Result]) -> Figure:
     """mIoU of the runs of a study: a dot each, a line from mean - to mean + standard deviation."""
     splits = list(dict.fromkeys(row.split for row in rows))
     names = list(dict.fromkeys((row.budget, row.method) for row in rows))
-    figure = _figure(5 * len(splits) + 2, 1.4 + 0.35 * len(names))
+    figure = new_figure(5 * len(splits) + 2, 1.4 + 0.35 * len(names))
     for axes, split in zip(figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True):
         for place, name in enumerate(names):
             values = [r.miou for r in rows if (r.budget, r.method) == name and r.split == split]
@@ -88,59 +113,22 @@ def study_results(rows: Sequence[Result]) -> Figure:
             if len(values) > 1:
                 deviation = np.std(values, ddof=1)
                 axes.errorbar(np.mean(values), place, xerr=deviation, fmt="|", color=_COLOURS[1])
-        axes.set_yticks(range(len(names)), [" ".join(part for part in n if part) for n in names])
+        axes.set_yticks(range(len(names)), [" ".join(filter(None, name)) for name in names])
         axes.invert_yaxis()
         axes.grid(alpha=0.3, axis="x")
         axes.set_xlabel(f"mIoU (%) on {split}")
     return figure
 
 
-def study_curves(points: Sequence[Point]) -> Figure:
-    """Mean over seeds at each validation, by method and budget, with the range of the seeds."""
-    titles = {
-        "miou": "mIoU (%)",
-        "boundary_miou": "mIoU near boundaries (%)",
-        "rare_miou": "mIoU of the rarest third of the classes (%)",
-        "pseudo_accuracy": "accuracy of the pseudo-labels (%)",
-        "eta": "η (%)",
-        "relation_to_confusion": "rank correlation of relation graph and confusion",
-    }
-    shown = [key for key in titles if any(getattr(point, key) is not None for point in points)]
-    figure = _figure(12, 3.2 * -(-len(shown) // 2))
-    all_axes = figure.subplots(-(-len(shown) // 2), 2, squeeze=False).flatten()
-    for axes in all_axes[len(shown) :]:
-        axes.remove()
-    names = list(dict.fromkeys((point.budget, point.method) for point in points))
-    for axes, key in zip(all_axes, shown, strict=False):
-        for colour, name in zip(itertools.cycle(_COLOURS), names):
-            of_name = [p for p in points if (p.budget, p.method) == name]
-            by_iteration: dict[int, list[float]] = {}
-            for point in of_name:
-                if (value := getattr(point, key)) is not None:
-                    by_iteration.setdefault(point.iteration, []).append(value)
-            if not by_iteration:
-                continue
-            places, values = zip(*sorted(by_iteration.items()), strict=True)
-            label = " ".join(part for part in name if part)
-            axes.plot(places, [np.mean(v) for v in values], ".-", color=colour, label=label)
-            low, high = [min(v) for v in values], [max(v) for v in values]
-            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
-        axes.set_title(titles[key], fontsize=10)
-        axes.set_xlabel("iteration", fontsize=8)
-        axes.grid(alpha=0.3)
-    all_axes[0].legend(fontsize=7)
-    return figure
-
-
 def relation(
-    graph: npt.NDArray[np.floating[Any]], class_names: Sequence[str], *, title: str = ""
+    graph: npt.NDArray[np.floating[Any]], class_names: Sequence[str], num_images: int
 ) -> Figure:
     """The relation graph as a heat map, classes in the order of the dendrogram beside it.
 
     Args:
         graph: ``(C, C)`` cosines of the classes that are there, at least two.
         class_names: C names.
-        title: a line above.
+        num_images: that the graph was taken over, for the title.
 
     Raises:
         ValueError: fewer than two classes.
@@ -148,11 +136,10 @@ def relation(
     count = len(class_names)
     if count < 2:
         raise ValueError(f"a relation graph of {count} classes: expected at least two")
-    merges, order = average_linkage(graph)
-    figure = _figure(3.5 + 0.62 * count, 2 + 0.36 * count)
+    joined = average_linkage(graph)
+    figure = new_figure(3.5 + 0.62 * count, 2 + 0.36 * count)
     heat, tree = figure.subplots(1, 2, width_ratios=(2, 1))
-    names = [class_names[i] for i in order]
-    ordered = graph[np.ix_(order, order)]
+    ordered, names = _in_order(graph, class_names, joined["leaves"])
     lowest = min(0.0, float(ordered.min()))
     picture = heat.imshow(ordered, cmap="cividis", vmin=lowest, vmax=1)
     heat.set_xticks(range(count), names, rotation=90, fontsize=8)
@@ -163,186 +150,90 @@ def relation(
             colour = "black" if value - lowest > 0.6 * (1 - lowest) else "white"
             heat.text(column, row, f"{value:.1f}", ha="center", va="center", size=6, color=colour)
     figure.colorbar(picture, ax=heat, shrink=0.7, label="cosine of class means")
-    places = {leaf: (1.0, float(position)) for position, leaf in enumerate(order)}
-    for number, (first, second, similarity) in enumerate(merges):
-        (x1, y1), (x2, y2) = places[first], places[second]
-        tree.plot([x1, similarity, similarity, x2], [y1, y1, y2, y2], color=_COLOURS[0])
-        places[count + number] = (similarity, (y1 + y2) / 2)
+    # scipy gives distances, and puts leaf i at 5 + 10 i.
+    for distances, places in zip(joined["dcoord"], joined["icoord"], strict=True):
+        tree.plot(1 - np.array(distances), (np.array(places) - 5) / 10, color=_COLOURS[0])
     tree.set_yticks(range(count), names, fontsize=8)
     tree.yaxis.tick_right()
     tree.invert_yaxis()
     tree.set_xlabel("mean cosine at which groups join", fontsize=8)
-    for side in ("top", "left", "right"):
-        tree.spines[side].set_visible(False)
-    figure.suptitle(title, fontsize=10)
+    tree.spines[["top", "left", "right"]].set_visible(False)
+    figure.suptitle(f"relation graph, {num_images} images", fontsize=10)
     return figure
 
 
-def relation_course(
-    graphs: Mapping[int, Sequence[Sequence[float | None]]], class_names: Sequence[str]
-) -> Figure:
+def relation_course(graphs: Mapping[int, Graph], class_names: Sequence[str]) -> Figure:
     """The relation graph at several iterations, in one order and on one scale of colours.
 
     Args:
-        graphs: by iteration, ``(C, C)`` cosines; ``None`` (drawn white) for pairs not seen.
+        graphs: by iteration, ``(C, C)`` cosines; ``None`` (drawn white) for pairs not seen. Of
+            many, the first, the last and some between are shown.
         class_names: C names.
     """
-    arrays = {when: np.array(graph, dtype=np.float64) for when, graph in graphs.items()}
-    last = np.nan_to_num(list(arrays.values())[-1])
-    _, order = average_linkage(last) if len(class_names) > 1 else ([], [0])
-    names = [class_names[i] for i in order]
-    columns = min(4, len(arrays))
-    rows = -(-len(arrays) // columns)
-    figure = _figure(3.1 * columns + 2, 3.1 * rows + 1)
-    all_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    for axes in all_axes[len(arrays) :]:
-        axes.remove()
-    lowest = min(0.0, *(float(np.nanmin(graph)) for graph in arrays.values()))
-    for axes, (when, graph) in zip(all_axes, arrays.items(), strict=False):
-        ordered = graph[np.ix_(order, order)]
+    every = -(-len(graphs) // _MOST_GRAPHS)
+    shown = [*list(graphs)[:-1:every], list(graphs)[-1]]
+    arrays = [np.array(graphs[iteration], dtype=np.float64) for iteration in shown]
+    last = np.nan_to_num(arrays[-1])
+    order = average_linkage(last)["leaves"] if len(class_names) > 1 else [0]
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = new_figure(3.1 * columns + 2, 3.1 * rows + 1)
+    all_axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    lowest = min(0.0, *(float(np.nanmin(graph)) for graph in arrays))
+    for axes, iteration, graph in zip(
+        _first_axes(all_axes, len(shown)), shown, arrays, strict=True
+    ):
+        ordered, names = _in_order(graph, class_names, order)
         picture = axes.imshow(ordered, cmap="cividis", vmin=lowest, vmax=1)
-        axes.set_title(f"iteration {when}", fontsize=10)
+        axes.set_title(f"iteration {iteration}", fontsize=10)
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
     figure.colorbar(picture, ax=figure.axes, shrink=0.7, label="cosine of class means")
     return figure
 
 
-def average_linkage(
-    similarity: npt.NDArray[np.floating[Any]],
-) -> tuple[list[tuple[int, int, float]], list[int]]:
+def average_linkage(similarity: npt.NDArray[np.floating[Any]]) -> dict[str, Any]:
     """Join the two groups of highest mean similarity until one is left.
 
     Args:
-        similarity: ``(C, C)``, symmetric.
+        similarity: ``(C, C)`` cosines, symmetric, C > 1.
 
     Returns:
-        The C - 1 joins as (group, group, mean similarity), where join i makes group C + i, and the
-        leaves in an order in which joined groups are neighbours.
+        What :func:`scipy.cluster.hierarchy.dendrogram` says of the distances 1 - cosine.
+
+    Raises:
+        ImportError: scipy is missing.
     """
-    groups = {i: [i] for i in range(len(similarity))}
-    merges: list[tuple[int, int, float]] = []
-    while len(groups) > 1:
-        first, second = max(
-            itertools.combinations(groups, 2),
-            key=lambda pair: similarity[np.ix_(groups[pair[0]], groups[pair[1]])].mean(),
-        )
-        mean = float(similarity[np.ix_(groups[first], groups[second])].mean())
-        groups[len(similarity) + len(merges)] = groups.pop(first) + groups.pop(second)
-        merges.append((first, second, mean))
-    (order,) = groups.values()
-    return merges, order
-
-
-def comparison(looks: Mapping[str, Sequence[Look]], spec: DatasetSpec) -> Figure:
-    """Several networks on the same images: truth, then each one's labels and errors.
-
-    Args:
-        looks: by name of the network; the same images in the same order for all.
-        spec: names and colours.
-    """
-    rows = []
-    for together in zip(*looks.values(), strict=True):
-        truth = together[0].truth
-        row = [("image", together[0].image), ("truth", colourise(truth, spec.palette))]
-        for name, look in zip(looks, together, strict=True):
-            row.append((name, colourise(look.prediction, spec.palette)))
-            row.append(("errors", error_map(truth, look.prediction)))
-        rows.append(row)
-    figure = _grid(rows)
-    _legend(figure, spec)
-    return figure
-
-
-def queries(look: Look, draw: Draw, spec: DatasetSpec) -> Figure:
-    """Hard and easy pixels (Fig. 2 of the paper), sampled queries, and one class's negative keys.
-
-    The class is the one with most hard pixels; at most 64 points of a class are shown.
-    """
-    table = np.array([_EASY, _HARD, _UNUSED], dtype=np.uint8)
-    kinds = np.where(draw.classes == spec.num_classes, 2, draw.hard.astype(int))
-    sizes = {c: int((draw.hard & (draw.classes == c)).sum()) for c in draw.queries}
-    owner = max(sizes, key=lambda c: sizes[c]) if sizes else None
-    of_owner = "" if owner is None else f" of {spec.class_names[owner]} (dots: its queries)"
-    figure = _grid(
-        [
-            [("image", look.image), ("truth", colourise(look.truth, spec.palette))],
-            [
-                ("hard (orange), easy (blue)", table[kinds]),
-                ("sampled queries, by class", look.image),
-            ],
-            [("confidence", look.confidence), (f"negative keys{of_owner}", look.image)],
-        ]
+    hierarchy = import_extra("scipy.cluster.hierarchy", "the order of a relation graph")
+    distances = (1 - similarity[np.triu_indices(len(similarity), 1)]).clip(min=0)
+    tree: dict[str, Any] = hierarchy.dendrogram(
+        hierarchy.linkage(distances, "average"), no_plot=True
     )
-    axes = figure.axes
-    for label, points in draw.queries.items():
-        _scatter(axes[3], points, spec.palette[label])
-    if owner is not None:
-        negatives = draw.negatives[owner][:_MOST_POINTS]
-        x, y = negatives.T
-        axes[5].scatter(x, y, s=10, marker="x", color="#D55E00", linewidths=1)
-        _scatter(axes[5], draw.queries[owner], spec.palette[owner])
-    _legend(figure, spec)
-    return figure
+    return tree
 
 
-def representation(look: Look, colours: Pixels, spec: DatasetSpec) -> Figure:
-    """Image, truth, prediction, and the representations by their three main axes as RGB."""
-    figure = _grid(
-        [
-            [("image", look.image), ("truth", colourise(look.truth, spec.palette))],
-            [
-                ("prediction", colourise(look.prediction, spec.palette)),
-                ("representations (PCA)", colours),
-            ],
-        ]
-    )
-    _legend(figure, spec)
-    return figure
+def _in_order(
+    graph: npt.NDArray[np.floating[Any]], class_names: Sequence[str], order: Sequence[int]
+) -> tuple[npt.NDArray[np.floating[Any]], list[str]]:
+    return graph[np.ix_(order, order)], [class_names[i] for i in order]
 
 
-def _figure(width: float, height: float) -> Figure:
-    """An empty figure that belongs to no window and to no global list."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install matplotlib") from error
-    return Figure(figsize=(width, height), layout="constrained")
+def _axes_over_iterations(
+    titles: Sequence[str], width: float, height: float
+) -> tuple[Figure, list[Any]]:
+    """A figure with axes for each title, two in a row; ``width`` of a row, ``height`` of each."""
+    rows = -(-len(titles) // 2)
+    figure = new_figure(width, height * rows)
+    all_axes = _first_axes(figure.subplots(rows, 2, squeeze=False), len(titles))
+    for axes, title in zip(all_axes, titles, strict=True):
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("iteration", fontsize=8)
+        axes.grid(alpha=0.3)
+    return figure, all_axes
 
 
-def _grid(rows: Sequence[Sequence[tuple[str, npt.NDArray[Any]]]]) -> Figure:
-    """Titled pictures in rows; a picture without colours is a share, dark 0 to bright 1."""
-    height, width = rows[0][0][1].shape[:2]
-    columns = len(rows[0])
-    cell = min(4.5, 16 / columns)
-    figure = _figure(cell * columns, (cell * height / width + 0.25) * len(rows) + 0.6)
-    all_axes = figure.subplots(len(rows), columns, squeeze=False)
-    for axes, (title, picture) in zip(
-        all_axes.flatten(), itertools.chain.from_iterable(rows), strict=True
-    ):
-        axes.imshow(picture, interpolation="nearest", cmap="cividis", vmin=0, vmax=1)
-        axes.set_title(title, fontsize=9 if columns < 5 else 7)
-        axes.set_axis_off()
-    return figure
-
-
-def _scatter(axes: Any, points: npt.NDArray[np.float64], colour: tuple[int, int, int]) -> None:
-    x, y = points[:_MOST_POINTS].T
-    axes.scatter(x, y, s=18, color=_share(colour), edgecolors="white", linewidths=0.5)
-
-
-def _legend(figure: Figure, spec: DatasetSpec) -> None:
-    from matplotlib.patches import Patch
-
-    patches = [
-        Patch(facecolor=_share(colour), edgecolor="black", linewidth=0.5, label=name)
-        for name, colour in zip(spec.class_names, spec.palette, strict=True)
-    ]
-    figure.legend(
-        handles=patches, loc="outside lower center", ncols=min(len(patches), 8), fontsize=7
-    )
-
-
-def _share(colour: tuple[int, int, int]) -> tuple[float, float, float]:
-    red, green, blue = colour
-    return red / 255, green / 255, blue / 255
+def _first_axes(all_axes: npt.NDArray[Any], count: int) -> list[Any]:
+    """The first ones, row by row; the others are removed."""
+    for axes in all_axes.flat[count:]:
+        axes.remove()
+    return list(all_axes.flat[:count])

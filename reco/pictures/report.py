@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from reco.config import ConfigError
 from reco.files import write_text_whole
-from reco.pictures import plots as figures
-from reco.pictures.analysis import Subject
-from reco.pictures.gallery import relation_course_of, relation_of
+from reco.pictures import plots
+from reco.pictures.analysis import RunAnalysis
+from reco.pictures.images import plot_comparison, plot_queries, plot_representation
 from reco.runs.checkpoint import CheckpointError
-from reco.runs.results import Records, read_metrics
+from reco.runs.results import Records, read_metrics, read_relation_graphs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,25 +65,26 @@ def write_report(
 
     Raises:
         FileNotFoundError: ``run`` is no run.
-        ImportError: matplotlib is missing.
+        ImportError: matplotlib or scipy is missing.
     """
     records = read_metrics(run)
     name = f"{run.resolve().parent.name}/{run.resolve().name}"
     parts = [f"<h1>{html.escape(name)}</h1>"]
     try:
-        subject: Subject | None = Subject(run / checkpoint, overrides=overrides)
+        analysis: RunAnalysis | None = RunAnalysis(run / checkpoint, overrides=overrides)
         missing = ""
     except (CheckpointError, ConfigError, OSError, ValueError) as error:
-        subject, missing = None, str(error)
-    parts += _results(records, subject)
-    parts += ["<h2>Training</h2>", _picture(figures.curves({"": records}), "training curves")]
+        analysis, missing = None, str(error)
+    parts += _results(records, analysis)
+    parts += ["<h2>Training</h2>", _picture(plots.curves({"": records}), "training curves")]
     if any("relation_graph" in record for record in records):
         parts.append("<h2>Which classes came apart</h2>")
-        parts.append(_picture(relation_course_of(run), "relation graph at each validation"))
-    if subject is None:
+        course = plots.relation_course(*read_relation_graphs(run))
+        parts.append(_picture(course, "relation graph at each validation"))
+    if analysis is None:
         parts.append(_note(f"No pictures of predictions: {missing}"))
     else:
-        parts += _pictures(subject, checkpoint, images)
+        parts += _pictures(analysis, checkpoint, images)
     parts += _files(run)
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -96,7 +97,7 @@ def write_report(
     return output
 
 
-def _results(records: Records, subject: Subject | None) -> list[str]:
+def _results(records: Records, analysis: RunAnalysis | None) -> list[str]:
     """Means and IoU per class of the last validation."""
     validations = [record for record in records if record.get("validation")]
     if not validations:
@@ -104,10 +105,10 @@ def _results(records: Records, subject: Subject | None) -> list[str]:
     last = validations[-1]
     networks: dict[str, Any] = last["validation"]
     classes = len(next(iter(networks.values()))["iou"])
-    if subject is None:
+    if analysis is None:
         labels = [f"class {i}" for i in range(classes)]
     else:
-        spec = subject.reader.spec
+        spec = analysis.reader.spec
         labels = [
             f'<span class="swatch" style="background:rgb{colour}"></span> {html.escape(name)}'
             for name, colour in zip(spec.class_names, spec.palette, strict=True)
@@ -144,27 +145,28 @@ def _results(records: Records, subject: Subject | None) -> list[str]:
     ]
 
 
-def _pictures(subject: Subject, checkpoint: str, images: Sequence[int]) -> list[str]:
-    """Predictions and, for a run with ReCo, the relation graph and what ReCo draws."""
-    spec = subject.reader.spec
-    images = [image for image in images if 0 <= image < len(subject.ids)] or [0]
-    looks = [subject.look(image) for image in images]
+def _pictures(analysis: RunAnalysis, checkpoint: str, images: Sequence[int]) -> list[str]:
+    """Predictions and, for a run with ReCo, the relation graph and what ReCo samples."""
+    spec = analysis.reader.spec
+    images = [image for image in images if 0 <= image < len(analysis.ids)] or [0]
+    predictions = [analysis.predict(image) for image in images]
     parts = [
         f"<h2>Predictions of {html.escape(checkpoint)}</h2>",
-        _picture(figures.comparison({"prediction": looks}, spec), "predictions and errors"),
+        _picture(plot_comparison({"prediction": predictions}, spec), "predictions and errors"),
     ]
-    if subject.network.representation is None:
+    if analysis.network.representation is None:
         return [*parts, _note("Trained without ReCo: there are no representations to show.")]
-    first = images[0]
-    colours = subject.representation_colours(first)
+    relation = plots.relation(*analysis.relation_graph())
+    queries = plot_queries(predictions[0], analysis.sample_pixels(images[0]), spec)
+    colours = analysis.representation_colours(images[0])
     return [
         *parts,
         "<h2>Which classes are close</h2>",
-        _picture(relation_of(subject), "relation graph as heat map and dendrogram"),
-        "<h2>What ReCo draws</h2>",
-        _picture(figures.queries(looks[0], subject.draw(first), spec), "queries and keys"),
+        _picture(relation, "relation graph as heat map and dendrogram"),
+        "<h2>What ReCo samples</h2>",
+        _picture(queries, "queries and keys"),
         "<h2>Representations</h2>",
-        _picture(figures.representation(looks[0], colours, spec), "representations as colours"),
+        _picture(plot_representation(predictions[0], colours, spec), "representations as colours"),
     ]
 
 

@@ -21,6 +21,7 @@ from reco.extras import import_extra
 from reco.files import write_table
 
 Records = list[dict[str, Any]]
+Graph = Sequence[Sequence[float | None]]  # (C, C) cosines (Eq. 3); None for pairs never seen
 # Mean IoU without the frequent classes: over this share of the classes, the rarest by pixels.
 _RARE_SHARE = 1 / 3
 # The end of a metrics.jsonl that surely holds a whole line.
@@ -260,9 +261,28 @@ def confusion_shares(matrix: Sequence[Sequence[int]]) -> npt.NDArray[np.float64]
     return np.asarray((shares + shares.T) / 2)
 
 
-def relation_to_confusion(
-    graph: Sequence[Sequence[float | None]] | None, matrix: Sequence[Sequence[int]]
-) -> float | None:
+def read_relation_graphs(folder: Path) -> tuple[dict[int, Graph], list[str]]:
+    """The relation graphs that a run logged, by iteration, and the names of the classes.
+
+    Raises:
+        FileNotFoundError: no run there.
+        ValueError: it logged none: it has no ReCo, or was not validated yet.
+    """
+    graphs = {
+        record["iteration"]: record["relation_graph"]
+        for record in read_metrics(folder)
+        if "relation_graph" in record
+    }
+    if not graphs:
+        raise ValueError(
+            f"{folder}: no relation graph was logged; a run with reco.enabled=true logs it at "
+            "each validation"
+        )
+    split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+    return graphs, list(split["images_per_class"])
+
+
+def relation_to_confusion(graph: Graph | None, matrix: Sequence[Sequence[int]]) -> float | None:
     """Spearman's rank correlation over the pairs of classes: cosine (Eq. 3) against confusion.
 
     Args:

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -38,7 +38,7 @@ from reco.data.splits import check_labelled, make_split, mask_classes
 from reco.files import WriteError, write_whole
 from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
-from reco.panels import PanelRow, panel
+from reco.panels import PredictedImage, panel
 from reco.runs.build import build_network, build_teacher
 from reco.runs.checkpoint import (
     Checkpoint,
@@ -430,7 +430,7 @@ class Trainer:
         for index, (prediction, confidence) in sorted(result.examples.items()):
             image, label, _ = self.eval_dataset[index]
             rows.append(
-                PanelRow(
+                PredictedImage(
                     to_rgb(image.permute(1, 2, 0).numpy()),
                     label.numpy(),
                     prediction.numpy(),
@@ -450,9 +450,8 @@ class Trainer:
         self.saved = self.iteration
 
     def _require_finite_weights(self) -> None:
-        weights: list[Tensor] = [parameter.detach() for parameter in self.student.parameters()]
-        norms = torch._foreach_norm(weights)
-        if not bool(torch.isfinite(torch.stack(norms)).all()):
+        norm = nn.utils.get_total_norm(self.student.parameters())
+        if not bool(norm.isfinite()):
             raise NonFiniteLossError(
                 f"weights not finite at iteration {self.iteration}: the last checkpoint in "
                 f"{self.folder.path} stands"
