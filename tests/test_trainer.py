@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,34 @@ def test_the_objective_knows_whether_labels_are_partial(tiny):
     assert not build_objective(tiny()).partial_labels
     partial = tiny("dataset.labelled_images=all", "dataset.partial_labels=pixel")
     assert build_objective(partial).partial_labels
+
+
+def test_teacher_stands_still_where_the_scaler_skips_the_step(tiny, tmp_path):
+    """fp16 overflows in the second of three steps: nothing but the batch norm statistics moves."""
+    run = Trainer(tiny("train.iterations=3"), tmp_path / "run")
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    compute = run.objective.forward
+
+    def forward(*arguments):
+        losses, statistics = compute(*arguments)
+        if run.iteration == 1:
+            losses = losses._replace(total=losses.total * math.inf)
+        return losses, statistics
+
+    def weights():
+        of_both = (*run.student.parameters(), *run.teacher.network.parameters())
+        return [parameter.detach().clone() for parameter in of_both]
+
+    run.objective.forward = forward
+    states = [weights()]
+    for batch in run.batches():
+        run.train_step(*batch)
+        run.iteration += 1
+        states.append(weights())
+    same = [all(torch.equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in pairwise(states)]
+    assert same == [False, True, False]
+    assert run.teacher.updates == 2
+    assert run.scaler.get_scale() == 2.0
 
 
 def test_eval_prints_what_the_last_validation_printed(tiny, tmp_path):

@@ -134,6 +134,13 @@ def test_crop_larger_than_the_image_is_padded():
     assert len(corners) > 12  # of 7 x 3 places
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_padding_of_images_that_are_not_rgb(channels):
+    image = torch.full((channels, 3, 3), 7, dtype=torch.uint8)
+    (crop,) = RandomScaleCrop((1.0, 1.0), (5, 5))(image)
+    assert sorted(crop.flatten().tolist()) == [7] * 9 * channels + [115] * 16 * channels
+
+
 def test_crops_reach_every_place():
     labels = torch.arange(30, dtype=torch.uint8).reshape(5, 6)
     image = labels.expand(3, 5, 6)

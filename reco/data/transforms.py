@@ -17,13 +17,20 @@ from torchvision.transforms import InterpolationMode, v2
 
 from reco import IGNORE
 
-# ImageNet's mean colour: 0 to a network that was trained on ImageNet.
+# ImageNet's mean colour: 0 to a network that was trained on ImageNet. Where channels are not red,
+# green and blue, each takes the mean of the three, as it does when a network normalises them.
 _VOID_COLOUR = (0.485, 0.456, 0.406)
 
 
 def void_colour(images: Tensor) -> Tensor:
-    """What images show where they show nothing, ``(3, 1, 1)`` in their dtype and range."""
+    """What images show where they show nothing, ``(C, 1, 1)`` in their dtype and range.
+
+    Args:
+        images: ``(..., C, H, W)`` uint8, or floating in [0, 1].
+    """
     colour: Sequence[float] = _VOID_COLOUR
+    if images.shape[-3] != len(colour):
+        colour = [sum(colour) / len(colour)] * images.shape[-3]
     if not images.is_floating_point():
         colour = [round(255 * value) for value in colour]
     # Made on the device, so that nothing is copied to it.

@@ -280,9 +280,8 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(losses.total).backward()
         with record_function("optimiser"):
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.teacher is not None:
+            stepped = _step(self.optimizer, self.scaler)
+            if stepped and self.teacher is not None:
                 self.teacher.update(self.student)
         return losses, statistics
 
@@ -553,6 +552,27 @@ class Trainer:
         if self.stop_signal is not None:
             raise KeyboardInterrupt
         self.stop_signal = number
+
+
+def _step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """An optimiser step, unless a gradient overflowed in fp16; whether it was made.
+
+    The scaler does not say so, but it calls the optimiser only then (one with ``fused=True`` would
+    always be called). Asking the scale it chose next would wait for the device.
+    """
+    stepped = False
+
+    def note(*_: object) -> None:
+        nonlocal stepped
+        stepped = True
+
+    hook = optimizer.register_step_post_hook(note)
+    try:
+        scaler.step(optimizer)
+    finally:
+        hook.remove()
+    scaler.update()
+    return stepped
 
 
 def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
