@@ -195,7 +195,9 @@ def _loss_step(
     compiled: bool = False,
     **arguments: Any,
 ) -> Callable[[], object]:
-    loss: Any = ReCoLoss(size.num_queries, size.num_negatives, **arguments)
+    loss: Any = ReCoLoss(
+        num_queries=size.num_queries, num_negatives=size.num_negatives, **arguments
+    )
     if compiled:
         loss = torch.compile(loss, fullgraph=True)
 

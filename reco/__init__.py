@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from reco.config import load_config
     from reco.inference.predictor import Prediction, Predictor, load
-    from reco.loss import ReCoLoss
+    from reco.loss import ReCoLoss, ReCoOptions
     from reco.method.mixing import classmix, cutmix, cutout
     from reco.method.objective import Objective
     from reco.method.teacher import MeanTeacher
@@ -34,6 +34,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "ReCoLoss",
+    "ReCoOptions",
     "Trainer",
     "classmix",
     "cutmix",
@@ -52,6 +53,7 @@ _HOMES = {
     "Prediction": "reco.inference.predictor",
     "Predictor": "reco.inference.predictor",
     "ReCoLoss": "reco.loss",
+    "ReCoOptions": "reco.loss",
     "Trainer": "reco.training.trainer",
     "classmix": "reco.method.mixing",
     "cutmix": "reco.method.mixing",

@@ -31,7 +31,9 @@ from reco.fields import (
     is_text,
     nearest,
     read_value,
+    takes_text,
 )
+from reco.loss import ReCoOptions
 from reco.paths import read_text, user_path
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -164,21 +166,12 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
-class ReCoConfig:
-    """The ReCo loss; see :class:`reco.loss.ReCoLoss`."""
+class ReCoConfig(ReCoOptions):
+    """The options of the loss, and what part it has in training."""
 
     enabled: bool = True
     weight: NotNegative = 1.0
-    num_queries: Count = 256
-    num_negatives: Count = 512
-    temperature: Positive = 0.5
-    relation_temperature: Positive = 1.0
     weak_threshold: Probability = 0.7  # an unlabelled pixel takes part only above it
-    strong_threshold: Probability = 0.97  # a pixel at or below it is a hard query
-    query_sampling: Literal["hard", "easy", "random"] = "hard"
-    key_sampling: Literal["active", "random"] = "active"
-    negatives: Literal["shared", "per_query"] = "shared"
-    gradient_through_means: bool = False
 
 
 @dataclass(frozen=True)
@@ -435,14 +428,21 @@ def _hint(key: str) -> Any:
 
 
 def _read_value(text: str, hint: Any) -> Any:
-    """What stands behind ``key=``: YAML or, where the key holds text alone, the text as it is.
+    """What stands behind ``key=``: YAML, but text as it is where the key takes text.
 
-    There, too, quotes are left out and ``null`` is null.
+    There, too, quotes are left out and ``null`` is null. Where the key takes other things as well,
+    text is what YAML takes for text or for nothing but a comment, or cannot read.
     """
     text = text.strip()
-    if not is_text(hint) or text[:1] in ("'", '"'):
+    if not takes_text(hint) or text[:1] in ("'", '"') or text.lower() in ("", "null"):
         return yaml.safe_load(text)
-    return None if text.lower() in ("", "null") else text
+    if is_text(hint):
+        return text
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return text if value is None or isinstance(value, str) else value
 
 
 def _lay(

@@ -93,16 +93,44 @@ def read_value(value: Any, hint: Any) -> Any:
     )
 
 
+def check_fields(options: Any, name: str) -> None:
+    """Read the fields of a frozen dataclass that was made in Python, in its ``__post_init__``.
+
+    Args:
+        options: the dataclass.
+        name: what the message of an error calls it.
+
+    Raises:
+        ValueError: a field that is not of its type, or not what its check expects.
+    """
+    for key, hint in field_types(type(options)).items():
+        value = getattr(options, key)
+        try:
+            object.__setattr__(options, key, read_value(value, hint))
+        except ValueError as error:
+            raise ValueError(f"{name}: {key} = {value!r}: expected {error}") from error
+
+
+def takes_text(hint: Any) -> bool:
+    """Whether text is of type ``hint``, perhaps beside other things."""
+    return str in _kinds(hint)
+
+
 def is_text(hint: Any) -> bool:
     """Whether text alone, or nothing, is of type ``hint``."""
+    return _kinds(hint) - {types.NoneType} == {str}
+
+
+def _kinds(hint: Any) -> set[Any]:
+    """The types that a value of type ``hint`` may have."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        return is_text(arguments[0])
+        return _kinds(arguments[0])
     if origin is Literal:
-        return all(isinstance(option, str) for option in arguments)
+        return {type(option) for option in arguments}
     if origin in (typing.Union, types.UnionType):
-        return all(option is types.NoneType or is_text(option) for option in arguments)
-    return hint is str
+        return {kind for option in arguments for kind in _kinds(option)}
+    return {origin or hint}
 
 
 def advice(value: Any, hint: Any) -> str:

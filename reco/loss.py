@@ -23,13 +23,15 @@ positions, contributes the rows it owns, and answers for the queries it owns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reco import IGNORE, distributed
+from reco.fields import Count, Positive, Probability, check_fields
 
 QuerySampling = Literal["hard", "easy", "random"]
 KeySampling = Literal["active", "random"]
@@ -44,6 +46,44 @@ _CHUNK_NUMBERS = 2**24
 _SUM_PIXELS = 2**13
 # A shorter vector has no direction that numbers could tell: its cosines are 0.
 _SHORTEST = 1e-6
+
+
+@dataclass(frozen=True)
+class ReCoOptions:
+    """How pixels are sampled and contrasted: what the paper's experiments vary.
+
+    Args:
+        num_queries: Q, queries per class.
+        num_negatives: K, negative keys per class, or per query.
+        temperature: τ of Eq. 1, > 0.
+        strong_threshold: δ_s of Eq. 4, in [0, 1]: a pixel whose label the classifier gives a
+            probability at or below it is hard.
+        relation_temperature: of the softmax over the relation graph, > 0. The paper's equation
+            has none, which is 1.
+        query_sampling: ``hard``, ``easy`` or ``random`` (hard and easy alike).
+        key_sampling: ``active`` (by the relation graph) or ``random`` (uniform over all valid
+            pixels of other classes).
+        negatives: ``shared``: one set of K keys per class, as Eq. 1 writes it; ``per_query``:
+            K keys for each query, the same expectation at a higher cost in time.
+        gradient_through_means: let the positive key carry gradient too.
+
+    Raises:
+        ValueError: an option that is not of its type or out of range, by name.
+    """
+
+    num_queries: Count = 256
+    num_negatives: Count = 512
+    temperature: Positive = 0.5
+    strong_threshold: Probability = 0.97
+    relation_temperature: Positive = 1.0
+    query_sampling: QuerySampling = "hard"
+    key_sampling: KeySampling = "active"
+    negatives: Negatives = "shared"
+    gradient_through_means: bool = False
+
+    def __post_init__(self) -> None:
+        if not torch.compiler.is_compiling():  # which cannot trace it
+            check_fields(self, "ReCoLoss")
 
 
 class ReCoStatistics(NamedTuple):
@@ -264,22 +304,15 @@ def reco_loss(
     representations: Tensor,
     logits: Tensor,
     labels: Tensor,
+    options: ReCoOptions = ReCoOptions(),
     *,
     valid: Tensor | None = None,
-    num_queries: int = 256,
-    num_negatives: int = 512,
-    temperature: float = 0.5,
-    strong_threshold: float = 0.97,
-    relation_temperature: float = 1.0,
-    query_sampling: QuerySampling = "hard",
-    key_sampling: KeySampling = "active",
-    negatives: Negatives = "shared",
-    gradient_through_means: bool = False,
     negative_classes: Tensor | None = None,
     class_weights: Tensor | None = None,
     ignore_index: int = IGNORE,
     across_ranks: bool = True,
     generator: torch.Generator | None = None,
+    **changes: Any,
 ) -> tuple[Tensor, ReCoStatistics]:
     """The ReCo loss (Eq. 1-4) and statistics of it; arguments as for :class:`ReCoLoss`.
 
@@ -291,7 +324,10 @@ def reco_loss(
         The loss, a scalar, and its :class:`ReCoStatistics`.
     """
     _check_inputs(representations, logits, labels, valid, ignore_index)
-    num_classes = logits.shape[1]
+    if changes:
+        options = replace(options, **changes)
+    num_classes, temperature = logits.shape[1], options.temperature
+    num_queries, num_negatives = options.num_queries, options.num_negatives
     joint = across_ranks and distributed.is_active()
 
     # Autocast would run the products below in half precision.
@@ -301,12 +337,12 @@ def reco_loss(
             in_range = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
             out_of_range = (~in_range & (labels != ignore_index)).sum()
             classes = torch.where(in_range & valid, labels, num_classes)
-            hard = label_confidence(logits, classes) <= strong_threshold
+            hard = label_confidence(logits, classes) <= options.strong_threshold
             table = sort_pixels(classes.flatten(), hard.flatten(), num_classes, joint=joint)
             counts = table.bucket_counts().sum(1)
 
         means = class_means(
-            representations if gradient_through_means else representations.detach(),
+            representations if options.gradient_through_means else representations.detach(),
             classes,
             counts,
             joint=joint,
@@ -316,12 +352,12 @@ def reco_loss(
             probabilities = negative_class_probabilities(
                 graph,
                 counts,
-                key_sampling=key_sampling,
-                temperature=relation_temperature,
+                key_sampling=options.key_sampling,
+                temperature=options.relation_temperature,
                 negative_classes=negative_classes,
             )
             positions, has_queries = sample_queries(
-                table, num_queries, query_sampling=query_sampling, generator=generator
+                table, num_queries, query_sampling=options.query_sampling, generator=generator
             )
             query_rows, here = table.locate(positions)
             takes_part = has_queries & (probabilities.sum(1) > 0)
@@ -344,7 +380,7 @@ def reco_loss(
             return keys.mul_(_inverse_length(keys))
 
         owners = torch.arange(num_classes, device=classes.device)
-        if negatives == "per_query":  # then every query is a group of its own
+        if options.negatives == "per_query":  # then every query is a group of its own
             queries, owners = queries.flatten(0, 1)[:, None], owners.repeat_interleave(num_queries)
         negative, negative_similarity = (
             each.view_as(positive)
@@ -394,19 +430,8 @@ class ReCoLoss(nn.Module):
     gradient. Drawing is with replacement.
 
     Args:
-        num_queries: Q, queries per class.
-        num_negatives: K, negative keys per class, or per query.
-        temperature: τ of Eq. 1, > 0.
-        strong_threshold: δ_s of Eq. 4, in [0, 1]: a pixel whose label the classifier gives a
-            probability at or below it is hard.
-        relation_temperature: of the softmax over the relation graph, > 0. The paper's equation
-            has none, which is 1.
-        query_sampling: ``hard``, ``easy`` or ``random`` (hard and easy alike).
-        key_sampling: ``active`` (by the relation graph) or ``random`` (uniform over all valid
-            pixels of other classes).
-        negatives: ``shared``: one set of K keys per class, as Eq. 1 writes it; ``per_query``:
-            K keys for each query, the same expectation at a higher cost in time.
-        gradient_through_means: let the positive key carry gradient too.
+        options: how pixels are sampled and contrasted, as :class:`ReCoOptions` says. Single ones
+            may be given by name instead, as in the example.
         negative_classes: indices of the classes that may give negatives; all by default.
         class_weights: C numbers >= 0 that weigh the classes in the mean, as in
             :class:`torch.nn.CrossEntropyLoss`.
@@ -415,6 +440,7 @@ class ReCoLoss(nn.Module):
             keys and the Q queries of a class are those of the joined batch. Every rank must call
             the loss. Each returns its share times the number of ranks, so that their average,
             which is what DDP forms, is the value and gradient of one process.
+        **changes: options by name, laid over ``options``.
 
     Raises:
         ValueError: an argument out of range, by name.
@@ -432,43 +458,21 @@ class ReCoLoss(nn.Module):
 
     def __init__(
         self,
-        num_queries: int = 256,
-        num_negatives: int = 512,
-        temperature: float = 0.5,
-        strong_threshold: float = 0.97,
+        options: ReCoOptions = ReCoOptions(),
         *,
-        relation_temperature: float = 1.0,
-        query_sampling: QuerySampling = "hard",
-        key_sampling: KeySampling = "active",
-        negatives: Negatives = "shared",
-        gradient_through_means: bool = False,
         negative_classes: Sequence[int] | None = None,
         class_weights: Sequence[float] | Tensor | None = None,
         ignore_index: int = IGNORE,
         across_ranks: bool = True,
+        **changes: Any,
     ) -> None:
         super().__init__()
-        for name, value, holds, expected in (
-            ("num_queries", num_queries, *_is_count(num_queries)),
-            ("num_negatives", num_negatives, *_is_count(num_negatives)),
-            ("temperature", temperature, *_is_positive(temperature)),
-            ("relation_temperature", relation_temperature, *_is_positive(relation_temperature)),
-            ("strong_threshold", strong_threshold, 0 <= strong_threshold <= 1, "within [0, 1]"),
-            ("query_sampling", query_sampling, *_one_of(query_sampling, QuerySampling)),
-            ("key_sampling", key_sampling, *_one_of(key_sampling, KeySampling)),
-            ("negatives", negatives, *_one_of(negatives, Negatives)),
-        ):
-            if not holds:
-                raise ValueError(f"ReCoLoss: {name} = {value!r}: expected {expected}")
-        self.num_queries = num_queries
-        self.num_negatives = num_negatives
-        self.temperature = temperature
-        self.strong_threshold = strong_threshold
-        self.relation_temperature = relation_temperature
-        self.query_sampling: QuerySampling = query_sampling
-        self.key_sampling: KeySampling = key_sampling
-        self.negatives: Negatives = negatives
-        self.gradient_through_means = gradient_through_means
+        if not isinstance(options, ReCoOptions):
+            raise ValueError(
+                f"ReCoLoss: options = {options!r}: expected ReCoOptions, or single options by "
+                "name: ReCoLoss(num_queries=256)"
+            )
+        self.options = replace(options, **changes)
         self.ignore_index = ignore_index
         self.across_ranks = across_ranks
         # Buffers, to move with the module; not in its state, since they are arguments.
@@ -557,16 +561,8 @@ class ReCoLoss(nn.Module):
             representations,
             logits,
             labels,
+            self.options,
             valid=valid,
-            num_queries=self.num_queries,
-            num_negatives=self.num_negatives,
-            temperature=self.temperature,
-            strong_threshold=self.strong_threshold,
-            relation_temperature=self.relation_temperature,
-            query_sampling=self.query_sampling,
-            key_sampling=self.key_sampling,
-            negatives=self.negatives,
-            gradient_through_means=self.gradient_through_means,
             negative_classes=allowed,
             class_weights=self.class_weights,
             ignore_index=self.ignore_index,
@@ -576,10 +572,8 @@ class ReCoLoss(nn.Module):
 
     def extra_repr(self) -> str:
         """Arguments shown by ``print(module)``."""
-        return (
-            f"num_queries={self.num_queries}, num_negatives={self.num_negatives}, "
-            f"temperature={self.temperature}, strong_threshold={self.strong_threshold}"
-        )
+        names = [field.name for field in fields(ReCoOptions)]
+        return ", ".join(f"{name}={getattr(self.options, name)!r}" for name in names)
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
@@ -714,18 +708,6 @@ def _take(representations: Tensor, rows: Tensor) -> Tensor:
 def _exact(tensor: Tensor) -> torch.dtype:
     """At least float32, whatever autocast made of the input."""
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _is_count(value: object) -> tuple[bool, str]:
-    return isinstance(value, int) and value >= 1, "a whole number >= 1"
-
-
-def _is_positive(value: float) -> tuple[bool, str]:
-    return 0 < value < float("inf"), "a number > 0"
-
-
-def _one_of(value: object, options: Any) -> tuple[bool, str]:
-    return value in get_args(options), "one of " + ", ".join(get_args(options))
 
 
 def _check_inputs(

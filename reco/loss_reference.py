@@ -12,36 +12,34 @@ Shapes:
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from reco import IGNORE
-from reco.loss import KeySampling, QuerySampling
+from reco.loss import ReCoOptions
 
 
 def reference_loss(
     representations: Tensor,
     logits: Tensor,
     labels: Tensor,
+    options: ReCoOptions = ReCoOptions(),
     *,
     valid: Tensor | None = None,
-    num_queries: int = 256,
-    num_negatives: int = 512,
-    temperature: float = 0.5,
-    strong_threshold: float = 0.97,
-    relation_temperature: float = 1.0,
-    query_sampling: QuerySampling = "hard",
-    key_sampling: KeySampling = "active",
-    gradient_through_means: bool = False,
     negative_classes: Collection[int] | None = None,
     class_weights: Sequence[float] | None = None,
     ignore_index: int = IGNORE,
     query_rows: Mapping[int, Tensor] | None = None,
     key_rows: Mapping[int, Tensor] | None = None,
+    **changes: Any,
 ) -> Tensor:
-    """The ReCo loss, each query drawing negatives of its own; arguments as for ``ReCoLoss``.
+    """The ReCo loss; arguments as for ``ReCoLoss``.
+
+    Each query has negatives of its own, whatever ``options.negatives`` says.
 
     Args:
         query_rows: for each class with queries the pixels ``(Q,)`` to take, instead of a draw.
@@ -50,6 +48,7 @@ def reference_loss(
     Returns:
         A scalar; 0 without a graph where no class has both queries and negatives.
     """
+    options = replace(options, **changes)
     _, dimension, height, width = representations.shape
     pixels = representations.permute(0, 2, 3, 1).reshape(-1, dimension)
     labels = _nearest(labels, height, width).flatten()
@@ -67,7 +66,7 @@ def reference_loss(
     means = {}
     for c, rows in members.items():
         mean = pixels[rows].mean(0)
-        means[c] = mean if gradient_through_means else mean.detach()
+        means[c] = mean if options.gradient_through_means else mean.detach()
 
     loss = representations.new_zeros(())
     total_weight = 0.0
@@ -77,10 +76,10 @@ def reference_loss(
 
         # R_q^c (Eq. 4)
         confidence = probabilities[rows, c]
-        if query_sampling == "hard":
-            candidates = rows[confidence <= strong_threshold]
-        elif query_sampling == "easy":
-            candidates = rows[confidence > strong_threshold]
+        if options.query_sampling == "hard":
+            candidates = rows[confidence <= options.strong_threshold]
+        elif options.query_sampling == "easy":
+            candidates = rows[confidence > options.strong_threshold]
         else:
             candidates = rows
         # The classes of R_k^c, and how likely each is (Eq. 3)
@@ -89,14 +88,14 @@ def reference_loss(
             others = [j for j in others if j in negative_classes]
         if len(candidates) == 0 or len(others) == 0:
             continue
-        if key_sampling == "active":
+        if options.key_sampling == "active":
             cosines = [F.cosine_similarity(means[c], means[j], dim=0).detach() for j in others]
-            chances = (torch.stack(cosines) / relation_temperature).softmax(0)
+            chances = (torch.stack(cosines) / options.relation_temperature).softmax(0)
         else:
             chances = torch.tensor([float(len(members[j])) for j in others])
 
         if query_rows is None:
-            chosen = candidates[torch.randint(len(candidates), (num_queries,))]
+            chosen = candidates[torch.randint(len(candidates), (options.num_queries,))]
         else:
             chosen = query_rows[c]
             assert torch.isin(chosen, candidates).all(), "a query outside R_q^c"
@@ -106,7 +105,7 @@ def reference_loss(
         class_loss = representations.new_zeros(())
         for q, query in enumerate(queries):
             if key_rows is None:
-                drawn = torch.multinomial(chances, num_negatives, replacement=True)
+                drawn = torch.multinomial(chances, options.num_negatives, replacement=True)
                 negatives = []
                 for i, j in enumerate(others):
                     picks = torch.randint(len(members[j]), (int((drawn == i).sum()),))
@@ -116,10 +115,10 @@ def reference_loss(
                 allowed = torch.cat([members[j] for j in others])
                 assert torch.isin(key_rows[c][q], allowed).all(), "a negative outside R_k^c"
                 keys = pixels[key_rows[c][q]].detach()
-            positive = (F.cosine_similarity(query, means[c], dim=0) / temperature).exp()
-            negative = (F.cosine_similarity(query[None], keys, dim=1) / temperature).exp()
+            positive = (F.cosine_similarity(query, means[c], dim=0) / options.temperature).exp()
+            negative = (F.cosine_similarity(query[None], keys, dim=1) / options.temperature).exp()
             class_loss = class_loss - (positive / (positive + negative.sum())).log()
-        loss = loss + weight * class_loss / num_queries
+        loss = loss + weight * class_loss / options.num_queries
     return loss / total_weight if total_weight else loss
 
 

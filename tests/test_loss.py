@@ -20,6 +20,7 @@ from reco import IGNORE
 from reco import loss as module
 from reco.loss import (
     ReCoLoss,
+    ReCoOptions,
     ReCoStatistics,
     class_means,
     label_confidence,
@@ -307,6 +308,7 @@ def test_statistics_are_what_one_counts(monkeypatch: pytest.MonkeyPatch, negativ
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("options", 256),
         ("num_queries", 0),
         ("num_queries", 2.5),
         ("num_negatives", -1),
@@ -333,6 +335,21 @@ def test_statistics_are_what_one_counts(monkeypatch: pytest.MonkeyPatch, negativ
 def test_a_wrong_argument_is_named_at_construction(name: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"ReCoLoss: {name} = .*: expected"):
         ReCoLoss(**{name: value})
+
+
+def test_options_come_whole_or_one_by_one() -> None:
+    options = ReCoOptions(num_queries=3, temperature=1, key_sampling="random")
+    assert ReCoLoss(num_queries=3, temperature=1.0, key_sampling="random").options == options
+    changed = ReCoLoss(options, num_queries=4).options
+    assert (changed.num_queries, changed.key_sampling) == (4, "random")
+    batch = make_batch()
+    whole, _ = reco_loss(*batch, options, generator=seeded(0))
+    single, _ = reco_loss(
+        *batch, num_queries=3, temperature=1, key_sampling="random", generator=seeded(0)
+    )
+    assert torch.equal(whole, single)
+    with pytest.raises(TypeError, match="num_querys"):
+        ReCoLoss(num_querys=3)
 
 
 @pytest.mark.parametrize(

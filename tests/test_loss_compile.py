@@ -13,7 +13,7 @@ from loss_batches import Batch, make_batch
 from torch import Tensor
 
 from reco import IGNORE
-from reco.loss import ReCoLoss
+from reco.loss import ReCoLoss, reco_loss
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler"
@@ -87,6 +87,15 @@ def test_one_graph_with_every_argument_and_statistics() -> None:
     )
     # The graph alone: inductor's machine code for it would take as long again.
     assert_compiles_once(loss.with_statistics, backend="aot_eager")
+
+
+def test_one_graph_of_a_function_that_sets_options() -> None:
+    def loss(*batch: Tensor) -> Tensor:
+        return reco_loss(*batch, num_queries=8, num_negatives=9)[0]
+
+    batch = make_batch()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(step_of(compiled, batch, 0), step_of(loss, batch, 0))
 
 
 def test_a_label_out_of_range_is_counted_when_compiled() -> None:

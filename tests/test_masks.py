@@ -261,7 +261,7 @@ def test_classes_and_class_names_of_a_base(tmp_path):
         ("classes: [a, b]", r"expected names with values or colours"),
         ("classes: {a: 0, b: 1.5}", r"a whole number or text .*or a list such as"),
         ("classes: {a: 0, b: 1}, class_names: [b, a]", r"class_names = .* the names in dataset.cl"),
-        ("classes: {a: 0}", r"dataset.class_names = \('a',\): expected the names of at least two"),
+        ("classes: {a: 0}", r"dataset.class_names = \['a'\]: expected the names of at least two"),
     ],
 )
 def test_classes_that_are_no_table(tmp_path, text, message):

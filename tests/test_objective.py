@@ -130,7 +130,9 @@ def test_thresholds_are_apart(plain_views):
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
 
     def losses(**thresholds):
-        objective = Objective(mix="none", reco=ReCoLoss(16, 16), **thresholds)
+        objective = Objective(
+            mix="none", reco=ReCoLoss(num_queries=16, num_negatives=16), **thresholds
+        )
         torch.manual_seed(3)
         known = torch.full_like(truth, IGNORE)
         inside = everywhere(unlabelled)
@@ -149,7 +151,7 @@ def test_thresholds_are_apart(plain_views):
 def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
     student = Network()
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
-    objective = Objective(unsupervised_threshold=0.1, reco=ReCoLoss(8, 8))
+    objective = Objective(unsupervised_threshold=0.1, reco=ReCoLoss(num_queries=8, num_negatives=8))
     inside = everywhere(unlabelled)
     losses, _ = objective(student, teacher, batch, (unlabelled, truth, inside, truth))
     for name in ("supervised", "unsupervised"):
@@ -165,11 +167,13 @@ def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
 
 def test_without_teacher_and_with_nothing_labelled(plain_views):
     student, (images, labels) = Network(), uint8_batch(1)
-    losses, statistics = Objective(reco=ReCoLoss(8, 8))(student, None, (images, labels))
+    losses, statistics = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))(
+        student, None, (images, labels)
+    )
     assert losses.unsupervised == 0
     assert losses.reco > 0
     assert math.isnan(statistics.eta)
-    losses, _ = Objective(reco=ReCoLoss(8, 8))(
+    losses, _ = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))(
         student, None, (images, torch.full_like(labels, IGNORE))
     )
     assert losses.total == 0
@@ -375,7 +379,7 @@ def test_objective_without_class_weights_is_bit_equal_and_with_them_both_terms_c
 
 def test_a_step_with_one_class_says_that_it_had_no_negatives(plain_views):
     student, (images, labels) = Network(), uint8_batch(1)
-    objective = Objective(reco=ReCoLoss(8, 8))
+    objective = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))
     losses, statistics = objective(student, None, (images, labels))
     assert statistics.without_negatives == 0
     assert losses.reco > 0

@@ -46,25 +46,7 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
         partial_labels=config.dataset.partial_labels is not None,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,
-        reco=build_reco_loss(config),
+        reco=ReCoLoss(config.reco) if config.reco.enabled else None,
         reco_weight=config.reco.weight,
         class_weights=class_weights,
-    )
-
-
-def build_reco_loss(config: Config) -> ReCoLoss | None:
-    """The ReCo loss, or ``None`` where it is switched off."""
-    reco = config.reco
-    if not reco.enabled:
-        return None
-    return ReCoLoss(
-        num_queries=reco.num_queries,
-        num_negatives=reco.num_negatives,
-        temperature=reco.temperature,
-        strong_threshold=reco.strong_threshold,
-        relation_temperature=reco.relation_temperature,
-        query_sampling=reco.query_sampling,
-        key_sampling=reco.key_sampling,
-        negatives=reco.negatives,
-        gradient_through_means=reco.gradient_through_means,
     )
