@@ -133,7 +133,7 @@ class DatasetConfig:
     ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean void
     jpeg_masks: bool = False  # masks that went through JPEG, whatever format they have now
     images: PathText | None = None  # pattern, folder or list, as the four below; see data/layout.py
-    masks: str | None = None
+    masks: PathText | None = None
     unlabelled: PathText | None = None
     validation: Share | PathText | None = None  # a share of the images, or which ones
     test: PathText | None = None

@@ -233,6 +233,20 @@ def test_homes_and_variables_are_filled_in(write, tmp_path, monkeypatch):
     assert load_config("demo.yaml").model.weights == "none"
 
 
+def test_every_key_that_names_a_path_is_filled_in(monkeypatch):
+    monkeypatch.setenv("DATA", "/data")
+    keys = ("images", "masks", "unlabelled", "validation", "test", "root")
+    paths = [f"dataset.{key}=$DATA/{key}" for key in keys]
+    paths += ["output_dir=$DATA/runs", "model.weights=$DATA/w.pth"]
+    config = load_config("folder.yaml", paths)
+    for key in keys:
+        assert getattr(config.dataset, key) == f"/data/{key}"
+    assert (config.output_dir, config.model.weights) == ("/data/runs", "/data/w.pth")
+    for key in ("labelled_ids", "unlabelled_ids"):
+        config = load_config("folder.yaml", [f"dataset.{key}=$DATA/{key}"])
+        assert getattr(config.dataset, key) == f"/data/{key}"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 def test_a_file_of_a_windows_editor_is_read(write, encoding):
     path = write("")
