@@ -42,3 +42,10 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Confi
         return load_config("demo.yaml", [*TINY, f"output_dir={tmp_path}/runs", *overrides])
 
     return make
+
+
+def losses_of(objective, views, student, teacher, labelled, unlabelled=None):
+    """Losses and statistics of a batch as the loaders give it: its views, and Eq. 5 on them."""
+    labelled = views.labelled(*labelled)
+    view = None if teacher is None else views.unlabelled(teacher, *unlabelled)
+    return objective(student, labelled, view)

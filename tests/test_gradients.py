@@ -24,9 +24,7 @@ def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsy
     trainer.teacher.load_state_dict(checkpoint["teacher"])
     labelled, unlabelled = next(trainer.batches())
     torch.manual_seed(0)
-    losses, _ = trainer.objective(
-        trainer.student, trainer.teacher, (labelled.image, labelled.label), unlabelled
-    )
+    losses, _ = trainer.losses(labelled, unlabelled)
     gradients = {}
     for row in (supervised, unsupervised, reco):
         trainer.student.zero_grad()

@@ -6,12 +6,13 @@ import math
 
 import pytest
 import torch
+from conftest import losses_of
 from torch import nn
 
 from reco import IGNORE
 from reco.data import transforms
 from reco.loss import ReCoLoss
-from reco.method import objective as module
+from reco.method import views as module
 from reco.method.objective import (
     Objective,
     confident_share,
@@ -21,6 +22,7 @@ from reco.method.objective import (
     unsupervised_loss,
 )
 from reco.method.teacher import MeanTeacher
+from reco.method.views import Views
 from reco.models.network import SegmentationOutput
 
 C = 3
@@ -68,16 +70,14 @@ def test_equation_5_by_hand(plain_views):
     weak, strong = 0.9, 0.8
     reco = ReCoLoss(num_queries=8, num_negatives=8, strong_threshold=0.9)
     objective = Objective(
-        mix="classmix",
         unsupervised_threshold=strong,
         weak_threshold=weak,
         reco=reco,
         reco_weight=0.3,
     )
     torch.manual_seed(5)
-    losses, statistics = objective(
-        student, teacher, (images, labels), (unlabelled, known, everywhere(unlabelled), truth)
-    )
+    batch = (unlabelled, known, everywhere(unlabelled), truth)
+    losses, statistics = losses_of(objective, Views(), student, teacher, (images, labels), batch)
 
     # The same by hand, pixel by pixel.
     torch.manual_seed(5)
@@ -130,13 +130,11 @@ def test_thresholds_are_apart(plain_views):
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
 
     def losses(**thresholds):
-        objective = Objective(
-            mix="none", reco=ReCoLoss(num_queries=16, num_negatives=16), **thresholds
-        )
+        objective = Objective(reco=ReCoLoss(num_queries=16, num_negatives=16), **thresholds)
         torch.manual_seed(3)
         known = torch.full_like(truth, IGNORE)
-        inside = everywhere(unlabelled)
-        return objective(student, teacher, batch, (unlabelled, known, inside, truth))[0]
+        planes = (unlabelled, known, everywhere(unlabelled), truth)
+        return losses_of(objective, Views(mix="none"), student, teacher, batch, planes)[0]
 
     base = losses(unsupervised_threshold=0.8, weak_threshold=0.5)
     eta = losses(unsupervised_threshold=0.6, weak_threshold=0.5)
@@ -152,8 +150,8 @@ def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
     student = Network()
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
     objective = Objective(unsupervised_threshold=0.1, reco=ReCoLoss(num_queries=8, num_negatives=8))
-    inside = everywhere(unlabelled)
-    losses, _ = objective(student, teacher, batch, (unlabelled, truth, inside, truth))
+    planes = (unlabelled, truth, everywhere(unlabelled), truth)
+    losses, _ = losses_of(objective, Views(), student, teacher, batch, planes)
     for name in ("supervised", "unsupervised"):
         (gradient,) = torch.autograd.grad(
             getattr(losses, name), student.classifier.weight, retain_graph=True
@@ -167,15 +165,13 @@ def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
 
 def test_without_teacher_and_with_nothing_labelled(plain_views):
     student, (images, labels) = Network(), uint8_batch(1)
-    losses, statistics = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))(
-        student, None, (images, labels)
-    )
+    objective = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))
+    losses, statistics = losses_of(objective, Views(), student, None, (images, labels))
     assert losses.unsupervised == 0
     assert losses.reco > 0
     assert math.isnan(statistics.eta)
-    losses, _ = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))(
-        student, None, (images, torch.full_like(labels, IGNORE))
-    )
+    nothing = torch.full_like(labels, IGNORE)
+    losses, _ = losses_of(objective, Views(), student, None, (images, nothing))
     assert losses.total == 0
     losses.total.backward()
     assert (student.representation.weight.grad == 0).all()
@@ -186,9 +182,7 @@ def test_known_labels_override_pseudo_labels(plain_views):
     teacher, (unlabelled, truth) = MeanTeacher(student), uint8_batch(2)
     known = torch.full_like(truth, IGNORE)
     known[:, 5, 9] = 2
-    view = Objective(mix="none").unlabelled_view(
-        teacher, unlabelled, known, everywhere(unlabelled), truth
-    )
+    view = Views(mix="none").unlabelled(teacher, unlabelled, known, everywhere(unlabelled), truth)
     pseudo, confidence = teacher.pseudo_label(unlabelled.float() / 255)
     assert (view.labels[:, 5, 9] == 2).all()
     assert (view.confidence[:, 5, 9] == 1).all()
@@ -287,14 +281,14 @@ def test_views_stay_aligned(mix, monkeypatch):
         "_resize_image",
         lambda image, size: torch.stack([transforms._resize_mask(c, size) for c in image]),
     )
-    objective = Objective(mix=mix, scale_range=(0.5, 1.5))
+    views = Views(mix=mix, scale_range=(0.5, 1.5))
     regions_seen = pairs_seen = 0
     for seed in range(100):
         torch.manual_seed(seed)
         labels = torch.randint(C, (2, 4, 4)).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = colours[labels].permute(0, 3, 1, 2).contiguous()
         known = labels.byte().masked_fill(torch.rand(labels.shape) < 0.9, IGNORE)
-        view = objective.unlabelled_view(Oracle(), images, known, everywhere(images), labels.byte())
+        view = views.unlabelled(Oracle(), images, known, everywhere(images), labels.byte())
         assert view.pseudo_accuracy == 1
         valid = view.labels != IGNORE
         assert not view.known[~valid].any()
@@ -366,9 +360,9 @@ def test_objective_without_class_weights_is_bit_equal_and_with_them_both_terms_c
 
     def losses(**options):
         torch.manual_seed(3)
-        return Objective(unsupervised_threshold=0.4, **options)(
-            student, teacher, batch, (unlabelled, known, everywhere(unlabelled), truth)
-        )[0]
+        planes = (unlabelled, known, everywhere(unlabelled), truth)
+        objective = Objective(unsupervised_threshold=0.4, **options)
+        return losses_of(objective, Views(), student, teacher, batch, planes)[0]
 
     plain, none, weighted = losses(), losses(class_weights=None), losses(class_weights=(9, 1, 1))
     assert torch.equal(plain.total, none.total)
@@ -380,10 +374,12 @@ def test_objective_without_class_weights_is_bit_equal_and_with_them_both_terms_c
 def test_a_step_with_one_class_says_that_it_had_no_negatives(plain_views):
     student, (images, labels) = Network(), uint8_batch(1)
     objective = Objective(reco=ReCoLoss(num_queries=8, num_negatives=8))
-    losses, statistics = objective(student, None, (images, labels))
+    losses, statistics = losses_of(objective, Views(), student, None, (images, labels))
     assert statistics.without_negatives == 0
     assert losses.reco > 0
-    losses, statistics = objective(student, None, (images, torch.zeros_like(labels)))
+    one = (images, torch.zeros_like(labels))
+    losses, statistics = losses_of(objective, Views(), student, None, one)
     assert statistics.without_negatives == 1
     assert losses.reco == 0
-    assert Objective()(student, None, (images, labels))[1].without_negatives.isnan()
+    _, statistics = losses_of(Objective(), Views(), student, None, one)
+    assert statistics.without_negatives.isnan()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import losses_of
 from make_data import draw_mask, save_mask
 from PIL import Image
 from torch import nn
@@ -17,8 +18,9 @@ from reco.config import DatasetConfig
 from reco.data import open_dataset, transforms
 from reco.data.loading import TrainStream, train_loader
 from reco.loss import ReCoLoss
-from reco.method import objective as module
+from reco.method import views as module
 from reco.method.objective import Objective
+from reco.method.views import Views
 
 CROP, CELL, B, C = (64, 64), 4, 4, 3
 SIZES = ((44, 40), (80, 36), (30, 72), (56, 50))
@@ -106,23 +108,18 @@ def batches(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_takes_no_part(batches, mix, scale_range, seed):
     labelled, unlabelled = batches["labelled"], batches["unlabelled"]
-    student, loss = Student(), ListeningLoss(8, 8)
-    objective = Objective(
-        mix=mix,
-        scale_range=scale_range,
-        unsupervised_threshold=0.9,
-        weak_threshold=0.7,
-        reco=loss,
-    )
+    student, loss = Student(), ListeningLoss(num_queries=8, num_negatives=8)
+    views = Views(mix=mix, scale_range=scale_range)
+    objective = Objective(unsupervised_threshold=0.9, weak_threshold=0.7, reco=loss)
     torch.manual_seed(seed)
-    losses, statistics = objective(
-        student, Oracle(), (labelled.image, labelled.label), tuple(unlabelled)
+    losses, statistics = losses_of(
+        objective, views, student, Oracle(), (labelled.image, labelled.label), unlabelled
     )
 
     # Slowly: what each pixel of the views shows, and what follows for it.
-    views = student.images[B:]
-    void = ((views - MEAN_COLOUR[:, None, None]).abs() < 0.01).all(1)
-    shown = views.argmax(1)
+    seen = student.images[B:]
+    void = ((seen - MEAN_COLOUR[:, None, None]).abs() < 0.01).all(1)
+    shown = seen.argmax(1)
     assert 0.1 < void.float().mean() < 0.9
     large = F.interpolate(student.logits, CROP, mode="bilinear", align_corners=False)
     log_probabilities = large[B:].log_softmax(1)
@@ -160,9 +157,9 @@ def test_classmix_counts_and_pastes_what_an_image_shows(batches, scale_range):
     view_of = {}
     for mix in ("none", "classmix"):
         torch.manual_seed(0)
-        objective = Objective(mix=mix, scale_range=scale_range)
+        views = Views(mix=mix, scale_range=scale_range)
         images, *planes = batches["unlabelled"]
-        view_of[mix] = objective.unlabelled_view(Oracle(), images, *planes).images
+        view_of[mix] = views.unlabelled(Oracle(), images, *planes).images
     before, mixed = view_of["none"], view_of["classmix"]
     void = ((before - MEAN_COLOUR[:, None, None]).abs() < 0.01).all(1)
     for i in range(B):
@@ -181,7 +178,7 @@ def test_labels_of_partly_labelled_images_stay_known_and_padding_does_not(batche
     images, _, inside, truth = batches["unlabelled"]
     known = torch.where(inside, torch.full_like(truth, 2), IGNORE)
     known[:, ::2] = IGNORE
-    view = Objective(mix="none").unlabelled_view(Oracle(), images, known, inside, truth)
+    view = Views(mix="none").unlabelled(Oracle(), images, known, inside, truth)
     assert torch.equal(view.known, known != IGNORE)
     assert (view.labels[view.known] == 2).all()
     assert (view.confidence[view.known] == 1).all()

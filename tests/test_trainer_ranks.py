@@ -15,7 +15,7 @@ from torch import nn
 
 from reco.config import load_config
 from reco.data import synthetic
-from reco.method import objective
+from reco.method import views
 from reco.training import trainer
 
 ITERATIONS = 8
@@ -34,7 +34,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
     synthetic.SCENES = {"train": 12, "val": 3, "test": 2}
     if exact:
         # Augmentation draws random numbers image by image, and each process has fewer images.
-        objective.photometric_flip = lambda images, *masks: (images, *masks)
+        views.photometric_flip = lambda images, *masks: (images, *masks)
     config = load_config("demo.yaml", [*TINY, f"train.iterations={ITERATIONS}", *overrides])
     run_ = trainer.Trainer(config, Path(folder, f"{world}"))
     if exact:

@@ -1,16 +1,16 @@
 """The training objective, Eq. 5: supervised + η · unsupervised + ReCo.
 
-Shapes: B_l labelled and B_u unlabelled images of one crop size H x W, both uint8 (B, 3, H, W);
-labels (B, H, W) uint8 with IGNORE where nothing is known; h x w is the network's output size.
+Shapes: B_l labelled and B_u unlabelled images of one size H x W, floating (B, 3, H, W) in [0, 1];
+labels (B, H, W) int64 with IGNORE where nothing is known; h x w is the network's output size.
 
-One step reads top to bottom in :meth:`Objective.forward`. Both label modes go through it: with
-partial labels, images that serve as unlabelled bring the labels of a few pixels along.
+The images come augmented, by :mod:`reco.method.views` or by any other pipeline. Both label modes go
+through here: with partial labels, images that serve as unlabelled bring the labels of a few pixels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE, distributed
 from reco.loss import ReCoLoss, ReCoStatistics
-from reco.method.augmentation import photometric_flip, rescale_batch, to_unit
-from reco.method.mixing import classmix, cutmix, cutout
-from reco.method.teacher import MeanTeacher
-
-_MIX = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}
+from reco.method.views import LabelledView, UnlabelledView
 
 
 class Losses(NamedTuple):
@@ -49,16 +45,6 @@ class StepStatistics(NamedTuple):
     reco: ReCoStatistics | None = None
 
 
-class UnlabelledView(NamedTuple):
-    """What the student sees of the unlabelled images, and what it should answer."""
-
-    images: Tensor  # (B_u, 3, H, W) in [0, 1]
-    labels: Tensor  # (B_u, H, W) int64
-    confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
-    known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
-    pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
-
-
 class Regions(NamedTuple):
     """What ReCo works on, at the network's output size."""
 
@@ -71,8 +57,6 @@ class Objective(nn.Module):
     """Computes Eq. 5 on a batch.
 
     Args:
-        mix: how unlabelled images are mixed.
-        scale_range: random scale of the student's view of an unlabelled crop.
         partial_labels: labels are those of a few pixels, so that ReCo looks for one all over a cell
             of the network's output; else the pixel nearest to the cell's centre alone has a say.
         unsupervised_threshold: δ_s of η, in [0, 1].
@@ -87,8 +71,6 @@ class Objective(nn.Module):
     def __init__(
         self,
         *,
-        mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix",
-        scale_range: tuple[float, float] = (1.0, 1.0),
         partial_labels: bool = False,
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
@@ -97,8 +79,6 @@ class Objective(nn.Module):
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        self.mix = mix
-        self.scale_range = scale_range
         self.partial_labels = partial_labels
         self.unsupervised_threshold = unsupervised_threshold
         self.weak_threshold = weak_threshold
@@ -112,28 +92,21 @@ class Objective(nn.Module):
     def forward(
         self,
         student: nn.Module,
-        teacher: MeanTeacher | None,
-        labelled: tuple[Tensor, Tensor],
-        unlabelled: tuple[Tensor, Tensor, Tensor, Tensor] | None = None,
+        labelled: LabelledView,
+        unlabelled: UnlabelledView | None = None,
     ) -> tuple[Losses, StepStatistics]:
         """Losses of one batch.
 
         Args:
             student: in train mode; images to logits and representations (or ``None``).
-            teacher: makes pseudo-labels; ``None`` trains on labelled images alone.
-            labelled: images and labels.
-            unlabelled: images, the labels known of them (IGNORE elsewhere), where the crops show
-                them (bool), and their truth (IGNORE where there is none), for statistics alone.
+            labelled: images with ground truth.
+            unlabelled: images with pseudo-labels; ``None`` trains on labelled images alone.
 
         Returns:
             The losses, connected to the student, and statistics.
         """
-        with record_function("augmentation"):
-            images, labels = photometric_flip(to_unit(labelled[0]), labelled[1].long())
-        view = None
-        if teacher is not None and unlabelled is not None:
-            view = self.unlabelled_view(teacher, *unlabelled)
-            images = torch.cat([images, view.images])
+        labels, view = labelled.labels, unlabelled
+        images = labelled.images if view is None else torch.cat([labelled.images, view.images])
 
         with record_function("student"):
             images = images.contiguous(memory_format=torch.channels_last)
@@ -176,44 +149,6 @@ class Objective(nn.Module):
                 reco=reco_statistics,
             )
         return losses, statistics
-
-    @torch.no_grad()
-    def unlabelled_view(
-        self, teacher: MeanTeacher, images: Tensor, known: Tensor, inside: Tensor, truth: Tensor
-    ) -> UnlabelledView:
-        """The teacher answers on the plain crop; crop and answer are then changed together.
-
-        They are rescaled, mixed, jittered, blurred and flipped, in this order. Beyond the image
-        there is no answer, whatever the teacher says: IGNORE, and confidence 0.
-
-        Args:
-            teacher: in train mode.
-            images: ``(B_u, 3, H, W)`` uint8.
-            known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
-            inside: ``(B_u, H, W)`` bool, False where a crop reaches beyond its image.
-            truth: ``(B_u, H, W)`` uint8.
-        """
-        images = to_unit(images)
-        with record_function("teacher"):
-            labels, confidence = teacher.pseudo_label(images)
-        judged = truth != IGNORE
-        pseudo_accuracy = ((labels == truth) & judged).sum() / judged.sum()
-        labels = torch.where(known != IGNORE, known.long(), labels).masked_fill(~inside, IGNORE)
-        confidence = confidence.masked_fill(known != IGNORE, 1.0).masked_fill(~inside, 0.0)
-
-        with record_function("augmentation"):
-            view: tuple[Tensor, ...] = (images, labels, confidence, known)
-            view = rescale_batch(*view, scale_range=self.scale_range)
-            if self.mix != "none":
-                view = _MIX[self.mix](*view)
-            images, labels, confidence, known = photometric_flip(*view)
-        return UnlabelledView(
-            images=images,
-            labels=labels,
-            confidence=confidence,
-            known=known != IGNORE,
-            pseudo_accuracy=pseudo_accuracy,
-        )
 
     @torch.no_grad()
     def regions(self, labels: Tensor, view: UnlabelledView | None, size: Sequence[int]) -> Regions:

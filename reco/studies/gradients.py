@@ -57,9 +57,7 @@ def term_gradients(
         shared = [p for name, p in trainer.student.named_parameters() if not name.startswith(heads)]
         for number, (labelled, unlabelled) in enumerate(islice(trainer.batches(), batches)):
             torch.manual_seed(number)
-            losses, _ = trainer.objective(
-                trainer.student, trainer.teacher, (labelled.image, labelled.label), unlabelled
-            )
+            losses, _ = trainer.losses(labelled, unlabelled)
             found.append({term: _gradient(getattr(losses, term), shared) for term in TERMS})
     return [
         TermGradient(

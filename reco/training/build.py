@@ -13,6 +13,7 @@ from reco.data.reader import FileReader, Reader
 from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
+from reco.method.views import Views
 
 
 def with_value_range(config: Config, reader: Reader) -> Config:
@@ -33,6 +34,11 @@ def with_value_range(config: Config, reader: Reader) -> Config:
     return config
 
 
+def build_views(config: Config) -> Views:
+    """What the student sees."""
+    return Views(mix=config.method.mix, scale_range=config.dataset.scale_range)
+
+
 def build_objective(config: Config, class_weights: Sequence[float] | None = None) -> Objective:
     """Eq. 5 with the terms that ``config`` switches on.
 
@@ -41,8 +47,6 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
         class_weights: as :func:`reco.data.balance.class_weights` finds them.
     """
     return Objective(
-        mix=config.method.mix,
-        scale_range=config.dataset.scale_range,
         partial_labels=config.dataset.partial_labels is not None,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,

@@ -51,7 +51,7 @@ from reco.runs.checkpoint import (
 from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
-from reco.training.build import build_objective, with_value_range
+from reco.training.build import build_objective, build_views, with_value_range
 from reco.training.interrupts import WholeSteps, signals_to, undisturbed
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
@@ -191,6 +191,7 @@ class Trainer:
             foreach=True,
         )
         weights = class_weights(self.reader, self.split.labelled, config)
+        self.views = build_views(config)
         self.objective = build_objective(config, weights).to(self.device)
         self.iteration = self.saved = 0  # iterations done, and in the last checkpoint
         self.best = -1.0
@@ -273,17 +274,26 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, self.iteration)
         with self.autocast:
-            losses, statistics = self.objective(
-                self.model, self.teacher, (labelled.image, labelled.label), unlabelled
-            )
+            losses, statistics = self.losses(labelled, unlabelled)
         with record_function("backward"):
             self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(losses.total).backward()
+            self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         with record_function("optimiser"):
             stepped = _step(self.optimizer, self.scaler)
             if stepped and self.teacher is not None:
                 self.teacher.update(self.student)
         return losses, statistics
+
+    def losses(
+        self, labelled: TrainSample, unlabelled: TrainSample | None
+    ) -> tuple[Losses, StepStatistics]:
+        """Eq. 5 on a batch: its views, and the terms on them."""
+        view = None
+        labelled_view = self.views.labelled(labelled.image, labelled.label)
+        if self.teacher is not None and unlabelled is not None:
+            view = self.views.unlabelled(self.teacher, *unlabelled)
+        result: tuple[Losses, StepStatistics] = self.objective(self.model, labelled_view, view)
+        return result
 
     def batches(self) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
