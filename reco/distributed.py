@@ -72,7 +72,11 @@ def tear_down() -> None:
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Sum over ranks whose gradient is summed over ranks too."""
+    """Sum over ranks whose gradient is summed over ranks too.
+
+    As ``torch.distributed.nn.functional.all_reduce``, which newer torch deprecates in favour of a
+    private module, and which cannot be compiled.
+    """
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
