@@ -69,8 +69,8 @@ def folder(root: Path, write, names=("a", "b", "c", "d")) -> Path:
 
 def configuration(root: Path, *overrides: str):
     tiny = [o for o in TINY if not o.startswith(("dataset.", "output_dir"))]
-    own = [f"dataset.root={root}", "dataset.class_names=[a, b]", "model.weights=none"]
-    return load_config("folder.yaml", [*tiny, *own, "dataset.crop_size=[24, 32]", *overrides])
+    folder = [f"dataset.root={root}", "dataset.class_names=[a, b]", "model.weights=none"]
+    return load_config("folder.yaml", [*tiny, *folder, "dataset.crop_size=[24, 32]", *overrides])
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -61,10 +61,10 @@ def assert_compiles_once(loss: Callable[..., Any], **compile_arguments: Any) -> 
     values = []
     for seed, batch in enumerate(batches_of_all_kinds()):
         with torch.compiler.set_stance("fail_on_recompile" if seed else "default"):
-            ours = step_of(compiled, batch, seed)
-        theirs = step_of(loss, batch, seed)
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, equal_nan=True)
-        values.append(ours[0].item())
+            compiled_step = step_of(compiled, batch, seed)
+        eager_step = step_of(loss, batch, seed)
+        torch.testing.assert_close(compiled_step, eager_step, rtol=1e-5, atol=1e-6, equal_nan=True)
+        values.append(compiled_step[0].item())
     assert values[-1] == 0  # all ignored
     assert len(set(values)) > 10
 

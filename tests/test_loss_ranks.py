@@ -45,7 +45,7 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-class Outcome(NamedTuple):
+class LossResult(NamedTuple):
     value: Tensor
     gradient: Tensor
     means: Tensor
@@ -71,7 +71,7 @@ def joined_batch(arguments: dict[str, Any]) -> Batch:
     return representations, logits, labels
 
 
-def outcome(batch: Batch, arguments: dict[str, Any], seed: int) -> Outcome:
+def loss_result(batch: Batch, arguments: dict[str, Any], seed: int) -> LossResult:
     value, statistics = reco_loss(
         *batch, num_queries=5, num_negatives=7, generator=seeded(seed), **arguments
     )
@@ -81,10 +81,10 @@ def outcome(batch: Batch, arguments: dict[str, Any], seed: int) -> Outcome:
     if dist.is_initialized():
         dist.all_reduce(counts)
     means = class_means(batch[0].detach(), classes, counts)
-    return Outcome(value.detach(), gradient, means, statistics._asdict())
+    return LossResult(value.detach(), gradient, means, statistics._asdict())
 
 
-def run_case(name: str, rank: int | None) -> Outcome:
+def run_case(name: str, rank: int | None) -> LossResult:
     """The case on this rank's share of the images, or on all where ``rank`` is None."""
     arguments = dict(CASES[name])
     chunk = arguments.pop("chunk", module._CHUNK_NUMBERS_CPU)
@@ -96,7 +96,7 @@ def run_case(name: str, rank: int | None) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_CHUNK_NUMBERS_CPU", chunk)
         # Rank 1's seed must not matter.
-        return outcome((representations, logits, labels), arguments, seed=7 if not rank else 99)
+        return loss_result((representations, logits, labels), arguments, seed=7 if not rank else 99)
 
 
 def ddp_gradient(rank: int | None) -> Tensor:
@@ -162,7 +162,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def test_ranks_average_to_one_process_on_the_joined_batch(
     results: list[dict[str, Any]], name: str
 ) -> None:
-    ranks: list[Outcome] = [result[name] for result in results]
+    ranks: list[LossResult] = [result[name] for result in results]
     single = run_case(name, None)
     exact: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
 

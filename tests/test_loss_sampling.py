@@ -126,8 +126,8 @@ def expected_classes(batch: Batch, c: int, key_sampling: KeySampling, temperatur
     chances = torch.zeros(CLASSES)
     for j in (0, 1, 2, 4):
         if j != c:
-            ours, theirs = pixels[labels == c].mean(0), pixels[labels == j].mean(0)
-            cosine = F.cosine_similarity(ours, theirs, dim=0)
+            mean, other = pixels[labels == c].mean(0), pixels[labels == j].mean(0)
+            cosine = F.cosine_similarity(mean, other, dim=0)
             active = math.exp(cosine.item() / temperature)
             chances[j] = active if key_sampling == "active" else int((labels == j).sum())
     return chances / chances.sum()

@@ -80,12 +80,14 @@ def test_torchmetrics_scores_a_class_that_is_only_predicted_zero_and_we_do_not()
     """The one point where the two differ: here such a class is left out, and named."""
     classification = pytest.importorskip("torchmetrics.classification")
     predictions, labels = torch.tensor([[[0, 0, 2, 1]]]), torch.tensor([[[0, 0, 0, 1]]])
-    theirs = classification.MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
-    theirs.update(predictions, labels)
-    ours = ConfusionMatrix(3)
-    ours.update(predictions, labels)
-    assert theirs.compute()[2] == 0
-    torch.testing.assert_close(ours.iou()[:2].float(), theirs.compute()[:2], rtol=0, atol=1e-6)
+    torchmetrics_iou = classification.MulticlassJaccardIndex(3, average="none", ignore_index=IGNORE)
+    torchmetrics_iou.update(predictions, labels)
+    matrix = ConfusionMatrix(3)
+    matrix.update(predictions, labels)
+    assert torchmetrics_iou.compute()[2] == 0
+    torch.testing.assert_close(
+        matrix.iou()[:2].float(), torchmetrics_iou.compute()[:2], rtol=0, atol=1e-6
+    )
 
 
 def test_json_holds_no_nan():

@@ -50,10 +50,10 @@ def test_five_updates_by_hand_with_buffers():
             expected[name] = decay * expected[name] + (1 - decay) * parameter
     for name, parameter in teacher.network.named_parameters():
         torch.testing.assert_close(parameter, expected[name], msg=name)
-    own = dict(teacher.network.body[1].named_buffers())
+    buffers = dict(teacher.network.body[1].named_buffers())
     for name, buffer in norm.named_buffers():
-        torch.testing.assert_close(own[name], buffer, msg=name)
-    assert not torch.equal(own["running_mean"], student.body[1].running_mean)
+        torch.testing.assert_close(buffers[name], buffer, msg=name)
+    assert not torch.equal(buffers["running_mean"], student.body[1].running_mean)
 
 
 def test_first_update_copies():
@@ -61,9 +61,11 @@ def test_first_update_copies():
     teacher = MeanTeacher(student)
     step(student, 0)
     teacher.update(student)
-    for mine, theirs in zip(teacher.network.parameters(), student.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-        assert mine is not theirs
+    for parameter, student_parameter in zip(
+        teacher.network.parameters(), student.parameters(), strict=True
+    ):
+        assert torch.equal(parameter, student_parameter)
+        assert parameter is not student_parameter
 
 
 def test_only_batch_norm_trains():

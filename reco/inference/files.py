@@ -24,7 +24,7 @@ from reco.inference.predictor import Prediction, Predictor
 from reco.panels import overlay
 
 
-class Outcome(NamedTuple):
+class FilesOutcome(NamedTuple):
     """What became of the files."""
 
     predicted: int
@@ -58,7 +58,7 @@ def predict_files(
     *,
     confidence: bool = False,
     batch_size: int = 4,
-) -> Outcome:
+) -> FilesOutcome:
     """Label images and write the results, which keep the images' names and folders.
 
     ``labels/<name>.png`` holds class indices in the data set's palette, ``overlays/<name>.png`` the
@@ -94,7 +94,7 @@ def predict_files(
                 _write(predictor, array, result, output, found.name, confidence)
             predicted += len(batch)
             bar.update(len(batch))
-    return Outcome(predicted, passed_over, failures, found_range)
+    return FilesOutcome(predicted, passed_over, failures, found_range)
 
 
 def find_images(

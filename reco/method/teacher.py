@@ -64,15 +64,15 @@ class MeanTeacher(nn.Module):
         """Move a step towards ``network``; call once after each optimiser step."""
         decay = min(1 - 1 / (self.updates + 1), self.decay)
         self.updates += 1
-        mine: list[Tensor] = list(self.network.parameters())
+        parameters: list[Tensor] = list(self.network.parameters())
         students: list[Tensor] = list(network.parameters())
         if decay == 0:
-            torch._foreach_copy_(mine, students)
+            torch._foreach_copy_(parameters, students)
         else:
-            torch._foreach_lerp_(mine, students, 1 - decay)
+            torch._foreach_lerp_(parameters, students, 1 - decay)
         if not self.batch_statistics:
-            for own, student in zip(self.network.buffers(), network.buffers(), strict=True):
-                own.copy_(student)
+            for buffer, student in zip(self.network.buffers(), network.buffers(), strict=True):
+                buffer.copy_(student)
 
     @torch.no_grad()
     def pseudo_label(self, images: Tensor) -> tuple[Tensor, Tensor]:

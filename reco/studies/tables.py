@@ -29,8 +29,8 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
         return "No run is finished yet."
     tables = []
     for split in dict.fromkeys(row.split for row in rows):
-        of_split = [row for row in rows if row.split == split]
-        tables.append("\n".join(_table_of_split(of_split, baseline)))
+        split_rows = [row for row in rows if row.split == split]
+        tables.append("\n".join(_table_of_split(split_rows, baseline)))
     groups = _groups(rows)
     pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
     if baseline is not None and any(pairs):
@@ -98,16 +98,16 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
         values: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
         for row in rows:
             if row.split == split and row.iou is not None:
-                column = values.setdefault(row.class_name, {})
-                column.setdefault((row.method, row.budget), {})[row.seed] = row.iou
-        columns = list(dict.fromkeys(name for of_class in values.values() for name in of_class))
+                by_column = values.setdefault(row.class_name, {})
+                by_column.setdefault((row.method, row.budget), {})[row.seed] = row.iou
+        columns = list(dict.fromkeys(name for by_column in values.values() for name in by_column))
         titles = [f"{method} {budget}".rstrip() for method, budget in columns]
         lines = [["class", *titles], ["---"] * (1 + len(columns))]
-        for class_name, of_class in values.items():
+        for class_name, by_column in values.items():
             cells = [class_name]
             for method, budget in columns:
-                runs = of_class.get((method, budget), {})
-                others = of_class.get((baseline or "", budget), {})
+                runs = by_column.get((method, budget), {})
+                others = by_column.get((baseline or "", budget), {})
                 cells.append(_class_cell(runs, others if method != baseline else {}))
             lines.append(cells)
         title = f"IoU in % of each class on {split}:"
