@@ -145,13 +145,16 @@ class DatasetConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """DeepLabv3+; see :class:`reco.models.network.DeepLabV3Plus`."""
+    """The network; see :class:`reco.models.network.SegmentationNetwork`."""
 
     backbone: str = "resnet101"
     weights: PathText = "imagenet"  # imagenet | none | path of a state dict
-    output_stride: Literal[8, 16] = 16
+    decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # the one that the backbone needs
+    output_stride: Literal[8, 16, 32] = 16
     representation_dim: Count = 256
-    channels: Count = 256  # width of ASPP, decoder and heads
+    channels: Count = 256  # width of decoder and heads
+    freeze: bool = False  # the encoder is not trained, and costs no memory for it
+    drop_path: Decay | None = None  # of timm's encoders; null: as timm has it
 
 
 @dataclass(frozen=True)

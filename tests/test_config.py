@@ -148,7 +148,7 @@ def test_configs_are_frozen():
         ("dataset.partial_labels=2", ["dataset.partial_labels", "share"]),
         ("dataset.name=camvid", ["dataset.root", "camvid"]),
         ("dataset.class_names=[a, b]", ["dataset.class_names", "synthetic"]),
-        ("model.output_stride=32", ["model.output_stride", "32", "8, 16"]),
+        ("model.output_stride=4", ["model.output_stride", "4", "8, 16, 32"]),
         ("reco.strong_threshold=97", ["reco.strong_threshold", "97", "probability"]),
         ("reco.temperature=0", ["reco.temperature", "> 0"]),
         (

@@ -5,6 +5,7 @@ import functools
 import logging
 import sys
 import traceback
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -17,6 +18,7 @@ from torchvision.models._api import WeightsEnum
 from torchvision.transforms.functional import normalize
 
 from reco.models.network import DeepLabV3Plus, SegmentationOutput
+from reco.runs.checkpoint import load_state
 
 
 def small_network(backbone: str = "resnet18", **arguments: Any) -> DeepLabV3Plus:
@@ -32,8 +34,10 @@ def images(batch: int = 2, height: int = 64, width: int = 64, seed: int = 0) -> 
 def high_level_map(network: DeepLabV3Plus, batch: Tensor) -> Tensor:
     """What ASPP receives."""
     seen: list[Tensor] = []
-    handle = network.aspp.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
-    network(batch)
+    handle = network.decoder.aspp.register_forward_pre_hook(
+        lambda _module, args: seen.append(args[0])
+    )
+    network.forward_normalised(batch)
     handle.remove()
     return seen[0]
 
@@ -78,10 +82,10 @@ def test_resnet101_is_the_default_and_has_the_papers_widths() -> None:
     logits, representations = network(torch.empty(2, 3, 512, 512, device="meta"))
     assert logits.shape == (2, 19, 128, 128)
     assert representations.shape == (2, 256, 128, 128)
-    assert len(list(network.backbone.layer3.children())) == 23
-    assert network.low_level[0].weight.shape == (48, 256, 1, 1)
-    assert [branch[0].dilation[0] for branch in network.aspp.branches] == [1, 6, 12, 18]
-    assert network.aspp.branches[1][0].weight.shape == (256, 2048, 3, 3)
+    assert len(list(network.encoder.network.layer3.children())) == 23
+    assert network.decoder.low_level[0].weight.shape == (48, 256, 1, 1)
+    assert [branch[0].dilation[0] for branch in network.decoder.aspp.branches] == [1, 6, 12, 18]
+    assert network.decoder.aspp.branches[1][0].weight.shape == (256, 2048, 3, 3)
     for head, out_channels in ((network.classifier, 19), (network.representation, 256)):
         assert head[0][0].weight.shape == (256, 256 + 48, 3, 3)
         assert head[-1].weight.shape == (out_channels, 256, 1, 1)
@@ -90,7 +94,7 @@ def test_resnet101_is_the_default_and_has_the_papers_widths() -> None:
 def test_output_stride_8_doubles_the_rates() -> None:
     with torch.device("meta"):
         network = DeepLabV3Plus(19, weights=None, output_stride=8)
-    assert [branch[0].dilation[0] for branch in network.aspp.branches] == [1, 12, 24, 36]
+    assert [branch[0].dilation[0] for branch in network.decoder.aspp.branches] == [1, 12, 24, 36]
 
 
 # --- output stride ------------------------------------------------------------------------------
@@ -102,7 +106,7 @@ def test_resnet50_equals_torchvisions_dilated_network(output_stride: int) -> Non
     reference = resnet50(
         weights=None, replace_stride_with_dilation=[False, output_stride == 8, True]
     ).eval()
-    reference.load_state_dict(network.backbone.state_dict(), strict=False)
+    reference.load_state_dict(network.encoder.network.state_dict(), strict=False)
     batch = images(1, 49, 64)
     with torch.no_grad():
         expected = reference.maxpool(reference.relu(reference.bn1(reference.conv1(batch))))
@@ -116,7 +120,7 @@ def test_resnet18s_dilation_only_fills_in_pixels(output_stride: int) -> None:
     """The plain network's stride-32 map is the dilated map at every second or fourth pixel."""
     network = small_network("resnet18", output_stride=output_stride).double().eval()
     plain = get_model("resnet18", weights=None).double().eval()
-    plain.load_state_dict(network.backbone.state_dict(), strict=False)
+    plain.load_state_dict(network.encoder.network.state_dict(), strict=False)
     batch = images(1, 49, 64).double()
     expected: list[Tensor] = []
     plain.layer4.register_forward_hook(lambda _module, _args, output: expected.append(output))
@@ -142,7 +146,7 @@ def test_batch_of_one_trains(output_stride: int) -> None:
 
 def test_image_level_branch_keeps_how_far_two_images_are_apart() -> None:
     """Batch norm on its 1×1 map would say the same of a small and of a large difference."""
-    pooled = small_network().aspp.pooled.train()
+    pooled = small_network().decoder.aspp.pooled.train()
     base = torch.rand(1, 512, 4, 4, generator=torch.Generator().manual_seed(0))
     small, large = (
         pooled(torch.cat([base, base * factor])).diff(dim=0).abs().mean() for factor in (1.01, 2.0)
@@ -225,7 +229,9 @@ def test_channels_last_is_kept_and_changes_nothing(backbone: str) -> None:
     assert result.is_contiguous(memory_format=torch.channels_last)
 
     inputs: list[Tensor] = []
-    network.aspp.project.register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
+    network.decoder.aspp.project.register_forward_pre_hook(
+        lambda _module, args: inputs.append(args[0])
+    )
     network(batch.to(memory_format=torch.channels_last))
     assert inputs[0].is_contiguous(memory_format=torch.channels_last)
 
@@ -248,7 +254,7 @@ def test_autocast_bfloat16_trains() -> None:
 @functools.cache
 def backbone_state() -> dict[str, Tensor]:
     """The small backbone's names with values of their own."""
-    state = small_network("mobilenet_v3_large").backbone.state_dict()
+    state = small_network("mobilenet_v3_large").encoder.network.state_dict()
     return {
         name: torch.full_like(tensor, index / 256)
         for index, (name, tensor) in enumerate(state.items())
@@ -261,7 +267,7 @@ def load(path: Path) -> DeepLabV3Plus:
 
 
 def assert_loaded(network: DeepLabV3Plus, expected: dict[str, Tensor]) -> None:
-    loaded = network.backbone.state_dict()
+    loaded = network.encoder.network.state_dict()
     for name, tensor in expected.items():
         assert torch.equal(loaded[name], tensor), name
 
@@ -310,6 +316,40 @@ def test_load_sees_through_a_prefix(tmp_path: Path, prefix: str) -> None:
     assert_loaded(load(tmp_path / "weights.pth"), state)
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: {"state_dict": {f"model.{k}": v for k, v in state.items()}, "epoch": 3},
+        lambda state: {
+            "meta": {"a": ["b"]},
+            "state_dict": {f"backbone.{k}": state[k] for k in state},
+        },
+        lambda state: {"model": state, "optimizer": {"state": {}}},
+        lambda state: {"model": {k: v + 1 for k, v in state.items()}, "model_ema": state},
+        lambda state: {
+            "student": {f"module.backbone.{k}": state[k] + 1 for k in state},
+            "teacher": {f"backbone.{k}": state[k] for k in state},
+        },
+        lambda state: {
+            "state_dict": {
+                **{f"module.encoder_k.{k}": state[k] + 1 for k in state},
+                **{f"module.encoder_q.{k}": state[k] for k in state},
+                "module.queue": torch.zeros(3),
+            }
+        },
+    ],
+    ids=["lightning", "mmseg", "model", "model_ema", "dino", "moco"],
+)
+def test_load_finds_the_encoder_in_what_training_code_writes(
+    tmp_path: Path, wrap: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = backbone_state()
+    torch.save(wrap(state), tmp_path / "weights.pth")
+    with caplog.at_level(logging.INFO, logger="reco.models.weights"):
+        assert_loaded(load(tmp_path / "weights.pth"), state)
+    assert "loaded 262 of 262 tensors into backbone" in caplog.text
+
+
 def test_load_undoes_timms_renaming(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     # timm's feature network calls the classifier's `stages.0...` `stages_0...`.
@@ -317,7 +357,7 @@ def test_load_undoes_timms_renaming(tmp_path: Path) -> None:
     torch.save(classifier.state_dict(), tmp_path / "weights.pth")
     network = small_network("timm/convnext_atto", weights=str(tmp_path / "weights.pth"))
     expected = {name.replace(".", "_"): value for name, value in classifier.state_dict().items()}
-    loaded = network.backbone.state_dict()
+    loaded = network.encoder.network.state_dict()
     assert any(name.startswith("stages_0.") for name in loaded)
     assert all(torch.equal(expected[name.replace(".", "_")], loaded[name]) for name in loaded)
 
@@ -353,7 +393,8 @@ def test_load_refuses_a_missing_file(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (torch.zeros(3), "must hold a state dict, not a Tensor"),
-        ({"epoch": 3, "state_dict": {}}, "it holds 'epoch': int, 'state_dict': dict"),
+        ({"epoch": 3, "weights": {}}, "it holds 'epoch': int, 'weights': dict"),
+        ({"epoch": 3, "state_dict": {}}, "names 0 of the backbone's 262 tensors"),
         ({0: torch.zeros(3)}, "it holds 0: Tensor"),
         ({}, "names 0 of the backbone's 262 tensors"),
     ],
@@ -387,6 +428,52 @@ def test_load_refuses_other_files_and_executes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_a_checkpoint_of_a_run_is_a_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of the teacher, heads that fit included; the classifier of other classes stays new."""
+    student, trained = (small_network("mobilenet_v3_large") for _ in range(2))
+    content = {"format": 1, "config": {}, "student": student.state_dict()}
+    teacher = {f"network.{name}": value for name, value in trained.state_dict().items()}
+    torch.save(
+        {**content, "teacher": {**teacher, "_extra_state": {"updates": 3}}}, tmp_path / "a.pt"
+    )
+    torch.save({**content, "teacher": None}, tmp_path / "b.pt")
+    with caplog.at_level(logging.INFO, logger="reco.models.weights"):
+        network = DeepLabV3Plus(
+            7,
+            backbone="mobilenet_v3_large",
+            weights=str(tmp_path / "a.pt"),
+            representation_dim=12,
+            channels=8,
+        )
+    loaded, expected = network.state_dict(), trained.state_dict()
+    other = [name for name in loaded if not torch.equal(loaded[name], expected[name])]
+    assert [name for name in other if not name.endswith("num_batches_tracked")] == [
+        "classifier.1.weight",
+        "classifier.1.bias",
+    ]
+    assert "a.pt (teacher): loaded 262 of 262 tensors into backbone mobilenet_v3_large and " in (
+        caplog.text
+    )
+    assert "left over in the file: classifier.1.weight, classifier.1.bias" in caplog.text
+    supervised = small_network("mobilenet_v3_large", weights=str(tmp_path / "b.pt")).state_dict()
+    assert all(torch.equal(supervised[k], v) for k, v in student.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "network."])
+def test_states_of_older_versions_keep_their_names_and_normalisation(prefix: str) -> None:
+    """Encoder and decoder were apart by name alone, and images came in ImageNet's normalisation."""
+    network = small_network("timm/tf_efficientnet_lite0") if find_spec("timm") else small_network()
+    old = {}
+    for name, value in network.state_dict().items():
+        if name not in ("mean", "std"):
+            name = name.replace("encoder.network.", "backbone.").replace("decoder.", "")
+            old[f"{prefix}{name}"] = value
+    holder = network if prefix == "" else nn.ModuleDict({"network": network})
+    load_state(holder, old, "old.pt")
+    torch.testing.assert_close(network.mean.flatten(), torch.tensor((0.485, 0.456, 0.406)))
+    torch.testing.assert_close(network.std.flatten(), torch.tensor((0.229, 0.224, 0.225)))
+
+
 @pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_large"])
 def test_imagenet_asks_torchvision_for_its_first_weights(
     backbone: str, monkeypatch: pytest.MonkeyPatch
@@ -403,7 +490,7 @@ def test_imagenet_asks_torchvision_for_its_first_weights(
     network = small_network(backbone, weights="imagenet")
     assert asked == ["IMAGENET1K_V1"]
     prefix = "features." if backbone == "mobilenet_v3_large" else ""
-    for name, value in network.backbone.state_dict().items():
+    for name, value in network.encoder.network.state_dict().items():
         assert torch.equal(value, given[prefix + name]), name
 
 
@@ -455,11 +542,11 @@ def test_images_are_normalised_as_the_backbones_weights_want_it(
     network = small_network(backbone).eval()
     batch = torch.rand(2, 3, 33, 40)
     seen: list[Tensor] = []
-    network.backbone.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    network.encoder.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     logits = network(batch).logits
     assert torch.equal(seen[0], normalize(batch, list(mean), list(std)))
     assert torch.equal(network.forward_normalised(seen[0]).logits, logits)
-    with pytest.raises(ValueError, match=r"images are torch\.uint8: expected floating"):
+    with pytest.raises(ValueError, match=r"images are torch\.uint8 \(1, 3, 33, 40\): expected"):
         network(torch.zeros(1, 3, 33, 40, dtype=torch.uint8))
 
 
@@ -471,10 +558,13 @@ def test_images_are_normalised_as_the_backbones_weights_want_it(
     [
         ({"backbone": "resnet5O"}, "backbone='resnet5O' is unknown; the nearest is 'resnet50'"),
         ({"backbone": "mobilenet_v3"}, "the nearest is 'mobilenet_v3_large'"),
-        ({"output_stride": 32}, "output_stride must be 8 or 16, got 32"),
+        ({"output_stride": 4}, "output_stride must be 8, 16 or 32, got 4"),
+        ({"drop_path": 0.1}, "drop_path = 0.1: backbone='resnet18' has none"),
+        ({"mean": (0.5, 0.5)}, r"mean = \[0.5, 0.5\]: expected 3 numbers"),
+        ({"std": (0.5, 0.5, 0.0)}, "std = .*: expected 3 positive numbers"),
         (
             {"backbone": "mobilenet_v3_large", "output_stride": 8},
-            "'mobilenet_v3_large' has output_stride 16 only, got 8",
+            "'mobilenet_v3_large' has output_stride 16 or 32, got 8",
         ),
         ({"channels": 0}, "channels must be at least 1, got 0"),
         ({"representation_dim": 0}, "representation_dim must be at least 1, got 0"),
@@ -494,8 +584,8 @@ def test_num_classes_is_checked() -> None:
     ("name", "message"),
     [
         ("resnet10", "timm/resnet10' is unknown to timm .*; the nearest are timm/resnet10t"),
-        ("vit_tiny_patch16_224", "vit_tiny_patch16_224' cannot be had.*output_stride=16"),
-        ("hrnet_w18", "hrnet_w18' cannot be had.*output_stride=16"),
+        ("test_vit", "decoder='deeplabv3plus': backbone='timm/test_vit' needs 'dpt'"),
+        ("mixer_s32_224", "mixer_s32_224' is of a family that does not .* hrnet, .*swin"),
     ],
 )
 def test_timm_mistakes_are_named(name: str, message: str) -> None:

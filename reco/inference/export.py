@@ -22,7 +22,8 @@ from reco.data.images import ImageFormat
 from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.predictor import AnyImage, Predictor
 from reco.method.augmentation import to_unit
-from reco.models.network import DeepLabV3Plus
+from reco.models.network import SegmentationNetwork
+from reco.runs.build import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
 
 Format = Literal["pt2", "onnx", "state_dict"]
@@ -45,7 +46,7 @@ class Deployable(nn.Module):
             ``"normalised"`` by the caller.
     """
 
-    def __init__(self, network: DeepLabV3Plus, *, input: Input = "uint8") -> None:
+    def __init__(self, network: SegmentationNetwork, *, input: Input = "uint8") -> None:
         super().__init__()
         if input not in get_args(Input):
             raise ValueError(f"input = {input!r}: expected one of {', '.join(get_args(Input))}")
@@ -173,14 +174,11 @@ def export_checkpoint(
         "image_size": config.dataset.image_size,
         "mean": _numbers(trained.mean),
         "std": _numbers(trained.std),
-        # Arguments of reco.models.network.DeepLabV3Plus, which takes the state dict.
+        # Arguments of reco.models.network.SegmentationNetwork, which takes the state dict.
         "model": {
-            "num_classes": spec.num_classes,
-            "backbone": config.model.backbone,
+            **network_arguments(config, spec.num_classes),
             "weights": "none",
             "representation_dim": None,
-            "output_stride": config.model.output_stride,
-            "channels": config.model.channels,
         },
         "iteration": run.iteration,
     }
@@ -295,7 +293,7 @@ def _write_state(
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
     described = {**metadata, "input": _describe("float")}
     write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
-    again = DeepLabV3Plus(**metadata["model"])
+    again = SegmentationNetwork(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))
     rebuilt = Deployable(again, input=deployable.input)
     return torch.no_grad()(rebuilt)

@@ -24,9 +24,10 @@ class MeanTeacher(nn.Module):
     ones average evenly. Parameters only: the teacher's batch norm keeps running statistics of its
     own, gathered while it pseudo-labels.
 
-    In train mode only batch norm trains (batch statistics): no dropout, and the network itself
-    stays in eval mode, so that it runs no representation head. ``batch_statistics=False`` keeps
-    batch norm in eval mode too; its running statistics then follow the student's.
+    In train mode only batch norm trains (batch statistics), and that of a frozen encoder does not:
+    no dropout, and the network itself stays in eval mode, so that it runs no representation head.
+    ``batch_statistics=False`` keeps batch norm in eval mode too; its running statistics then follow
+    the student's.
 
     Args:
         network: the student; in eval mode it gives logits ``(B, C, h, w)``, alone or as
@@ -44,6 +45,12 @@ class MeanTeacher(nn.Module):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"MeanTeacher: decay = {decay}: expected a number in [0, 1)")
+        # Batch norm that the student does not train stays in eval mode here too.
+        self._frozen = {
+            name
+            for name, module in network.named_modules()
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad
+        }
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
         self.batch_statistics = batch_statistics
@@ -54,8 +61,8 @@ class MeanTeacher(nn.Module):
         """Ready to pseudo-label (``True``) or to be evaluated (``False``)."""
         super().train(False)
         self.training = mode
-        for module in self.modules():
-            if isinstance(module, _BatchNorm):
+        for name, module in self.network.named_modules():
+            if isinstance(module, _BatchNorm) and name not in self._frozen:
                 module.train(mode and self.batch_statistics)
         return self
 

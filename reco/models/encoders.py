@@ -1,31 +1,32 @@
-"""Encoders: a network that returns feature maps, from torchvision or timm."""
+"""Encoders: images to feature maps, from torchvision or timm.
+
+Three kinds, by what they can do:
+
+- a pyramid that dilates (ResNet, EfficientNet, ...): strides 4 and 8 or 16;
+- a pyramid that does not (Swin, HRNet, PVT, ...): strides 4, 8, 16, 32, as they are;
+- a plain vision transformer (DINOv2, MAE, CLIP, ...): one stride, the patch, at four depths.
+
+Shapes: B batch, H×W image.
+"""
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, NamedTuple
+import logging
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from torch import nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torchvision.models import get_model
-from torchvision.models._utils import IntermediateLayerGetter
 
-from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, load_backbone
+from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, adapt_channels
 
-ATROUS_RATES = {16: (6, 12, 18), 8: (12, 24, 36)}
+logger = logging.getLogger(__name__)
 
-
-class Backbone(NamedTuple):
-    """A network that returns feature maps, where to find two of them, and how wide they are."""
-
-    network: nn.Module
-    low: str | int
-    high: str | int
-    low_channels: int
-    high_channels: int
-    # Of the images that its weights were trained on, in [0, 1].
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-
+Kind = Literal["dilating", "pyramid", "transformer"]
 
 # Per torchvision network: the last layer at stride 4, the last layer, and their channels.
 _TORCHVISION_LAYERS: dict[str, tuple[str, str, int, int]] = {
@@ -35,49 +36,212 @@ _TORCHVISION_LAYERS: dict[str, tuple[str, str, int, int]] = {
     "mobilenet_v3_large": ("3", "16", 24, 960),
 }
 
+# timm's families (modules of timm.models) that take images of any size, and what they are.
+# benchmarks/encoders.py tries a member of every family; docs/encoders.csv has the table.
+_FAMILIES: dict[Kind, str] = {
+    "dilating": (
+        "byobnet convnext cspnet cspnext efficientnet hardcorenas inception_next mobilenetv3 "
+        "mobilevit nfnet regnet res2net resnest resnet resnetv2 rexnet sknet xception_aligned"
+    ),
+    "pyramid": (
+        "cpubone davit densenet dla dpn edgenext efficientvit_mit fasternet fastvit focalnet "
+        "ghostnet hgnet hieradet_sam2 hrnet iformer lcnetv2 lowformer mambaout maxxvit "
+        "metaformer mobilenetv5 mvitv2 nextvit pvt_v2 rdnet repghost repvit selecsls senet "
+        "starnet swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
+        "tiny_vit tresnet twins vgg vovnet"
+    ),
+    "transformer": "deit eva naflexvit vision_transformer vision_transformer_sam xcit",
+}
+TIMM_FAMILIES = {family: kind for kind, names in _FAMILIES.items() for family in names.split()}
+# What lets a family take other sizes than the one it was trained at.
+_ANY_SIZE: dict[str, dict[str, bool]] = {
+    "deit": {"dynamic_img_size": True},
+    "eva": {"dynamic_img_size": True},
+    "vision_transformer": {"dynamic_img_size": True},
+    "swin_transformer": {"strict_img_size": False},
+    "swin_transformer_v2": {"strict_img_size": False},
+    "swin_transformer_v2_cr": {"strict_img_size": False},
+}
+_NUM_DEPTHS = 4  # of a vision transformer, from a quarter of its blocks to all of them
 
-def build_backbone(backbone: str, weights: str | None, output_stride: int) -> Backbone:
-    """Backbone with its weights, from torchvision or timm."""
-    imagenet = weights == "imagenet"
+
+class Encoder(nn.Module):
+    """Images to feature maps, from fine to coarse; for a transformer, from early to late.
+
+    Args:
+        network: images to a sequence of feature maps, whose height and width are those of the
+            image divided by ``strides``.
+        kind: what it can do.
+        strides: of the maps.
+        channels: of the maps.
+        multiple: height and width that ``network`` takes are multiples of it; others are padded
+            with zeros at the right and at the bottom.
+        mean: of the images that its weights were trained on, in [0, 1], per channel.
+        std: their deviation.
+        frozen: no parameter has a gradient, the network stays in eval mode, and no activations
+            are kept for a backward pass.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        kind: Kind,
+        strides: Sequence[int],
+        channels: Sequence[int],
+        multiple: int = 1,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(not frozen)
+        self.kind: Kind = kind
+        self.strides, self.channels = tuple(strides), tuple(channels)
+        self.multiple = multiple
+        self.image_mean, self.image_std = tuple(mean), tuple(std)
+        self.frozen = frozen
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Encoder:
+        """As of any module, but a frozen encoder stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Images ``(B, C, H, W)`` with zeros up to the next ``multiple``."""
+        if self.multiple == 1:
+            return images
+        missing = [
+            (extent + self.multiple - 1) // self.multiple * self.multiple - extent
+            for extent in images.shape[2:]
+        ]
+        return F.pad(images, (0, missing[1], 0, missing[0]))
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps ``(B, channels[i], H / strides[i], W / strides[i])`` of padded images."""
+        if not self.frozen:
+            return self.features(images)
+        with torch.no_grad():
+            return self.features(images)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """The maps of ``network``."""
+        return list(self.network(images))
+
+
+class _Layers(nn.Sequential):
+    """The layers of a network up to the last of ``taps``; the output of each of ``taps``."""
+
+    def __init__(self, network: nn.Module, taps: Sequence[str]) -> None:
+        layers = OrderedDict[str, nn.Module]()
+        for name, layer in network.named_children():
+            layers[name] = layer
+            if name == taps[-1]:
+                break
+        super().__init__(layers)
+        self.taps = tuple(taps)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = []
+        for name, layer in self.named_children():
+            images = layer(images)
+            if name in self.taps:
+                features.append(images)
+        return features
+
+
+class _TimmPyramid(Encoder):
+    """Some of the maps of timm's feature networks."""
+
+    def __init__(self, network: Any, taps: Sequence[int], **facts: Any) -> None:
+        super().__init__(network, **facts)
+        self.taps = tuple(taps)
+        self.ends_with_channels = str(getattr(network, "output_fmt", "")).endswith("NHWC")
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        maps = self.network(images)
+        maps = [maps[tap] for tap in self.taps]
+        if self.ends_with_channels:
+            return [m.permute(0, 3, 1, 2).contiguous() for m in maps]
+        return maps
+
+
+class _TimmTransformer(Encoder):
+    """Patch tokens after some blocks, each through the last norm, as DINOv2's authors do."""
+
+    def __init__(self, network: Any, blocks: Sequence[int], **facts: Any) -> None:
+        network.prune_intermediate_layers(list(blocks), prune_norm=False, prune_head=True)
+        super().__init__(network, **facts)
+        self.blocks = list(blocks)
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        network: Any = self.network
+        maps: list[Tensor] = network.forward_intermediates(
+            images, indices=self.blocks, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+
+def build_encoder(
+    name: str,
+    *,
+    pretrained: bool,
+    output_stride: int,
+    in_channels: int = 3,
+    drop_path: float | None = None,
+    frozen: bool = False,
+) -> Encoder:
+    """The encoder called ``name``; see :class:`reco.models.network.SegmentationNetwork`."""
     try:
-        if backbone.startswith("timm/"):
-            extractor = _timm_backbone(backbone.removeprefix("timm/"), imagenet, output_stride)
-        else:
-            extractor = _torchvision_backbone(backbone, imagenet, output_stride)
+        if name.startswith("timm/"):
+            name = name.removeprefix("timm/")
+            options = {} if drop_path is None else {"drop_path_rate": drop_path}
+            return _timm_encoder(name, pretrained, output_stride, in_channels, options, frozen)
+        if drop_path is not None:
+            raise ValueError(
+                f"drop_path = {drop_path}: backbone={name!r} has none; those of timm/<name> may"
+            )
+        return _torchvision_encoder(name, pretrained, output_stride, in_channels, frozen)
     except OSError as error:
         raise OSError(
-            f"weights='imagenet': the weights of {backbone} could not be downloaded ({error}); "
+            f"weights='imagenet': the weights of {name} could not be downloaded ({error}); "
             "`weights` may also be the path of a file, or 'none'"
         ) from error
-    if weights not in ("imagenet", "none", None):
-        load_backbone(extractor.network, weights, backbone)
-    return extractor
 
 
-def _torchvision_backbone(name: str, imagenet: bool, output_stride: int) -> Backbone:
+def _torchvision_encoder(
+    name: str, pretrained: bool, output_stride: int, in_channels: int, frozen: bool
+) -> Encoder:
     if name not in _TORCHVISION_LAYERS:
         (nearest,) = difflib.get_close_matches(name, _TORCHVISION_LAYERS, n=1, cutoff=0.0)
         raise ValueError(
             f"backbone={name!r} is unknown; the nearest is {nearest!r}. "
             f"Known are {', '.join(_TORCHVISION_LAYERS)} and timm/<name>"
         )
-    weights = "IMAGENET1K_V1" if imagenet else None
+    weights = "IMAGENET1K_V1" if pretrained else None
     if name == "mobilenet_v3_large":
-        if output_stride != 16:
-            raise ValueError(f"backbone={name!r} has output_stride 16 only, got {output_stride}")
-        network = get_model(name, weights=weights, dilated=True).features
+        if output_stride == 8:
+            raise ValueError(f"backbone={name!r} has output_stride 16 or 32, got {output_stride}")
+        network = get_model(name, weights=weights, dilated=output_stride == 16).features
     else:
         network = get_model(name, weights=weights)
         if output_stride == 8:
             _replace_stride_with_dilation(network.layer3, dilation=1)
             _replace_stride_with_dilation(network.layer4, dilation=2)
-        else:
+        elif output_stride == 16:
             _replace_stride_with_dilation(network.layer4, dilation=1)
-    low, high, low_channels, high_channels = _TORCHVISION_LAYERS[name]
-    # torchvision's segmentation networks are built with it too. The public create_feature_extractor
-    # makes a graph module, and a deep copy of that forgets that it was in eval mode.
-    extractor = IntermediateLayerGetter(network, return_layers={low: low, high: high})
-    return Backbone(extractor, low, high, low_channels, high_channels)
+    if in_channels != 3:
+        _replace_first_convolution(network, in_channels)
+    low, high, *channels = _TORCHVISION_LAYERS[name]
+    return Encoder(
+        # The public create_feature_extractor makes a graph module, and a deep copy of that forgets
+        # that it was in eval mode.
+        _Layers(network, (low, high)),
+        kind="dilating",
+        strides=(4, output_stride),
+        channels=channels,
+        frozen=frozen,
+    )
 
 
 def _replace_stride_with_dilation(stage: nn.Module, *, dilation: int) -> None:
@@ -100,7 +264,21 @@ def _replace_stride_with_dilation(stage: nn.Module, *, dilation: int) -> None:
         module.stride = (1, 1)  # in the 3×3 and in the shortcut's 1×1
 
 
-def _timm_backbone(name: str, imagenet: bool, output_stride: int) -> Backbone:
+def _replace_first_convolution(network: nn.Module, in_channels: int) -> None:
+    """Let the first convolution take other than three channels, in place."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.in_channels = in_channels
+    first.weight = nn.Parameter(adapt_channels(first.weight.detach(), in_channels))
+
+
+def _timm_encoder(
+    name: str,
+    pretrained: bool,
+    output_stride: int,
+    in_channels: int,
+    options: Mapping[str, Any],
+    frozen: bool,
+) -> Encoder:
     try:
         import timm
     except ImportError as error:
@@ -111,24 +289,77 @@ def _timm_backbone(name: str, imagenet: bool, output_stride: int) -> Backbone:
             f"backbone='timm/{name}' is unknown to timm {timm.__version__}; "
             f"the nearest are {', '.join(f'timm/{other}' for other in nearest)}"
         )
-    try:
-        network: Any = timm.create_model(
-            name, pretrained=imagenet, features_only=True, output_stride=output_stride
-        )
-    except (AssertionError, RuntimeError, TypeError) as error:
-        # What timm raises for a network that knows no features_only or no output_stride, or that
-        # has no pretrained weights.
+    family = next((f for f in TIMM_FAMILIES if timm.models.is_model_in_modules(name, [f])), None)
+    if family is None:
         raise ValueError(
-            f"backbone='timm/{name}' cannot be had with features_only=True, "
-            f"output_stride={output_stride}, pretrained={imagenet}: {error!r}"
-        ) from error
-    reductions, widths = network.feature_info.reduction(), network.feature_info.channels()
-    if 4 not in reductions or reductions[-1] != output_stride:
+            f"backbone='timm/{name}' is of a family that does not take images of any size, or has "
+            f"no maps to decode. The families that work are {', '.join(sorted(TIMM_FAMILIES))}"
+        )
+    kind = TIMM_FAMILIES[family]
+    if kind == "dilating" and output_stride == 32:
+        kind = "pyramid"
+    network = _create_timm_network(
+        name,
+        {
+            "pretrained": pretrained,
+            "in_chans": in_channels,
+            **({"num_classes": 0} if kind == "transformer" else {"features_only": True}),
+            **({"output_stride": output_stride} if kind == "dilating" else {}),
+            **_ANY_SIZE.get(family, {}),
+            **options,
+        },
+    )
+    trained: Any = timm.get_pretrained_cfg(name)
+    facts = {"kind": kind, "mean": trained.mean, "std": trained.std, "frozen": frozen}
+    if kind == "transformer":
+        info = network.feature_info
+        blocks = [len(info) * (i + 1) // _NUM_DEPTHS - 1 for i in range(_NUM_DEPTHS)]
+        return _TimmTransformer(
+            network,
+            blocks,
+            strides=[info[block]["reduction"] for block in blocks],
+            channels=[info[block]["num_chs"] for block in blocks],
+            multiple=info[-1]["reduction"],
+            **facts,
+        )
+    strides, channels = network.feature_info.reduction(), network.feature_info.channels()
+    last = output_stride if kind == "dilating" else 32
+    if 4 not in strides or strides[-1] != last:
         raise ValueError(
             f"backbone='timm/{name}' must have a feature map of stride 4 and end with stride "
-            f"{output_stride} (output_stride); its strides are {reductions}"
+            f"{last}; its strides are {strides}"
         )
-    low = reductions.index(4)
-    high = len(reductions) - 1
-    pretrained: Any = timm.get_pretrained_cfg(name)
-    return Backbone(network, low, high, widths[low], widths[high], pretrained.mean, pretrained.std)
+    if kind == "pyramid" and output_stride == 8:
+        raise ValueError(
+            f"output_stride = 8: backbone='timm/{name}' does not dilate; 16 and 32 take its "
+            f"strides as they are: {strides}"
+        )
+    first = strides.index(4)
+    taps = [first, len(strides) - 1] if kind == "dilating" else range(first, len(strides))
+    return _TimmPyramid(
+        network,
+        taps,
+        strides=[strides[tap] for tap in taps],
+        channels=[channels[tap] for tap in taps],
+        multiple=1 if kind == "dilating" else last * _partition_size(network),
+        **facts,
+    )
+
+
+def _create_timm_network(name: str, options: Mapping[str, Any]) -> Any:
+    import timm
+
+    try:
+        return timm.create_model(name, **options)
+    except (AssertionError, RuntimeError, TypeError) as error:
+        # What timm raises for a network that has no such option, or no pretrained weights.
+        raise ValueError(
+            f"backbone='timm/{name}' cannot be had with "
+            f"{', '.join(f'{key}={value}' for key, value in options.items())}: {error!r}"
+        ) from error
+
+
+def _partition_size(network: nn.Module) -> int:
+    """Cells of the last map that an image must fill without a rest: MaxViT's windows."""
+    sizes = [getattr(module, "partition_size", (1, 1)) for module in network.modules()]
+    return max(max(size) for size in sizes)

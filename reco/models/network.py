@@ -1,25 +1,26 @@
-"""DeepLabv3+ with a representation head beside the classifier.
+"""The segmentation network: an encoder, a decoder, and two heads side by side.
 
-    images ─ backbone ─┬─ high-level map ─ ASPP ─ upsample ─┐
-                       └─ low-level map ─ 1×1 to 48 ────────┴─ concatenate ─┬─ classifier
-                                                                            └─ representation head
+    images ─ normalise ─ encoder ─ decoder ─┬─ classifier
+                                            └─ representation head (train mode only)
 
-Shapes: B batch, C classes, D representation, H×W image, h×w low-level feature map (h = H/4 and
-w = W/4, rounded as the backbone rounds).
+Shapes: B batch, C classes, D representation, I channels of the image, H×W image, h×w the decoder's
+map (h = H/4 and w = W/4, rounded as the encoder rounds; with a transformer, four cells a patch).
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco.models.decoders import ASPP, conv_bn_relu
-from reco.models.encoders import ATROUS_RATES, build_backbone
+from reco.models.decoders import DeepLabV3PlusDecoder, DPTDecoder, conv_bn_relu, without_padding
+from reco.models.encoders import build_encoder
+from reco.models.weights import load_weights
 
-_LOW_LEVEL_CHANNELS = 48
+Decoder = Literal["auto", "deeplabv3plus", "dpt"]
 
 
 class SegmentationOutput(NamedTuple):
@@ -34,43 +35,55 @@ def logits_of(output: SegmentationOutput | Tensor) -> Tensor:
     return output if isinstance(output, Tensor) else output.logits
 
 
-class DeepLabV3Plus(nn.Module):
-    """Backbone, ASPP, decoder and two parallel heads at a quarter of the image's size.
+class SegmentationNetwork(nn.Module):
+    """Encoder, decoder and two parallel heads at a quarter of the image's size.
 
     The representation head runs in train mode only; in eval mode ``representations`` is None. The
     mode that counts is that of this module, not of its children: a teacher with only its batch norm
     in train mode returns no representations.
 
-    Images are float ``(B, 3, H, W)``, RGB in [0, 1]; the network brings them to the mean and
-    deviation that the backbone's weights were trained with, which are part of its state. A batch of
-    one image trains.
-    Convolutions in front of a ReLU start from Kaiming's normal distribution (fan-in), the 1×1
-    convolution that ends each head from PyTorch's default; batch norm starts at 1 and 0.
+    Images are float ``(B, I, H, W)`` in [0, 1], of any size; the network brings them to the mean
+    and deviation that the encoder's weights were trained with, which are part of its state. A batch
+    of one image trains. Convolutions of the decoder in front of a ReLU start from Kaiming's normal
+    distribution (fan-in), the 1×1 convolution that ends each head from PyTorch's default; batch
+    norm starts at 1 and 0.
 
     Args:
         num_classes: C, at least 1.
-        backbone: ``resnet18``, ``resnet50``, ``resnet101``, ``mobilenet_v3_large`` (torchvision),
-            or ``timm/<name>`` for a timm network that offers ``features_only`` with
-            ``output_stride`` (extra ``timm``).
-        weights: of the backbone. ``"imagenet"`` downloads torchvision's ``IMAGENET1K_V1`` (for timm
-            the network's default weights); ``"none"`` or None starts from random numbers; anything
-            else is the path of a file that holds a state dict under the backbone's own names,
-            with or without a common prefix such as ``module.``. What was loaded from a file is
-            logged, as a warning if something was missing.
+        backbone: the encoder: ``resnet18``, ``resnet50``, ``resnet101``, ``mobilenet_v3_large``
+            (torchvision), or ``timm/<name>`` (extra ``timm``) of one of the families in
+            :data:`reco.models.encoders.TIMM_FAMILIES`.
+        weights: of the encoder. ``"imagenet"`` downloads torchvision's ``IMAGENET1K_V1`` (for timm
+            the network's default weights, whatever they were trained on); ``"none"`` or None starts
+            from random numbers; anything else is the path of a file: a state dict of the encoder,
+            plain or as training code leaves it, or a checkpoint of this package, of which the
+            decoder and the heads that fit are taken too. See
+            :func:`reco.models.weights.load_weights`.
+        decoder: ``deeplabv3plus`` for pyramids, ``dpt`` for plain vision transformers, ``auto``
+            for the one that the encoder needs.
         representation_dim: D, or None to build no representation head.
-        output_stride: of the backbone's high-level map, 8 or 16 (``mobilenet_v3_large``: 16).
-        channels: width of the convolutions in ASPP and heads; the paper's network has 256.
+        output_stride: of the encoder's coarsest map: 8 or 16 where it dilates
+            (``mobilenet_v3_large``: 16), 32 as it is. Encoders that cannot dilate stay at 32 with
+            16 too; a transformer has the stride of its patch.
+        channels: width of decoder and heads; the papers' networks have 256.
+        in_channels: I. The first layer's weights are adapted; see
+            :func:`reco.models.weights.adapt_channels`.
+        mean: of the images, I numbers in [0, 1]; default: what the encoder's weights were trained
+            with or, with other than three channels, the average of that for each.
+        std: their deviation, I positive numbers; default as ``mean``.
+        freeze: the encoder gets no gradients and stays in eval mode; no activations are kept.
+        drop_path: rate of stochastic depth of timm's encoders, in [0, 1); None: as timm has it.
 
     Raises:
-        ValueError: for an unknown backbone, one that cannot have this output stride, a size below
-            1, or a weights file that does not fit (its names or shapes, or not a state dict).
+        ValueError: for an unknown backbone, one that cannot have these options, a size below 1, or
+            a weights file that does not fit (its names or shapes, or not a state dict).
         FileNotFoundError: if ``weights`` names no file.
         ImportError: if the backbone is timm's and timm is not installed.
         OSError: if ImageNet weights cannot be downloaded.
     """
 
-    mean: Tensor  # (3, 1, 1) of the images, in [0, 1]
-    std: Tensor  # (3, 1, 1)
+    mean: Tensor  # (I, 1, 1) of the images, in [0, 1]
+    std: Tensor  # (I, 1, 1)
 
     def __init__(
         self,
@@ -78,61 +91,100 @@ class DeepLabV3Plus(nn.Module):
         *,
         backbone: str = "resnet101",
         weights: str | None = "imagenet",
+        decoder: Decoder = "auto",
         representation_dim: int | None = 256,
         output_stride: int = 16,
         channels: int = 256,
+        in_channels: int = 3,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        freeze: bool = False,
+        drop_path: float | None = None,
     ) -> None:
         super().__init__()
-        sizes = {"num_classes": num_classes, "channels": channels}
+        sizes = {"num_classes": num_classes, "channels": channels, "in_channels": in_channels}
         if representation_dim is not None:
             sizes["representation_dim"] = representation_dim
         for name, size in sizes.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1, got {size}")
-        if output_stride not in ATROUS_RATES:
-            raise ValueError(f"output_stride must be 8 or 16, got {output_stride}")
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
 
-        extractor = build_backbone(backbone, weights, output_stride)
-        for name, values in (("mean", extractor.mean), ("std", extractor.std)):
+        self.encoder = build_encoder(
+            backbone,
+            pretrained=weights == "imagenet",
+            output_stride=output_stride,
+            in_channels=in_channels,
+            drop_path=drop_path,
+            frozen=freeze,
+        )
+        of_weights = {"mean": self.encoder.image_mean, "std": self.encoder.image_std}
+        for name, given in (("mean", mean), ("std", std)):
+            values = _per_channel(name, given, of_weights[name], in_channels)
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1))
-        self.backbone = extractor.network
-        self._low, self._high = extractor.low, extractor.high
-        self.low_level = conv_bn_relu(extractor.low_channels, _LOW_LEVEL_CHANNELS, kernel_size=1)
-        self.aspp = ASPP(extractor.high_channels, channels, ATROUS_RATES[output_stride])
-        decoder_channels = channels + _LOW_LEVEL_CHANNELS
-        self.classifier = _head(decoder_channels, channels, num_classes)
+        needed: Decoder = "dpt" if self.encoder.kind == "transformer" else "deeplabv3plus"
+        if decoder not in ("auto", needed):
+            raise ValueError(f"decoder={decoder!r}: backbone={backbone!r} needs {needed!r}")
+        self.decoder: DPTDecoder | DeepLabV3PlusDecoder = (
+            DPTDecoder(self.encoder.channels, width=channels)
+            if needed == "dpt"
+            else DeepLabV3PlusDecoder(
+                self.encoder.channels, last_stride=self.encoder.strides[-1], width=channels
+            )
+        )
+        # Pixels between two cells of the heads' maps.
+        self.stride = Fraction(self.encoder.strides[0], self.decoder.cells)
+        self.classifier = _head(self.decoder.out_channels, channels, num_classes)
         self.representation: nn.Module | None = None
         if representation_dim is not None:
-            self.representation = _head(decoder_channels, channels, representation_dim)
+            self.representation = _head(self.decoder.out_channels, channels, representation_dim)
+        if weights not in ("imagenet", "none", None):
+            load_weights(self, weights, backbone)
 
     def forward(self, images: Tensor) -> SegmentationOutput:
         """Run the network.
 
         Args:
-            images: ``(B, 3, H, W)`` float, RGB in [0, 1].
+            images: ``(B, I, H, W)`` float in [0, 1]; RGB where I is 3.
 
         Returns:
             Logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``; the latter None in eval
             mode, and if ``representation_dim`` is.
 
         Raises:
-            ValueError: images that are not floating.
+            ValueError: images that are not floating, or of another number of channels.
         """
-        if not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype}: expected floating numbers in [0, 1]")
+        if not images.is_floating_point() or images.shape[1] != len(self.mean):
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}: expected floating numbers in "
+                f"[0, 1], (B, {len(self.mean)}, H, W)"
+            )
         return self.forward_normalised((images - self.mean) / self.std)
 
     def forward_normalised(self, images: Tensor) -> SegmentationOutput:
         """As :meth:`forward`, of images that the caller has brought to ``mean`` and ``std``."""
-        features = self.backbone(images)
-        low = self.low_level(features[self._low])
-        high = self.aspp(features[self._high])
-        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        decoded = torch.cat([high, low], dim=1)
+        decoded = self.decoder(self.encoder(self.encoder.pad(images)))
+        if self.encoder.multiple > 1:
+            decoded = without_padding(decoded, images.shape[2:], self.stride)
         logits = self.classifier(decoded)
         if self.representation is None or not self.training:
             return SegmentationOutput(logits, None)
         return SegmentationOutput(logits, self.representation(decoded))
+
+    def parameter_groups(self) -> dict[Literal["encoder", "decoder"], list[nn.Parameter]]:
+        """What is trained: the encoder (nothing of a frozen one), and decoder with heads."""
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        ids = {id(p) for p in self.encoder.parameters()}
+        rest = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
+        return {"encoder": encoder, "decoder": rest}
+
+
+class DeepLabV3Plus(SegmentationNetwork):
+    """The paper's network: :class:`SegmentationNetwork` with the decoder of DeepLabv3+."""
+
+    def __init__(self, num_classes: int, **arguments: Any) -> None:
+        super().__init__(num_classes, decoder="deeplabv3plus", **arguments)
 
 
 def _head(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
@@ -141,3 +193,20 @@ def _head(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
         conv_bn_relu(in_channels, channels, kernel_size=3),
         nn.Conv2d(channels, out_channels, kernel_size=1),
     )
+
+
+def _per_channel(
+    name: str, given: Sequence[float] | None, trained: Sequence[float], in_channels: int
+) -> list[float]:
+    """One number for each channel of the images."""
+    if given is None:
+        if in_channels == len(trained):
+            return list(trained)
+        return [sum(trained) / len(trained)] * in_channels
+    if len(given) != in_channels or (name == "std" and min(given) <= 0):
+        positive = "positive " if name == "std" else ""
+        raise ValueError(
+            f"{name} = {list(given)}: expected {in_channels} {positive}numbers, one for each of "
+            "the image's channels"
+        )
+    return list(given)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from reco.config import Config
 from reco.method.teacher import MeanTeacher
-from reco.models.network import DeepLabV3Plus
+from reco.models.network import SegmentationNetwork
 
 
-def build_network(config: Config, num_classes: int, *, pretrained: bool = True) -> DeepLabV3Plus:
+def build_network(
+    config: Config, num_classes: int, *, pretrained: bool = True
+) -> SegmentationNetwork:
     """The network of ``config``; ``pretrained=False`` when a checkpoint will fill it."""
-    return DeepLabV3Plus(
-        num_classes,
-        backbone=config.model.backbone,
+    return SegmentationNetwork(
+        **network_arguments(config, num_classes),
         weights=config.model.weights if pretrained else "none",
         representation_dim=config.model.representation_dim if config.reco.enabled else None,
-        output_stride=config.model.output_stride,
-        channels=config.model.channels,
+        freeze=config.model.freeze,
+        drop_path=config.model.drop_path,
     )
 
 
-def build_teacher(config: Config, network: DeepLabV3Plus) -> MeanTeacher | None:
+def network_arguments(config: Config, num_classes: int) -> dict[str, Any]:
+    """What a network must be built with to take a state dict of the networks of ``config``."""
+    return {
+        "num_classes": num_classes,
+        "backbone": config.model.backbone,
+        "decoder": config.model.decoder,
+        "output_stride": config.model.output_stride,
+        "channels": config.model.channels,
+    }
+
+
+def build_teacher(config: Config, network: SegmentationNetwork) -> MeanTeacher | None:
     """The teacher of ``network``, or ``None`` for a supervised run."""
     if not config.method.unsupervised:
         return None

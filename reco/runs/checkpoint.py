@@ -20,7 +20,7 @@ from reco.data import open_dataset
 from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
 from reco.files import write_binary_whole, writing
-from reco.models.network import DeepLabV3Plus
+from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
 from reco.runs.build import build_network, build_teacher
 
@@ -96,7 +96,7 @@ class TrainedRun:
             )
         return reader
 
-    def network(self, which: Network = "auto") -> DeepLabV3Plus:
+    def network(self, which: Network = "auto") -> SegmentationNetwork:
         """A network of the run, on the CPU and in eval mode.
 
         Args:
@@ -120,7 +120,7 @@ class TrainedRun:
         teacher = build_teacher(self.config, student)
         assert teacher is not None
         load_state(teacher, self.states["teacher"], str(self.path))
-        assert isinstance(teacher.network, DeepLabV3Plus)
+        assert isinstance(teacher.network, SegmentationNetwork)
         return teacher.network.eval()
 
 
