@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from reco.method.objective import Objective
     from reco.method.teacher import MeanTeacher
     from reco.metrics import ConfusionMatrix
-    from reco.models.network import DeepLabV3Plus
+    from reco.models.network import DeepLabV3Plus, SegmentationNetwork
     from reco.training.trainer import Trainer, train
 
 __version__ = "0.1.0"
@@ -35,6 +35,7 @@ __all__ = [
     "Predictor",
     "ReCoLoss",
     "ReCoOptions",
+    "SegmentationNetwork",
     "Trainer",
     "classmix",
     "cutmix",
@@ -54,6 +55,7 @@ _HOMES = {
     "Predictor": "reco.inference.predictor",
     "ReCoLoss": "reco.loss",
     "ReCoOptions": "reco.loss",
+    "SegmentationNetwork": "reco.models.network",
     "Trainer": "reco.training.trainer",
     "classmix": "reco.method.mixing",
     "cutmix": "reco.method.mixing",

@@ -17,7 +17,7 @@ from reco.data.synthetic import SyntheticReader
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
 from reco.method.augmentation import to_unit
-from reco.models.network import DeepLabV3Plus
+from reco.models.network import DeepLabV3Plus, SegmentationNetwork
 from reco.runs.checkpoint import TrainedRun
 
 WITHOUT_RECO = """
@@ -111,7 +111,7 @@ def test_state_dict_fills_the_network_it_describes(checkpoint, teacher, tmp_path
     assert result.path.name == "best-state.pt"
     assert result.agreement == 1
     metadata = json.loads((tmp_path / "best-state.json").read_text())
-    network = DeepLabV3Plus(**metadata["model"]).eval()
+    network = SegmentationNetwork(**metadata["model"]).eval()
     network.load_state_dict(torch.load(result.path, weights_only=True))
     batch = images(2, 3, 40, 56)
     assert torch.equal(network(to_unit(batch)).logits, teacher(to_unit(batch)).logits)
