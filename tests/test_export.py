@@ -200,3 +200,13 @@ def test_same_padding_of_timm_can_be_exported(format, tmp_path):
 
     for batch, result in zip(batches, expected, strict=True):
         torch.testing.assert_close(run(batch), result, rtol=1e-4, atol=1e-5)
+
+
+def test_other_channels_than_three(tmp_path):
+    folder = ("dataset.name=folder", "dataset.root=.", "dataset.class_names=[a, b]")
+    path = write_checkpoint(tmp_path / "best.pt", *folder, "dataset.channels=4")
+    (result,) = export_checkpoint(path, formats=["state_dict"])
+    assert result.agreement == 1
+    metadata = json.loads((tmp_path / "best-state.json").read_text())
+    assert metadata["input"].startswith("float32 0..1 (batch, 4, height, width)")
+    assert len(metadata["mean"]) == 4

@@ -3,7 +3,7 @@
 Three files hold the same network: ``torch.export``'s ``.pt2`` and ONNX, which run without this
 package, and a plain state dict for a network built in code.
 
-Shapes: images (B, 3, H, W), any B and any H, W >= 17; logits (B, C, H, W).
+Shapes: images (B, I, H, W), any B and any H, W >= 17, RGB where I is 3; logits (B, C, H, W).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Input = Literal["uint8", "float", "normalised"]
 
 _ENDINGS: dict[Format, str] = {"pt2": ".pt2", "onnx": ".onnx", "state_dict": "-state.pt"}
 # The size of the traced example: no size that rounds evenly anywhere.
-_EXAMPLE = (2, 3, 65, 97)
+_EXAMPLE = (2, 65, 97)
 # A traced network refuses images whose feature map, a sixteenth of them, would be one pixel wide.
 _SMALLEST = 17
 _RANDOM_IMAGES = ((96, 128), (75, 203))
@@ -59,7 +59,7 @@ class Deployable(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(B, C, H, W)`` float32 of images ``(B, 3, H, W)``."""
+        """Logits ``(B, C, H, W)`` float32 of images ``(B, I, H, W)``."""
         if self.input == "normalised":
             logits = self.network.forward_normalised(images).logits
         else:
@@ -156,7 +156,9 @@ def export_checkpoint(
     config, spec, trained = run.config, run.spec, run.network(network)
     format = ImageFormat.of(config.dataset)
     predictor = Predictor(trained, spec, image_size=config.dataset.image_size, image_format=format)
-    samples = [predictor.to_input(image)[None] for image in (images or _random_images())]
+    samples = [
+        predictor.to_input(image)[None] for image in (images or _random_images(format.channels))
+    ]
     for number, sample in enumerate(samples):
         if min(sample.shape[2:]) < _SMALLEST:
             raise ValueError(
@@ -169,7 +171,7 @@ def export_checkpoint(
     metadata = {
         "class_names": list(spec.class_names),
         "palette": [list(colour) for colour in spec.palette],
-        "input": _describe(input),
+        "input": _describe(input, format.channels),
         "output": "float32 logits (batch, classes, height, width) at the input's size",
         "image_size": config.dataset.image_size,
         "mean": _numbers(trained.mean),
@@ -206,9 +208,13 @@ def export_checkpoint(
     return results
 
 
-def _describe(input: Input) -> str:
+def _describe(input: Input, channels: int) -> str:
     kind = {"uint8": "uint8 0..255", "float": "float32 0..1", "normalised": "float32 normalised"}
-    return f"{kind[input]} RGB (batch, 3, height, width), height and width >= {_SMALLEST}"
+    colours = "RGB " if channels == 3 else ""
+    return (
+        f"{kind[input]} {colours}(batch, {channels}, height, width), "
+        f"height and width >= {_SMALLEST}"
+    )
 
 
 def _numbers(values: Tensor) -> list[float]:
@@ -216,9 +222,11 @@ def _numbers(values: Tensor) -> list[float]:
     return [round(value, 6) for value in values.flatten().tolist()]
 
 
-def _random_images() -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+def _random_images(channels: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     generator = np.random.default_rng(0)
-    return [generator.integers(0, 256, (*size, 3), dtype=np.uint8) for size in _RANDOM_IMAGES]
+    return [
+        generator.integers(0, 256, (*size, channels), dtype=np.uint8) for size in _RANDOM_IMAGES
+    ]
 
 
 @torch.no_grad()
@@ -228,7 +236,9 @@ def _reference(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def _trace(deployable: Deployable) -> torch.export.ExportedProgram:
-    images = deployable.convert(torch.zeros(_EXAMPLE, dtype=torch.uint8))
+    batch, *size = _EXAMPLE
+    zeros = torch.zeros(batch, len(deployable.network.mean), *size, dtype=torch.uint8)
+    images = deployable.convert(zeros)
     dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
     with torch.no_grad():
         return torch.export.export(deployable, (images,), dynamic_shapes=(dynamic,))
@@ -291,7 +301,7 @@ def _write_state(
 ) -> Callable[[Tensor], Tensor]:
     """Write, build the network anew from what was written, and return what runs it."""
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
-    described = {**metadata, "input": _describe("float")}
+    described = {**metadata, "input": _describe("float", len(deployable.network.mean))}
     write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
     again = SegmentationNetwork(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))

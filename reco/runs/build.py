@@ -30,6 +30,7 @@ def network_arguments(config: Config, num_classes: int) -> dict[str, Any]:
         "decoder": config.model.decoder,
         "output_stride": config.model.output_stride,
         "channels": config.model.channels,
+        "in_channels": config.dataset.channels,
     }
 
 
