@@ -28,7 +28,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_tables_are_those_of_the_committed_files(document):
     text = document.read_text(encoding="utf-8")
-    assert refresh(text, ROOT) == text
+    if "<!-- table " in text:
+        assert refresh(text, ROOT) == text
 
 
 def test_no_figure_of_a_run_is_written_by_hand():
