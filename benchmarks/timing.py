@@ -35,7 +35,7 @@ def make_parser(description: str | None) -> ArgumentParser:
 
 def set_up(name: str) -> torch.device:
     """The device of ``--device``, made current: ``timer`` waits for the current one."""
-    device = distributed.set_up(name)
+    device = distributed.find_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -7,6 +7,7 @@ a command needs is imported when it runs, so that ``reco --help`` answers at onc
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
@@ -31,6 +32,8 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command and its options; by default those of the command line.
     """
     arguments = command_parser().parse_args(words)
+    if sys.stderr is None:  # closed, as for a program without a terminal
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A name that the terminal cannot show is no reason to stop; stderr is so anyway.
         sys.stdout.reconfigure(errors="backslashreplace")

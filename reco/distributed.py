@@ -28,29 +28,48 @@ def rank() -> int:
     return dist.get_rank() if is_active() else 0
 
 
-def set_up(device: str) -> torch.device:
-    """Join the process group if ``torchrun`` started this process; return the device to use.
+def find_device(device: str, *, key: str = "device") -> torch.device:
+    """The device that a name means; joins no process group.
 
     Args:
         device: ``"auto"`` (CUDA where there is one), or a torch device string.
+        key: what the user gave it as.
 
     Raises:
         ValueError: ``device`` is not one that this machine has.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    given = f"{key} = {device!r}"
     try:
         chosen = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(
-            f"train.device = {device!r}: expected auto, cpu, cuda or cuda:N"
-        ) from error
+        raise ValueError(f"{given}: expected auto, cpu, cuda or cuda:N") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"train.device = {device!r}: torch finds no CUDA device here; use cpu")
+        raise ValueError(f"{given}: torch finds no CUDA device here; use cpu")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"train.device = {device!r}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}"
-        )
+        raise ValueError(f"{given}: expected cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    if chosen.type not in ("cpu", "cuda"):
+        try:
+            torch.zeros(1, device=chosen).cpu()
+        except Exception as error:  # each kind of device has an error of its own
+            raise ValueError(
+                f"{given}: torch cannot compute there on this machine; expected auto, cpu, cuda "
+                "or cuda:N"
+            ) from error
+    return chosen
+
+
+def set_up(device: str) -> torch.device:
+    """Join the process group if ``torchrun`` started this process; return the device to use.
+
+    Args:
+        device: as for :func:`find_device`.
+
+    Raises:
+        ValueError: ``device`` is not one that this machine has, or there is no group to join.
+    """
+    chosen = find_device(device, key="train.device")
     launched = "RANK" in os.environ and "WORLD_SIZE" in os.environ
     if chosen.type == "cuda" and launched:
         if ":" in device:
@@ -59,15 +78,32 @@ def set_up(device: str) -> torch.device:
                 "on the machine; expected auto or cuda"
             )
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if (chosen.index or 0) >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK = {chosen.index}: torchrun started more processes than this machine "
+                f"has GPUs ({torch.cuda.device_count()})"
+            )
         torch.cuda.set_device(chosen)
-    if launched and not dist.is_initialized():
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    if launched and not in_group():
+        try:
+            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                "RANK and WORLD_SIZE are set, but the processes do not meet "
+                f"({str(error).splitlines()[0]}); torchrun sets what that takes, and without RANK "
+                "one process trains"
+            ) from error
     return chosen
+
+
+def in_group() -> bool:
+    """Whether this process is in a process group, be it alone there."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def tear_down() -> None:
     """Leave the process group, if this process is in one."""
-    if dist.is_available() and dist.is_initialized():
+    if in_group():
         dist.destroy_process_group()
 
 

@@ -58,7 +58,7 @@ def evaluate_checkpoints(
         CheckpointError: an unreadable checkpoint, or checkpoints of different classes.
         ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
     """
-    chosen = distributed.set_up(device)
+    chosen = distributed.find_device(device)
     usual = {**asdict(InferenceMode()), "original_size": False, "boundary_width": BOUNDARY_WIDTH}
     asked = {
         **asdict(mode or InferenceMode()),

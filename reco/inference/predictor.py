@@ -182,7 +182,7 @@ def load(
         run.network(network),
         run.spec,
         image_size=run.config.dataset.image_size if image_size == "config" else image_size,
-        device=distributed.set_up(device),
+        device=distributed.find_device(device),
         image_format=ImageFormat.of(run.config.dataset),
     )
 

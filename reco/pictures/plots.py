@@ -6,8 +6,11 @@ Okabe and Ito's, which colour-blind people tell apart.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,9 +51,31 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ImportError: matplotlib is missing.
     """
-    module = import_extra("matplotlib.figure", "a figure")
+    with _whatever_backend():
+        module = import_extra("matplotlib.figure", "a figure")
     figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
     return figure
+
+
+@contextlib.contextmanager
+def _whatever_backend() -> Iterator[None]:
+    """matplotlib may be imported here for the first time, with an ``MPLBACKEND`` it does not know.
+
+    It would refuse to be imported. Figures that are only saved need no backend.
+    """
+    backend = os.environ.get("MPLBACKEND")
+    if backend is None or "matplotlib" in sys.modules:
+        yield
+        return
+    os.environ["MPLBACKEND"] = "agg"
+    try:
+        yield
+    finally:
+        os.environ["MPLBACKEND"] = backend
+    import matplotlib
+
+    with contextlib.suppress(ValueError):
+        matplotlib.rcParams["backend"] = backend
 
 
 def curves(runs: Mapping[str, Records]) -> Figure:

@@ -56,7 +56,7 @@ def survey(
             whose unlabelled images have no labels to compare with.
         ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
     """
-    chosen = distributed.set_up(device)
+    chosen = distributed.find_device(device)
     names: Sequence[str] = ()
     matrices: list[ConfusionMatrix] = []
     cells = torch.zeros(2, 0)

@@ -76,7 +76,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
     todo = progress.unfinished()
     check_data(todo, study.test_split)
     for device in devices or {run.config.train.device for run in todo}:
-        distributed.set_up(device)  # raises where there is no such device
+        distributed.find_device(device)  # raises where there is no such device
     free, jobs = list(devices) or [""], list[Job]()
     progress.write()
     try:

@@ -1,9 +1,11 @@
-"""What may come in the middle of a step: signals, a process that dies, memory that runs out."""
+"""A run among signals, processes that die and memory that runs out, with or without a terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
@@ -32,6 +34,16 @@ def signals_to(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def some_stderr() -> Iterator[None]:
+    """A program without a terminal may have no ``sys.stderr``, which progress bars write to."""
+    if sys.stderr is not None:
+        yield
+        return
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+        yield
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.build import build_objective, build_views, with_value_range
-from reco.training.interrupts import WholeSteps, signals_to, undisturbed
+from reco.training.interrupts import WholeSteps, signals_to, some_stderr, undisturbed
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.profiling import StepProfiler
 
@@ -97,14 +97,16 @@ def train(
     profile: bool = False,
 ) -> Outcome:
     """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
-    with sole_use(folder):
+    among_others = distributed.in_group()  # a program that has joined a group leaves it itself
+    with sole_use(folder), some_stderr():
         try:
             trainer = Trainer(
                 config, folder, resume=resume, extend_to=extend_to, tensorboard=tensorboard
             )
             return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
         finally:
-            distributed.tear_down()
+            if not among_others:
+                distributed.tear_down()
 
 
 def learning_rate(config: Config, iteration: int) -> float:

@@ -1,0 +1,115 @@
+"""What surrounds a program: environment variables, devices, terminals, how it was started."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+from make_checkpoint import write_checkpoint
+from make_data import make_camvid, make_folder
+
+import reco
+from reco import distributed
+from reco.config import load_config
+from reco.data import open_dataset, synthetic
+from reco.data.loading import EvalDataset, TrainStream
+from reco.inference.evaluate import evaluate_checkpoints
+from reco.training.trainer import train
+
+
+def test_ranks_without_a_rendezvous_stop_neither_predict_nor_eval(tmp_path, monkeypatch):
+    """Such variables are what a scheduler leaves in the environment of every program."""
+    checkpoint = write_checkpoint(tmp_path / "last.pt")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 1, "val": 2, "test": 1})
+    reco.load(checkpoint, device="cpu")
+    assert "mIoU" in evaluate_checkpoints([checkpoint], device="cpu")
+    assert not torch.distributed.is_initialized()
+    with pytest.raises(ValueError, match=r"RANK and WORLD_SIZE are set, but .*MASTER_ADDR"):
+        distributed.set_up("cpu")
+
+
+def test_training_leaves_the_group_that_a_program_had_joined(tiny, tmp_path):
+    store = f"file://{tmp_path / 'store'}"
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    try:
+        train(tiny("train.iterations=1"), tmp_path / "run")
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("device", ["gpu", "mps", "xpu", "meta", "cuda:99"])
+def test_a_device_that_is_not_there_is_one_line(tmp_path, device):
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(ValueError, match=f"^device = '{device}': [^\n]*$"):
+        reco.load(write_checkpoint(tmp_path / "last.pt"), device=device)
+
+
+def test_a_figure_is_saved_whatever_mplbackend_says(tmp_path):
+    """matplotlib refuses to be imported where it does not know the backend."""
+    pytest.importorskip("matplotlib")
+    program = (
+        "import os; from reco.pictures import plots; plots.new_figure(1, 1).savefig('a.png');"
+        "assert os.environ['MPLBACKEND'] == 'nothing'; plots.new_figure(1, 1)"
+    )
+    environment = {**os.environ, "MPLBACKEND": "nothing", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True)
+    assert (tmp_path / "a.png").is_file()
+
+
+@pytest.mark.parametrize("make", [make_camvid, make_folder])
+def test_what_loaders_send_to_spawned_processes_can_be_pickled(tmp_path, make):
+    root = make(tmp_path / "data")
+    name, classes = (
+        ("camvid_5shot.yaml", ())
+        if make is make_camvid
+        else ("folder.yaml", ["dataset.class_names=[a, b, c]"])
+    )
+    config = load_config(name, [*TINY, f"dataset.root={root}", *classes]).dataset
+    reader = open_dataset(config)
+    ids = reader.ids("train")
+    stream = TrainStream(reader, ids, config, stream="labelled", seed=0)
+    for dataset in (stream, EvalDataset(reader, ids, config.image_size)):
+        again = pickle.loads(pickle.dumps(dataset))
+        assert all(torch.equal(a, b) for a, b in zip(dataset[1][:2], again[1][:2], strict=True))
+
+
+def in_spawned(folder: Path) -> None:
+    torch.set_num_threads(1)
+    synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
+    train(load_config("demo.yaml", [*TINY, "train.iterations=1", "train.workers=1"]), folder)
+
+
+@pytest.mark.slow
+def test_training_in_a_spawned_process(tmp_path):
+    process = multiprocessing.get_context("spawn").Process(target=in_spawned, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert (tmp_path / "last.pt").is_file()
+
+
+def test_training_without_standard_streams(tiny, tmp_path, monkeypatch):
+    """As under pythonw, or in a service that closed them."""
+    monkeypatch.setattr(sys, "stderr", None)
+    monkeypatch.setattr(sys, "stdout", None)
+    assert train(tiny("train.iterations=1"), tmp_path / "run").finished
+    assert sys.stderr is None
+
+
+def test_a_daemonic_process_hears_that_it_may_have_no_loaders(tiny, tmp_path, monkeypatch):
+    """Those of a multiprocessing pool are."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(ChildProcessError, match=r"daemonic.*train\.workers=0"):
+        train(tiny("train.workers=1"), tmp_path / "run")
