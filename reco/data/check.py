@@ -12,9 +12,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from reco import IGNORE
+from reco.data.agreement import check_masks, two_ways
+from reco.data.classes import ClassTable
+from reco.data.folder import FolderReader
 from reco.data.images import orientation
+from reco.data.overview import repeated
+from reco.data.patterns import SPLITS
 from reco.data.reader import FileReader, Files
-from reco.data.spec import DatasetSpec
 from reco.data.value_range import value_range_text
 
 # Nothing in the files themselves tells that a whole city was not unpacked.
@@ -38,7 +42,7 @@ OFFICIAL_IMAGES = {
 class Report:
     """The outcome of a check."""
 
-    spec: DatasetSpec
+    table: ClassTable
     images: dict[str, int]  # by split; "unlabelled" too
     pixels: dict[str, npt.NDArray[np.int64]]  # by split: (256,) pixels per class, IGNORE at 255
     problems: list[str] = field(default_factory=list)  # one line each, files by name
@@ -48,11 +52,16 @@ class Report:
         """Number of images, pixels per class, notes, problems; one a line."""
         labelled = [split for split in self.pixels if self.images[split]]
         lines = [f"{split}: {count} images" for split, count in self.images.items()]
-        width = max(map(len, (*self.spec.class_names, "(void)"))) + 2
-        lines.append("share of pixels".ljust(width) + "".join(f"{s:>10}" for s in labelled))
-        for index, name in [*enumerate(self.spec.class_names), (IGNORE, "(void)")]:
+        classes = [*enumerate(self.table.spec.class_names), (IGNORE, "(void)")]
+        stands = [self.table.describe(index) or "nothing" for index, _ in classes]
+        width = max(len("class"), *(len(name) for _, name in classes)) + 2
+        second = max(map(len, ("in the masks", *stands))) + 2
+        heads = "".join(f"{split:>10}" for split in labelled)
+        lines.append(f"{'class':<{width}}{'in the masks':<{second}}{heads}   share of pixels")
+        for (index, name), stand in zip(classes, stands, strict=True):
             shares = (self.pixels[s][index] / max(1, self.pixels[s].sum()) for s in labelled)
-            lines.append(name.ljust(width) + "".join(f"{share:>10.3%}" for share in shares))
+            figures = "".join(f"{share:>10.3%}" for share in shares)
+            lines.append(f"{name:<{width}}{stand:<{second}}{figures}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         lines.append(f"{len(self.problems)} problems" if self.problems else "no problems")
@@ -64,9 +73,10 @@ def check_dataset(reader: FileReader) -> Report:
 
     A problem is whatever would stop a run or falsify it: missing folders, images without mask,
     masks without image, files that cannot be read, masks of another size than their image or with
-    values that are no classes. ``train`` and ``val`` have to be there, ``test`` need not.
+    values that are no classes, masks that disagree, pictures in two splits. ``train`` and ``val``
+    have to be there, ``test`` need not.
     """
-    report = Report(reader.spec, {}, {})
+    report = Report(reader.table, {}, {})
     same_as_val: dict[str, Files] = {}
     for split in ("train", "val", "test", "unlabelled"):
         try:
@@ -90,6 +100,7 @@ def check_dataset(reader: FileReader) -> Report:
     _compare_with_official(reader, report)
     _look_at_values(reader, report)
     _look_at_orientation(reader, report)
+    _compare_files(reader, report)
     # Folders that splits share are looked at once for each: keep the first line of two.
     report.problems[:] = dict.fromkeys(report.problems)
     return report
@@ -149,6 +160,25 @@ def _read(reader: FileReader, id: str, files: Files) -> tuple[npt.NDArray[np.int
             if not (problems and str(error).startswith(f"{files.image}:")):
                 problems.append(str(error))
     return histogram, problems
+
+
+def _compare_files(reader: FileReader, report: Report) -> None:
+    """What no single file shows: masks that disagree, pictures in two splits, what is not read."""
+    contents = [reader.contents[id] for id in sorted(reader.contents)]
+    try:
+        check_masks(contents, reader.table)
+    except ValueError as error:
+        report.problems.append(str(error))
+    report.notes.extend(two_ways(contents, reader.table))
+    ids: dict[str, list[str]] = {}
+    for split in (*SPLITS, "unlabelled"):
+        with contextlib.suppress(ValueError, FileNotFoundError):
+            ids[split] = sorted(reader.listing(split).pairs)
+    evaluated = sorted({*ids.get("val", []), *ids.get("test", [])})
+    report.problems.extend(repeated(reader, ids.get("train", []), evaluated))
+    report.notes.extend(repeated(reader, ids.get("unlabelled", []), evaluated, "unlabelled ones"))
+    if isinstance(reader, FolderReader):
+        report.notes.extend(reader.unread())
 
 
 def _compare_with_official(reader: FileReader, report: Report) -> None:

@@ -34,6 +34,7 @@ from reco.data.loading import (
     eval_loader,
     train_loader,
 )
+from reco.data.overview import overview
 from reco.data.splits import check_labelled, make_split, mask_classes
 from reco.files import WriteError, write_whole
 from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
@@ -153,6 +154,9 @@ class Trainer:
         self.config = config = with_value_range(config, self.reader)
         check_labelled(self.reader, config)
         self.split = make_split(self.reader, config.dataset)
+        first_lines = overview(self.reader, self.split, config.dataset)
+        if distributed.rank() == 0:
+            tqdm.write("\n".join(first_lines))
         present = [name for name, images in self.split.images_per_class.items() if images]
         if config.reco.enabled and len(present) < 2 and distributed.rank() == 0:
             tqdm.write(

@@ -1,0 +1,176 @@
+"""Whether the files of a data set agree with each other: palettes, ways to write a mask, splits.
+
+Each mask may be sound and the data set still wrong: palettes in another order, 0 and 1 here and
+0 and 255 there, the same picture to train and to validate on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from reco.data.classes import ClassTable, enumerate_some
+from reco.data.masks import colour_name
+from reco.data.reader import MaskContent
+
+_GREY = 0x010101
+
+
+def check_masks(contents: Iterable[MaskContent], table: ClassTable) -> None:
+    """Stop where masks cannot all mean what the table says.
+
+    Raises:
+        ValueError: an index stands for other colours in other files, or some masks are written
+            with 0 and 1 and others with 0 and 255.
+    """
+    masks = sorted(contents, key=lambda content: content.path)
+    if not table.by_colour:
+        _check_palettes(masks, table)
+        _check_two_ways(masks, table)
+
+
+def two_ways(contents: Iterable[MaskContent], table: ClassTable) -> list[str]:
+    """Classes whose values (or colours) never meet in one mask: a line for each class."""
+    masks = [set(content.values) for content in contents]
+    lines = []
+    for label, name in enumerate(table.spec.class_names):
+        named = [value for value, c in table.named.items() if c == label]
+        counts = {v: sum(v in values for values in masks) for v in named}
+        found = {value: count for value, count in counts.items() if count}
+        if len(found) > 1 and not any(len(values.intersection(found)) > 1 for values in masks):
+            shown = [
+                f"{colour_name(v) if table.by_colour else v} in {n} masks" for v, n in found.items()
+            ]
+            lines.append(f"{name} is {' and '.join(shown)}, never both in one")
+    return lines
+
+
+def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Files of ``first`` and ``second`` with the same content. Files of one size alone are read."""
+    by_size: dict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
+    for place, paths in enumerate((first, second)):
+        for path in paths:
+            by_size[path.stat().st_size][place].append(path)
+    pairs = []
+    for size, (here, there) in by_size.items():
+        if not size or not here or not there:
+            continue
+        by_content = {_digest(path): path for path in here}
+        pairs += [(by_content[d], path) for path in there if (d := _digest(path)) in by_content]
+    return sorted(pairs)
+
+
+class _Place(NamedTuple):
+    """Where an index, or a grey value, was seen with a colour."""
+
+    number: int
+    colour: int
+    mask: MaskContent
+
+
+def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
+    """Stop unless an index stands for one colour, and a colour for one index.
+
+    Palettes are compared by what the masks use of them. Grey files and palettes of index i = grey i
+    are one kind; they may stand beside one coloured palette, as in Pascal VOC, but not beside
+    a grey palette in another order.
+    """
+    coloured = [m for m in masks if m.kind == "index" and not _is_identity(m)]
+    if not coloured:
+        return
+    by_index: dict[int, _Place] = {}
+    by_colour: dict[int, _Place] = {}
+    several = _colours_of_several_indices(coloured)
+    for mask in coloured:
+        for place in _places(mask):
+            before = by_index.setdefault(place.number, place)
+            if before.colour != place.colour:
+                _complain(before, place, coloured, table)
+            before = by_colour.setdefault(place.colour, place)
+            if before.number != place.number and place.colour not in several:
+                _complain(before, place, coloured, table)
+    greys = [m for m in masks if m.kind == "value" or (m.kind == "index" and _is_identity(m))]
+    grey_places = {i: _Place(i, i * _GREY, m) for m in greys for i in m.values if 0 <= i < 256}
+    for mask in coloured:
+        places = _places(mask)
+        if all(place.colour % _GREY == 0 for place in places):
+            for place in places:
+                if place.colour != place.number * _GREY and grey_places:
+                    other = grey_places.get(place.number) or next(iter(grey_places.values()))
+                    _complain(other, place, [*greys, mask], table)
+
+
+def _complain(
+    first: _Place, second: _Place, masks: Sequence[MaskContent], table: ClassTable
+) -> None:
+    colours = sorted({place.colour for mask in masks for place in _places(mask)})
+    quoted = [f'"{colour_name(colour)}"' for colour in colours]
+    names = table.spec.class_names
+    if table.spec.name != "folder":
+        way_out = f"Masks as {table.spec.name} has them are expected"
+    elif len(quoted) == len(names):
+        pairs = ", ".join(f"{name}: {colour}" for name, colour in zip(names, quoted, strict=True))
+        way_out = f"Say the colours: dataset.classes: {{{pairs}}}, in whatever order is right"
+    else:
+        way_out = f"Say in dataset.classes what these colours are: {enumerate_some(quoted)}"
+    raise ValueError(
+        f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
+        f"{first.number} is {colour_name(first.colour)} in {first.mask.path}, so that the index "
+        f"cannot be the class. Palettes: {_shown(second.mask)}; {_shown(first.mask)}. {way_out}"
+    )
+
+
+def _shown(mask: MaskContent) -> str:
+    if mask.kind != "index":
+        return "grey values"
+    return enumerate_some([f"{i} {colour_name(c)}" for i, c in enumerate(mask.palette)])
+
+
+def _places(mask: MaskContent) -> list[_Place]:
+    """Index and colour of what a mask uses of its palette, or of its greys."""
+    if mask.kind == "index":
+        known = (i for i in mask.values if i < len(mask.palette))
+        return [_Place(i, mask.palette[i], mask) for i in known]
+    return [_Place(i, i * _GREY, mask) for i in mask.values if 0 <= i < 256]
+
+
+def _is_identity(mask: MaskContent) -> bool:
+    return all(place.colour == place.number * _GREY for place in _places(mask))
+
+
+def _colours_of_several_indices(masks: Iterable[MaskContent]) -> set[int]:
+    """Colours that one mask has at two indices, so that the colour says nothing."""
+    found: set[int] = set()
+    for mask in masks:
+        seen: set[int] = set()
+        for place in _places(mask):
+            if place.colour in seen:
+                found.add(place.colour)
+            seen.add(place.colour)
+    return found
+
+
+def _check_two_ways(masks: Sequence[MaskContent], table: ClassTable) -> None:
+    """Stop where 255 is void only because nobody named it, and looks like the object."""
+    if 255 not in table.implied or table.spec.num_classes != 2:
+        return
+    values = [(m, {v & 0xFF if m.kind == "colour" else v for v in m.values}) for m in masks]
+    with_255 = [(m, found) for m, found in values if 255 in found]
+    others = [(m, found - {0}) for m, found in values if found - {0, 255}]
+    if not with_255 or not others or any(found - {0, 255} for _, found in with_255):
+        return
+    first, second = table.spec.class_names
+    value = min(others[0][1])
+    raise ValueError(
+        f"{len(with_255)} masks hold 255 and never {value}, such as {with_255[0][0].path}; "
+        f"{len(others)} others hold {value}, such as {others[0][0].path}. If both are {second}, "
+        f"write dataset.classes: {{{first}: 0, {second}: [{value}, 255]}}; if 255 is void, write "
+        "dataset.ignore: 255"
+    )
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()

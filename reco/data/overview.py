@@ -1,0 +1,85 @@
+"""The first lines of a run: how many images are for what, where they lie, what is left out."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from reco import distributed
+from reco.data.agreement import check_masks, same_pictures
+from reco.data.classes import enumerate_some
+from reco.data.folder import FolderReader
+from reco.data.reader import FileReader, Reader
+from reco.data.splits import Split
+
+if TYPE_CHECKING:
+    from reco.config import DatasetConfig
+
+
+def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
+    """Make sure that labelled masks and those to evaluate on agree; tell what there is, by line.
+
+    Of a ``folder`` data set the masks to evaluate on are all read.
+
+    Raises:
+        ValueError: masks that disagree, or one to evaluate on that cannot be used.
+        FileNotFoundError: no images to evaluate on.
+    """
+    evaluated = reader.ids(config.eval_split)
+    groups = {
+        "labelled": split.labelled,
+        "unlabelled": split.unlabelled,
+        {"val": "validation"}.get(config.eval_split, config.eval_split): evaluated,
+    }
+    if not isinstance(reader, FileReader):
+        counts = ", ".join(f"{len(ids):,} {name}" for name, ids in groups.items())
+        return [f"data: {counts} images of {reader.spec.name}"]
+    if isinstance(reader, FolderReader):
+        _read_masks(reader, evaluated)
+    checked = {*split.labelled, *evaluated} & reader.contents.keys()
+    check_masks((reader.contents[id] for id in checked), reader.table)
+    told = (
+        f"{len(ids):,} {name}{_places(reader, ids)}" if ids else f"no {name}"
+        for name, ids in groups.items()
+    )
+    lines = [f"data: images in {reader.root.resolve()}: {', '.join(told)}"]
+    lines += [f"note: {line}" for line in repeated(reader, split.labelled, evaluated)]
+    if isinstance(reader, FolderReader):
+        lines += [f"note: {line}" for line in reader.unread()]
+    return lines
+
+
+def repeated(
+    reader: FileReader, train: Sequence[str], evaluated: Sequence[str], role: str = "for training"
+) -> list[str]:
+    """A line where the same pictures serve to train and to evaluate."""
+    images = [[reader.root / reader.path(id) for id in ids] for ids in (train, evaluated)]
+    pairs = same_pictures(*images)
+    if not pairs:
+        return []
+    shown = [f"{a.relative_to(reader.root)} = {b.relative_to(reader.root)}" for a, b in pairs]
+    return [f"{len(pairs)} pictures to evaluate on are also {role}: {enumerate_some(shown)}"]
+
+
+def _read_masks(reader: FileReader, ids: Sequence[str]) -> None:
+    """Read masks on all cores; what they hold stays in ``reader.contents``."""
+    hidden = distributed.rank() != 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        read = pool.map(reader.classes, ids)
+        for _ in tqdm(read, "reading masks", len(ids), leave=False, delay=2, disable=hidden):
+            pass
+
+
+def _places(reader: FileReader, ids: Iterable[str]) -> str:
+    """The folders that images lie in, those of one folder of the data set taken together."""
+    by_first: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        folder = reader.path(id).rpartition("/")[0]
+        by_first[folder.partition("/")[0]].append(folder)
+    folders = [os.path.commonpath(found) or "." for found in by_first.values()]
+    return f" ({enumerate_some(sorted(folders), 3)})"

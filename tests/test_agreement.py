@@ -1,0 +1,200 @@
+"""Masks that are sound one by one and wrong together, and what a run says first."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_data import draw_mask, make_folder, make_pascal, save_image, save_mask
+from PIL import Image
+
+from reco.config import DatasetConfig
+from reco.data import open_dataset
+from reco.data.check import check_dataset
+from reco.data.folder import FolderReader
+from reco.data.overview import overview
+from reco.data.spec import voc_palette
+from reco.data.splits import make_split
+
+THREE = ("ground", "road", "tree")
+COLOURS = [(0, 0, 0), (128, 64, 128), (0, 128, 0)]
+BY_COLOUR = {"ground": "#000000", "road": "#804080", "tree": "#008000"}
+
+
+def make(root: Path, masks: dict[str, Image.Image], split: str = "train") -> Path:
+    """A data set of the given masks by name, in ``train``; one sound one in ``val``."""
+    for name, mask in masks.items():
+        for kind in ("images", "labels"):
+            (root / kind / split).mkdir(parents=True, exist_ok=True)
+        values = draw_mask((0, 1, 2), 0, size=mask.size[::-1])
+        save_image(root / f"images/{split}/{name}.png", values, len(name) + ord(name[0]))
+        mask.save(root / f"labels/{split}/{name}.png")
+    return root
+
+
+def with_palette(classes: np.ndarray, order: list[int], colours=COLOURS) -> Image.Image:
+    """A palette mask whose palette holds the classes' colours in ``order``."""
+    place = np.argsort(order)
+    image = Image.fromarray(place[classes].astype(np.uint8))
+    image.putpalette([v for c in order for v in colours[c]])
+    return image
+
+
+def start(root: Path, **settings) -> list[str]:
+    """What a run does before its first step."""
+    config = DatasetConfig("folder", str(root), **settings)
+    reader = open_dataset(config)
+    return overview(reader, make_split(reader, config), config)
+
+
+def classes_of(i: int) -> np.ndarray:
+    """Shares of 9/12, 2/12 and 1/12."""
+    return np.array([[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 2, 0]]).repeat(9, 0).repeat(9 + i, 1)
+
+
+# --- palettes --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("colours", [COLOURS, [(0, 0, 0), (1, 1, 1), (2, 2, 2)]])
+def test_palettes_in_another_order(tmp_path, colours):
+    """As written by a program that sorts palettes by frequency, colours or grey values."""
+    orders = ([0, 1, 2], [0, 1, 2], [1, 0, 2], [2, 1, 0])
+    masks = {f"{i}": with_palette(classes_of(i), o, colours) for i, o in enumerate(orders)}
+    make(make(tmp_path, masks), {"v": with_palette(classes_of(9), [0, 1, 2], colours)}, "val")
+    message = (
+        r"[23].png: 0 is #\w{6} in its palette, but 0 is #\w{6} in .*.png, so that the index can"
+    )
+    with pytest.raises(ValueError, match=message) as error:
+        start(tmp_path, class_names=THREE)
+    names = [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in colours]
+    assert all(name in str(error.value) for name in names)
+    assert 'dataset.classes: {ground: "' in str(error.value)
+    report = check_dataset(FolderReader(tmp_path, THREE))
+    assert any("so that the index cannot be the class" in p for p in report.problems)
+    # The way out that the message names.
+    by_colour = dict(zip(THREE, names, strict=True))
+    start(tmp_path, classes=by_colour)
+    report = check_dataset(FolderReader(tmp_path, classes=by_colour))
+    assert report.problems == []
+    shares = report.pixels["train"][:3] / report.pixels["train"].sum()
+    assert shares.tolist() == pytest.approx([9 / 12, 2 / 12, 1 / 12])
+
+
+def test_grey_files_beside_a_grey_palette_in_another_order(tmp_path):
+    greys = [(i, i, i) for i in range(3)]
+    masks = {
+        "grey": Image.fromarray(classes_of(0).astype(np.uint8)),
+        "sorted": with_palette(classes_of(1), [1, 0, 2], greys),
+    }
+    make(make(tmp_path, masks), {"v": masks["grey"]}, "val")
+    with pytest.raises(ValueError, match=r"sorted.png: .* Palettes: 0 #010101, 1 #000000.*; grey"):
+        start(tmp_path, class_names=THREE)
+
+
+def test_palettes_that_agree(tmp_path):
+    """Identity, grey files beside one palette, and palettes cut off behind the last used index."""
+    identity = [(i, i, i) for i in range(256)]
+    short = with_palette(np.minimum(classes_of(0), 1), [0, 1])
+    sound = {
+        "coloured": {"a": with_palette(classes_of(0), [0, 1, 2]), "b": short},
+        "identity": {
+            "a": with_palette(classes_of(0), [0, 1, 2], identity),
+            "b": Image.fromarray(classes_of(1).astype(np.uint8)),
+        },
+        "mixed": {
+            "a": with_palette(classes_of(0), [0, 1, 2]),
+            "b": Image.fromarray(classes_of(1).astype(np.uint8)),
+        },
+    }
+    for name, masks in sound.items():
+        make(make(tmp_path / name, masks), {"v": masks["a"]}, "val")
+        start(tmp_path / name, class_names=THREE)
+    make_pascal(tmp_path / "voc")  # palette masks, and grey ones in SegmentationClassAug
+    assert (
+        check_dataset(open_dataset(DatasetConfig("pascal", str(tmp_path / "voc")))).problems == []
+    )
+
+
+def test_palettes_of_an_official_data_set(tmp_path):
+    make_pascal(tmp_path)
+    masks = tmp_path / "VOCdevkit/VOC2012/SegmentationClass"
+    path = sorted(masks.iterdir())[0]
+    values = np.array(Image.open(path))
+    colours = [v for c in voc_palette(256)[::-1] for v in c]
+    save_mask(path, 255 - values, palette=colours)
+    config = DatasetConfig("pascal", str(tmp_path))
+    problems = check_dataset(open_dataset(config)).problems
+    assert any(str(path) in problem for problem in problems)
+
+
+# --- two ways to write a mask ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_zero_and_one_here_zero_and_255_there(tmp_path, bits):
+    masks = {}
+    for i in range(6):
+        classes = classes_of(i) > 0
+        one = Image.fromarray(classes if bits else classes.astype(np.uint8))
+        masks[f"{i}"] = one if i < 3 else Image.fromarray(classes.astype(np.uint8) * 255)
+    make(make(tmp_path, masks), {"v": masks["0"]}, "val")
+    two = ("ground", "crack")
+    with pytest.raises(ValueError, match=r"3 masks hold 255 and never 1.*3.png; 4 others hold 1"):
+        start(tmp_path, class_names=two)
+    problems = check_dataset(FolderReader(tmp_path, two)).problems
+    assert any("dataset.classes: {ground: 0, crack: [1, 255]}" in p for p in problems)
+    lines = start(tmp_path, classes={"ground": 0, "crack": [1, 255]})
+    assert lines[0].startswith("data: images in")
+    report = check_dataset(FolderReader(tmp_path, classes={"ground": 0, "crack": [1, 255]}))
+    assert report.problems == []
+    assert "crack is 1 in 4 masks and 255 in 3 masks, never both in one" in report.notes
+    assert report.pixels["train"][1] / report.pixels["train"].sum() == pytest.approx(3 / 12)
+    start(tmp_path, class_names=two, ignore=255)  # if that is what was meant
+
+
+def test_void_that_borders_the_object_is_void(tmp_path):
+    values = [np.array([[0, 1, 255]]), np.array([[0, 1, 1]]), np.array([[0, 0, 255]])]
+    masks = {f"{i}": Image.fromarray(v.astype(np.uint8)) for i, v in enumerate(values)}
+    make(make(tmp_path, masks), {"v": masks["0"]}, "val")
+    start(tmp_path, class_names=("ground", "crack"))
+
+
+# --- pictures in two splits, first lines ------------------------------------------------------
+
+
+def test_the_same_picture_to_train_and_to_validate_on(tmp_path):
+    make_folder(tmp_path)
+    shutil.copy(tmp_path / "images/train/site 1/001.jpg", tmp_path / "images/val/site 0/000.jpg")
+    shutil.copy(tmp_path / "images/val/site 1/001.jpg", tmp_path / "unlabelled/copy.jpg")
+    message = (
+        "1 pictures to evaluate on are also for training: "
+        "images/train/site 1/001.jpg = images/val/site 0/000.jpg"
+    )
+    assert f"note: {message}" in start(tmp_path, class_names=THREE)
+    report = check_dataset(FolderReader(tmp_path, THREE))
+    assert report.problems == [message]
+    assert any("also unlabelled ones: unlabelled/copy.jpg = " in note for note in report.notes)
+
+
+def test_first_lines(tmp_path):
+    make_folder(tmp_path)
+    (tmp_path / "images/train/site 0/photo.heic").touch()
+    assert start(tmp_path, class_names=THREE, labelled_images=2) == [
+        f"data: images in {tmp_path.resolve()}: 2 labelled (images/train/site 0), "
+        "8 unlabelled (images/train, unlabelled/street), 3 validation (images/val)",
+        "note: images/train: 1 .heic not read",
+    ]
+    synthetic = DatasetConfig("synthetic")
+    reader = open_dataset(synthetic)
+    split = make_split(reader, dataclasses.replace(synthetic, labelled_images=10))
+    assert overview(reader, split, synthetic)[0].startswith("data: 10 labelled, 490 unlabelled, ")
+
+
+def test_a_bad_mask_to_evaluate_on_is_found_before_training(tmp_path):
+    make_folder(tmp_path)
+    save_mask(tmp_path / "labels/val/site 1/001.png", draw_mask([0, 9], 0))
+    with pytest.raises(ValueError, match=r"labels/val/site 1/001.png: holds 9"):
+        start(tmp_path, class_names=THREE)
