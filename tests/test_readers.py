@@ -407,19 +407,11 @@ def test_read_mask_keeps_palette_indices(tmp_path):
 # --- names and colours -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("spec", "classes"), [(CAMVID, 11), (CITYSCAPES, 19), (PASCAL, 21), (SUN, 37)]
-)
-def test_specs(spec, classes):
-    assert spec.num_classes == classes
+@pytest.mark.parametrize("spec", [CAMVID, CITYSCAPES, PASCAL, SUN], ids=lambda spec: spec.name)
+def test_names_and_colours_tell_classes_apart(spec):
+    classes = spec.num_classes
     assert len(set(spec.class_names)) == len(set(spec.palette)) == len(spec.palette) == classes
     assert all(0 <= v <= 255 for colour in spec.palette for v in colour)
-
-
-def test_cityscapes_order():
-    assert CITYSCAPES.class_names[0] == "road"
-    assert CITYSCAPES.class_names[-1] == "bicycle"
-    assert CITYSCAPES.palette[13] == (0, 0, 142)  # car
 
 
 def test_voc_palette_equals_the_devkits_loop():
