@@ -14,9 +14,12 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from collections.abc import Callable, Sequence
 from inspect import cleandoc
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reco.paths import user_path
+
+if TYPE_CHECKING:
+    from reco.inference.probabilities import InferenceMode
 
 Work = Callable[[Namespace], int]
 
@@ -175,36 +178,20 @@ def evaluate(parser: ArgumentParser) -> Work:
     add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")
     add("--network", choices=["student", "teacher", "both"], default="both")
     _add_overrides(parser)
-    add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
-    add("--overlap", type=float, help="share of the window (default 0.5)")
-    add("--blend", choices=["hann", "linear", "uniform"], help="of windows (default hann)")
-    add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
-    add("--flip", action="store_true", help="average with the mirror image")
+    _add_mode(parser)
     add("--original-size", action="store_true", help="compare at the size of the label files")
     add("--boundary-width", type=int, default=3, help="pixels (default 3)")
     _add_device(parser)
 
     def work(arguments: Namespace) -> int:
         from reco.inference.evaluate import evaluate_checkpoints
-        from reco.inference.probabilities import InferenceMode
 
-        windows = {"overlap": arguments.overlap, "blend": arguments.blend}
-        windows = {name: value for name, value in windows.items() if value is not None}
-        if windows and not arguments.window:
-            raise ValueError(
-                f"--{next(iter(windows))} is of sliding windows: expected --window too"
-            )
         table = evaluate_checkpoints(
             arguments.checkpoint,
             split=arguments.split,
             overrides=arguments.overrides,
             which=arguments.network,
-            mode=InferenceMode(
-                window=tuple(arguments.window) if arguments.window else None,
-                scales=tuple(arguments.scales),
-                flip=arguments.flip,
-                **windows,
-            ),
+            mode=_mode(arguments),
             original_size=arguments.original_size,
             boundary_width=arguments.boundary_width,
             device=arguments.device,
@@ -221,11 +208,13 @@ def predict(parser: ArgumentParser) -> Work:
         reco predict --checkpoint last.pt street.jpg
         reco predict --checkpoint last.pt photos/ --output labelled --confidence
         reco predict --checkpoint last.pt "photos/**/*.png" --network student
+        reco predict --checkpoint last.pt map.tif --full-size --window 512 512 --flip
 
     Writes <output>/labels/<name>.png (class indices, in the data set's palette) and
     <output>/overlays/<name>.png (the image under the classes' colours), and with --confidence
     <output>/confidence/<name>.png (0 to 255). Names and sub-folders are kept. A file that cannot be
-    read is reported, the rest goes on, and the exit code is 1.
+    read is reported, the rest goes on, and the exit code is 1. Images of any size are labelled in
+    bounded memory; the labels of a GeoTIFF are a GeoTIFF of the same place.
     """
     add = parser.add_argument
     add("images", nargs="+", type=Path, metavar="IMAGES", help="files, folders, or globs in quotes")
@@ -234,6 +223,7 @@ def predict(parser: ArgumentParser) -> Work:
     _add_network(parser)
     add("--confidence", action="store_true", help="write the confidence too")
     add("--full-size", action="store_true", help="do not bring images to the run's image_size")
+    _add_mode(parser)
     add("--batch-size", type=int, default=4, help="images at once where sizes agree (default 4)")
     _add_device(parser)
 
@@ -246,6 +236,7 @@ def predict(parser: ArgumentParser) -> Work:
             network=arguments.network,
             image_size=None if arguments.full_size else "config",
             device=arguments.device,
+            mode=_mode(arguments),
         )
         outcome = predict_files(
             predictor,
@@ -718,6 +709,31 @@ def _add_network(parser: ArgumentParser) -> None:
         choices=["auto", "student", "teacher"],
         default="auto",
         help="auto: the teacher, or the student of a supervised run",
+    )
+
+
+def _add_mode(parser: ArgumentParser) -> None:
+    """How a network looks at an image."""
+    add = parser.add_argument
+    add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
+    add("--overlap", type=float, help="share of the window (default 0.5)")
+    add("--blend", choices=["hann", "uniform"], help="of windows (default hann)")
+    add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
+    add("--flip", action="store_true", help="average with the mirror image")
+
+
+def _mode(arguments: Namespace) -> InferenceMode:
+    from reco.inference.probabilities import InferenceMode
+
+    windows = {"overlap": arguments.overlap, "blend": arguments.blend}
+    windows = {name: value for name, value in windows.items() if value is not None}
+    if windows and not arguments.window:
+        raise ValueError(f"--{next(iter(windows))} is of sliding windows: expected --window too")
+    return InferenceMode(
+        window=tuple(arguments.window) if arguments.window else None,
+        scales=tuple(arguments.scales),
+        flip=arguments.flip,
+        **windows,
     )
 
 

@@ -8,9 +8,9 @@ from torch import nn
 
 from reco import IGNORE
 from reco.data.loading import EvalSample
+from reco.inference.evaluation import evaluate
 from reco.inference.probabilities import (
     InferenceMode,
-    evaluate,
     predict_probabilities,
     window_starts,
     window_weight,
@@ -18,7 +18,7 @@ from reco.inference.probabilities import (
 from reco.method.augmentation import to_unit
 from reco.metrics import ConfusionMatrix
 
-BLENDS = ("uniform", "linear", "hann")
+BLENDS = ("uniform", "hann")
 
 
 def test_windows_leave_no_pixel_uncovered():

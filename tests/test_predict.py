@@ -14,9 +14,12 @@ import reco
 from reco import cli
 from reco.data.loading import EvalDataset
 from reco.data.synthetic import SyntheticReader
+from reco.inference import evaluation as evaluation_module
+from reco.inference import files as files_module
 from reco.inference import predictor as predictor_module
+from reco.inference import tiles as tiles_module
 from reco.inference.files import find_images, predict_files
-from reco.inference.probabilities import predict_probabilities
+from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.runs.checkpoint import CheckpointError
 
 
@@ -71,11 +74,138 @@ def test_tiles_join_without_a_seam(checkpoint, monkeypatch):
     predictor.network = torch.nn.Conv2d(3, 11, 1).eval()
     image = noise(70, 210)
     whole = predictor.predict(image)
-    for name, value in (("_MOST_PIXELS", 100), ("_TILE", 32), ("_SURROUNDINGS", 5)):
-        monkeypatch.setattr(predictor_module, name, value)
+    small_tiles(monkeypatch)
     tiles = predictor.predict(image)
     assert (whole.labels == tiles.labels).all()
     np.testing.assert_allclose(whole.confidence, tiles.confidence, rtol=1e-5)
+
+
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(predictor_module, "MOST_PIXELS", 100)
+    monkeypatch.setattr(evaluation_module, "MOST_PIXELS", 100)
+    monkeypatch.setattr(tiles_module, "TILE", 32)
+    monkeypatch.setattr(tiles_module, "SURROUNDINGS", 5)
+
+
+def test_evaluation_and_prediction_cut_large_images_alike(checkpoint, monkeypatch):
+    predictor = reco.load(
+        checkpoint, image_size=None, device="cpu", mode=InferenceMode(window=(24, 40), flip=True)
+    )
+    image = noise(70, 150)
+    whole = predictor.predict(image)
+    small_tiles(monkeypatch)
+    predicted = predictor.predict(image)
+    assert (predicted.confidence != whole.confidence).any()
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    labels, confidence = evaluation_module.label_batch(
+        predictor.network, tensor, (70, 150), 11, predictor.mode
+    )
+    assert (labels[0].numpy() == predicted.labels).all()
+    assert (confidence[0].numpy() == predicted.confidence).all()
+
+
+def test_an_image_size_of_many_pixels_is_brought_back_to_the_image(checkpoint, monkeypatch):
+    small_tiles(monkeypatch)
+    predictor = reco.load(checkpoint, image_size=(40, 60), device="cpu")
+    assert predictor.predict(noise(50, 33)).labels.shape == (50, 33)
+
+
+def run(*words: object) -> int:
+    return cli.main(["predict", *map(str, words), "--device", "cpu"])
+
+
+def test_windows_scales_and_mirror_images_as_in_an_evaluation(checkpoint, tmp_path):
+    Image.fromarray(noise(50, 60)).save(tmp_path / "a.png")
+    words = ["--checkpoint", checkpoint, tmp_path / "a.png", "--output", tmp_path / "out"]
+    words += ["--confidence", "--full-size", "--window", 32, 40, "--overlap", 0.3]
+    assert run(*words, "--scales", 0.75, 1, "--flip") == 0
+    mode = InferenceMode(window=(32, 40), overlap=0.3, scales=(0.75, 1.0), flip=True)
+    network = reco.load(checkpoint, device="cpu").network
+    tensor = torch.from_numpy(noise(50, 60)).permute(2, 0, 1)[None]
+    expected = predict_probabilities(network, tensor, mode)[0].max(0)
+    assert (np.array(Image.open(tmp_path / "out/labels/a.png")) == expected.indices.numpy()).all()
+    confidence = np.array(Image.open(tmp_path / "out/confidence/a.png"))
+    assert (confidence == (255 * expected.values.numpy()).round()).all()
+
+
+def test_overlap_without_a_window_is_refused(checkpoint, tmp_path, capsys):
+    Image.fromarray(noise(5, 6)).save(tmp_path / "a.png")
+    assert run("--checkpoint", checkpoint, tmp_path / "a.png", "--overlap", 0.3) == 1
+    assert "expected --window too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("turn", [1, 3, 6])
+@pytest.mark.parametrize("mode", ["RGB", "P", "L", "RGBA"])
+def test_a_large_file_is_labelled_in_parts(checkpoint, tmp_path, monkeypatch, mode, turn):
+    """As it is labelled as a whole, whichever way EXIF turns it."""
+    small_tiles(monkeypatch)
+    picture = Image.fromarray(noise(70, 90)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture.save(tmp_path / "a.png", exif=exif)
+    predictor = reco.load(checkpoint, image_size=None, device="cpu")
+    predict_files(predictor, [tmp_path / "a.png"], tmp_path / "whole", confidence=True)
+    monkeypatch.setattr(files_module, "_LARGE", 100)
+    monkeypatch.setattr(files_module, "_OVERLAY", 32)
+    assert (
+        predict_files(predictor, [tmp_path / "a.png"], tmp_path / "parts", confidence=True).failures
+        == []
+    )
+    for kind in ("labels", "confidence"):
+        whole, parts = (
+            np.array(Image.open(tmp_path / folder / kind / "a.png"))
+            for folder in ("whole", "parts")
+        )
+        assert (whole == parts).all()
+    small, whole = (
+        np.array(Image.open(tmp_path / folder / "overlays" / "a.png"))
+        for folder in ("parts", "whole")
+    )
+    assert (small == whole[::3, ::3]).all()
+
+
+def test_a_broken_large_file_does_not_stop_the_others(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(files_module, "_LARGE", 100)
+    for name in ("a.png", "b.png"):
+        Image.fromarray(noise(40, 40)).save(tmp_path / name)
+    broken = tmp_path / "a.png"
+    broken.write_bytes(broken.read_bytes()[:600])
+    predictor = reco.load(checkpoint, image_size=None, device="cpu")
+    outcome = predict_files(predictor, [tmp_path], tmp_path / "out")
+    assert outcome.predicted == 1
+    assert "a.png: cannot be read as an image" in outcome.failures[0]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_geotiff_s_place_reaches_the_labels(checkpoint, tmp_path, monkeypatch, large):
+    rasterio = pytest.importorskip("rasterio")
+    if large:
+        monkeypatch.setattr(files_module, "_LARGE", 100)
+    place = rasterio.transform.from_origin(399960.0, 5800020.0, 10.0, 10.0)
+    with rasterio.open(
+        tmp_path / "a.tif",
+        "w",
+        driver="GTiff",
+        height=40,
+        width=50,
+        count=3,
+        dtype="uint8",
+        crs="EPSG:32633",
+        transform=place,
+    ) as file:
+        file.write(noise(40, 50).transpose(2, 0, 1))
+    predictor = reco.load(checkpoint, image_size=None, device="cpu")
+    predict_files(predictor, [tmp_path / "a.tif"], tmp_path / "out", confidence=True)
+    expected = predictor.predict(noise(40, 50))
+    for kind, values in (
+        ("labels", expected.labels),
+        ("confidence", (255 * expected.confidence).round()),
+    ):
+        with rasterio.open(tmp_path / "out" / kind / "a.tif") as file:
+            assert file.crs == rasterio.crs.CRS.from_epsg(32633)
+            assert file.transform == place
+            assert (file.read(1) == values).all()
+    assert (tmp_path / "out" / "overlays" / "a.png").is_file()
 
 
 def test_a_batch_says_what_its_images_say_alone(checkpoint):

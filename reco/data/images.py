@@ -96,7 +96,7 @@ def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
 
 def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
     """As :func:`read_values`, of an opened image."""
-    return with_channels(_pillow_values(image, channels), channels)
+    return with_channels(pillow_values(ImageOps.exif_transpose(image), channels), channels)
 
 
 def with_channels(values: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
@@ -174,7 +174,7 @@ def is_wide(path: str | Path) -> bool:
 def orientation(path: str | Path) -> int:
     """How EXIF turns a file's pixels, 1 (not at all) to 8, by its header."""
     with open_image(path) as image:
-        return _orientation(image)
+        return orientation_of(image)
 
 
 def upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
@@ -195,15 +195,19 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
         ValueError: the file cannot be read; it is named.
     """
     try:
-        with open_image(path) as image:
-            width, height = image.size
-            turn = _orientation(image)
+        try:
+            with open_image(path) as image:
+                stored, turn = image.size[::-1], orientation_of(image)
+        except Exception:
+            if Path(path).suffix.lower() not in _TIFF:
+                raise
+            with _tifffile(path).TiffFile(path) as file:
+                page = file.series[0].keyframe
+                stored, turn = (page.imagelength, page.imagewidth), _tiff_orientation(page)
+    except ImportError:
+        raise
     except Exception as error:  # as in read_values
-        values = _read(Path(path), 3) if Path(path).suffix.lower() in _TIFF else None
-        if values is None:
-            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
-        (height, width), turn = values.shape[:2], 1
-    stored = (height, width)
+        raise ValueError(f"{path}: cannot be read as an image: {error}") from error
     return stored, stored[::-1] if turn >= 5 else stored
 
 
@@ -229,15 +233,15 @@ def _read(path: Path, channels: int) -> npt.NDArray[Any]:
             raise
         return _read_tiff(path)
     with image:
-        if image.format == "TIFF" and (channels not in (1, 3) or _is_deep_colour(image)):
-            return _read_tiff(path)
-        if _is_deep_colour(image):
-            return np.ascontiguousarray(upright(_read_deep_png(path), _orientation(image)))
-        return _pillow_values(image, channels)
+        if not pillow_reads(image, channels):
+            if image.format == "TIFF":
+                return _read_tiff(path)
+            return np.ascontiguousarray(upright(_read_deep_png(path), orientation_of(image)))
+        return pillow_values(ImageOps.exif_transpose(image), channels)
 
 
-def _pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
-    image = ImageOps.exif_transpose(image)
+def pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
+    """Values of an opened image as it lies, in grey, RGB or RGBA."""
     if image.mode not in _WIDE_GREY:
         image = _to_8_bit_mode(image, channels)
     values = np.asarray(image)
@@ -256,12 +260,18 @@ def _to_8_bit_mode(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == "RGBA" else image.convert("L" if grey else "RGB")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """As :func:`orientation`, of an opened file."""
     # A PNG would be decoded whole in search of EXIF data that its header doesn't announce.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     found = image.getexif().get(ORIENTATION, 1)
     return found if found in range(1, 9) else 1
+
+
+def pillow_reads(image: Image.Image, channels: int) -> bool:
+    """Whether Pillow gives all that is in the file."""
+    return not (_is_deep_colour(image) or (image.format == "TIFF" and channels not in (1, 3)))
 
 
 def _is_deep_colour(image: Image.Image) -> bool:
@@ -279,13 +289,10 @@ def _read_deep_png(path: Path) -> npt.NDArray[Any]:
 
 def _read_tiff(path: Path) -> npt.NDArray[Any]:
     """Pixels of a TIFF file's first image, whatever its depth and number of bands."""
-    purpose = f"{path}, a TIFF file of this depth or number of bands,"
-    tifffile = import_extra("tifffile", purpose)
-    with tifffile.TiffFile(path) as file:
+    with _tifffile(path).TiffFile(path) as file:
         series = file.series[0]
-        tag = series.keyframe.tags.get(ORIENTATION)
+        turn = _tiff_orientation(series.keyframe)
         values, axes = np.asarray(series.asarray()), series.axes
-    turn = int(tag.value) if tag is not None else 1
     keep = [i for i, axis in enumerate(axes) if axis in "YX" or values.shape[i] > 1]
     others = [axes[i] for i in keep if axes[i] not in "YX"]
     if len(others) > 1 or not {"Y", "X"} <= set(axes):
@@ -298,6 +305,15 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
     elif axes[keep[0]] == others[0]:
         values = np.moveaxis(values, 0, -1)
     return np.ascontiguousarray(upright(values, turn))
+
+
+def _tifffile(path: str | Path) -> Any:
+    return import_extra("tifffile", f"{path}, a TIFF file of this depth or number of bands,")
+
+
+def _tiff_orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None else 1
 
 
 def _scale(values: npt.NDArray[Any], low: float, high: float) -> Pixels:

@@ -12,13 +12,13 @@ from typing import Any, Literal
 from reco import distributed
 from reco.data.loading import EvalDataset, eval_loader
 from reco.files import write_text_whole
-from reco.inference.probabilities import (
+from reco.inference.evaluation import (
     BOUNDARY_WIDTH,
     Evaluation,
-    InferenceMode,
     evaluate,
     format_evaluations,
 )
+from reco.inference.probabilities import InferenceMode
 from reco.runs.checkpoint import CheckpointError, TrainedRun
 
 Which = Literal["student", "teacher", "both"]

@@ -6,7 +6,7 @@ import glob
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,14 +14,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tqdm import tqdm
 
-from reco.data.images import ValueRange, to_rgb
+from reco.data.images import ValueRange, image_size, to_rgb
+from reco.data.large import LargeImage, georeference
 from reco.data.patterns import IMAGE_ENDINGS
 from reco.data.value_range import find_value_range, value_range_text
 from reco.files import write_whole
 from reco.inference.predictor import Prediction, Predictor
+from reco.inference.tiles import num_tiles
 from reco.panels import overlay
+
+# Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
+_LARGE = 2**25
+_OVERLAY = 4096
 
 
 class FilesOutcome(NamedTuple):
@@ -63,7 +70,9 @@ def predict_files(
 
     ``labels/<name>.png`` holds class indices in the data set's palette, ``overlays/<name>.png`` the
     image under the classes' colours, ``confidence/<name>.png`` the confidence, 0 to 255 for 0 to 1.
-    A file that cannot be read is reported, and the rest goes on.
+    A file that cannot be read is reported, and the rest goes on. Files of more than 33 megapixels
+    are labelled in parts, one at a time, and their overlays are smaller. Of a GeoTIFF file, labels
+    and confidence become ``.tif`` files that lie where it does.
 
     Args:
         predictor: from :func:`reco.load`.
@@ -86,14 +95,24 @@ def predict_files(
         found_range = find_value_range(paths, predictor.image_format.channels)
         predictor = copy(predictor)
         predictor.image_format = predictor.image_format._replace(value_range=found_range)
+    large = [found for found in images if predictor.image_size is None and _is_large(found.path)]
+    others = [found for found in images if found not in large]
     with tqdm(total=len(images), unit="image") as bar:
-        for batch in _batches(predictor, images, batch_size, failures, bar):
+        for batch in _batches(predictor, others, batch_size, failures, bar):
             arrays = [array for _, array in batch]
             results = predictor.predict_batch(arrays)
             for (found, array), result in zip(batch, results, strict=True):
-                _write(predictor, array, result, output, found.name, confidence)
+                _write(predictor, array, result, output, found, confidence)
             predicted += len(batch)
             bar.update(len(batch))
+        for found in large:
+            try:
+                _label_large(predictor, found, output, confidence)
+                predicted += 1
+            except ValueError as error:
+                failures.append(str(error))
+                tqdm.write(f"error: {error}")
+            bar.update()
     return FilesOutcome(predicted, passed_over, failures, found_range)
 
 
@@ -199,25 +218,80 @@ def _batches(
         yield batch
 
 
+def _is_large(path: Path) -> bool:
+    try:
+        _, (height, width) = image_size(path)
+    except ValueError:  # reading it reports it
+        return False
+    return height * width > _LARGE
+
+
+def _label_large(predictor: Predictor, found: Found, output: Path, confidence: bool) -> None:
+    """Label a file part by part; nothing but the file, labels and confidence is held as a whole."""
+    image = LargeImage(found.path, predictor.image_format)
+    labels = np.empty(image.size, dtype=np.uint8)
+    levels = np.empty(image.size if confidence else (0, 0), dtype=np.uint8)
+    tiles = predictor.tiles(image)
+    for tile in tqdm(tiles, found.path.name, num_tiles(image.size), unit="tile", leave=False):
+        labels[tile.rows, tile.columns] = tile.labels.cpu().numpy()
+        if confidence:
+            levels[tile.rows, tile.columns] = _levels(tile.confidence.cpu().numpy())
+    step = -(-max(image.size) // _OVERLAY)
+    small = image.reduced(step)
+    del image
+    _save(predictor, found, output, labels, levels if confidence else None)
+    picture = overlay(small, labels[::step, ::step], predictor.spec.palette)
+    _save_picture(Image.fromarray(picture), output / "overlays", found.name)
+
+
 def _write(
     predictor: Predictor,
     image: npt.NDArray[np.uint8],
     prediction: Prediction,
     output: Path,
-    name: Path,
+    found: Found,
     confidence: bool,
 ) -> None:
     """Write the results of one image."""
-    palette = predictor.spec.palette
-    labels = Image.fromarray(prediction.labels)
-    labels.putpalette([value for colour in palette for value in colour])
-    pictures = {
-        "labels": labels,
-        "overlays": Image.fromarray(overlay(to_rgb(image), prediction.labels, palette)),
-    }
-    if confidence:
-        levels = (255 * prediction.confidence).round().astype(np.uint8)
-        pictures["confidence"] = Image.fromarray(levels)
-    for kind, picture in pictures.items():
-        target = output / kind / name.parent / f"{name.name}.png"
+    levels = _levels(prediction.confidence) if confidence else None
+    _save(predictor, found, output, prediction.labels, levels)
+    picture = overlay(to_rgb(image), prediction.labels, predictor.spec.palette)
+    _save_picture(Image.fromarray(picture), output / "overlays", found.name)
+
+
+def _levels(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    levels: npt.NDArray[np.uint8] = (255 * confidence).round().astype(np.uint8)
+    return levels
+
+
+def _save(
+    predictor: Predictor,
+    found: Found,
+    output: Path,
+    labels: npt.NDArray[np.uint8],
+    levels: npt.NDArray[np.uint8] | None,
+) -> None:
+    """Write labels and, unless ``None``, confidence in 0..255."""
+    tags = georeference(found.path)
+    picture = Image.fromarray(labels)
+    picture.putpalette([value for colour in predictor.spec.palette for value in colour])
+    _save_picture(picture, output / "labels", found.name, tags)
+    if levels is not None:
+        _save_picture(Image.fromarray(levels), output / "confidence", found.name, tags)
+
+
+def _save_picture(
+    picture: Image.Image, folder: Path, name: Path, tags: Mapping[int, Any] | None = None
+) -> None:
+    """As PNG, or with a georeference as TIFF."""
+    target = folder / name.parent / f"{name.name}{'.tif' if tags else '.png'}"
+    if not tags:
         write_whole(target, picture.save)
+        return
+    directory = ImageFileDirectory_v2()
+    for code, value in tags.items():
+        directory[code] = value
+    write_whole(
+        target,
+        lambda to: picture.save(to, tiffinfo=directory, compression="tiff_adobe_deflate"),
+    )

@@ -5,8 +5,7 @@ Shapes: images (H, W, 3) uint8 RGB; network inputs (B, 3, h, w); probabilities (
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -28,16 +27,15 @@ from reco.data.images import (
     to_8_bit,
     with_channels,
 )
+from reco.data.large import LargeImage
 from reco.data.spec import DatasetSpec
 from reco.data.value_range import find_value_range
-from reco.inference.probabilities import predict_probabilities
+from reco.inference.probabilities import InferenceMode, predict_probabilities
+from reco.inference.tiles import MOST_PIXELS, TensorSource, Tile, label_large, label_tiles
 from reco.runs.checkpoint import Network, TrainedRun
 
 AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
 
-# An image of more pixels is predicted in tiles; they see this much of their surroundings.
-_MOST_PIXELS = 2**21
-_TILE, _SURROUNDINGS = 1024, 128
 # Numbers (classes x pixels) that are brought to the image's own size at a time.
 _BAND_NUMBERS = 2**25
 
@@ -63,6 +61,7 @@ class Predictor:
         device: where to compute.
         image_format: channels that the network takes, and the range of values that becomes black
             and white in files of more than 8 bits; where it is not known, each file's values tell.
+        mode: how the network looks at an image: once, at the whole of it, by default.
     """
 
     def __init__(
@@ -73,12 +72,14 @@ class Predictor:
         image_size: tuple[int, int] | None = None,
         device: torch.device | str = "cpu",
         image_format: ImageFormat = RGB,
+        mode: InferenceMode | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.network = network.to(self.device).eval()
         self.spec = spec
         self.image_size = image_size
         self.image_format = image_format
+        self.mode = mode or InferenceMode()
 
     def predict(self, image: AnyImage) -> Prediction:
         """Label one image.
@@ -101,13 +102,32 @@ class Predictor:
         groups = [torch.stack(inputs)] if one_size else [tensor[None] for tensor in inputs]
         predictions: list[Prediction] = []
         for group in groups:
-            if group.shape[2] * group.shape[3] > _MOST_PIXELS:
-                predictions += [self._in_tiles(image) for image in group]
+            if group.shape[2] * group.shape[3] > MOST_PIXELS:
+                for image in group:
+                    size = arrays[len(predictions)].shape[:2]
+                    predictions.append(self._label_large(image, size))
                 continue
-            for probabilities in predict_probabilities(self.network, group.to(self.device)):
+            group = group.to(self.device)
+            for probabilities in predict_probabilities(self.network, group, self.mode):
                 size = arrays[len(predictions)].shape[:2]
                 predictions.append(_most_probable(probabilities, size))
         return predictions
+
+    def tiles(self, image: LargeImage) -> Iterator[Tile]:
+        """Labels of a file as it is, part by part; see :func:`reco.inference.tiles.label_tiles`."""
+        return label_tiles(
+            self.network, image, self.spec.num_classes, self.mode, device=self.device
+        )
+
+    def _label_large(self, image: Tensor, size: tuple[int, int]) -> Prediction:
+        """Labels at ``size`` of an image ``(C, h, w)`` that is looked at in tiles."""
+        labels, confidence = label_large(
+            self.network, TensorSource(image), self.spec.num_classes, self.mode, device=self.device
+        )
+        if labels.shape != size:
+            labels = F.interpolate(labels[None, None], size, mode="nearest-exact")[0, 0]
+            confidence = F.interpolate(confidence[None, None], size, mode="bilinear")[0, 0]
+        return Prediction(labels.numpy(), confidence.numpy())
 
     def to_array(self, image: AnyImage) -> npt.NDArray[np.uint8]:
         """``(H, W, C)`` uint8 of anything that :meth:`predict` takes.
@@ -131,28 +151,6 @@ class Predictor:
         resized: Tensor = functional.resize(tensor, list(size), antialias=True)
         return resized
 
-    def _in_tiles(self, image: Tensor) -> Prediction:
-        """Tile by tile, each predicted with its surroundings and cut back to itself."""
-        height, width = image.shape[1:]
-        labels = np.empty((height, width), dtype=np.uint8)
-        confidence = np.empty((height, width), dtype=np.float32)
-        for top, bottom in _spans(height):
-            for left, right in _spans(width):
-                first_row, first_column = (max(0, v - _SURROUNDINGS) for v in (top, left))
-                seen = image[
-                    None,
-                    :,
-                    first_row : bottom + _SURROUNDINGS,
-                    first_column : right + _SURROUNDINGS,
-                ].to(self.device)
-                (probabilities,) = predict_probabilities(self.network, seen)
-                tile = _most_probable(probabilities, probabilities.shape[1:])
-                rows = slice(top - first_row, bottom - first_row)
-                columns = slice(left - first_column, right - first_column)
-                labels[top:bottom, left:right] = tile.labels[rows, columns]
-                confidence[top:bottom, left:right] = tile.confidence[rows, columns]
-        return Prediction(labels, confidence)
-
 
 def load(
     path: str | Path,
@@ -160,6 +158,7 @@ def load(
     network: Network = "auto",
     image_size: tuple[int, int] | Literal["config"] | None = "config",
     device: str = "auto",
+    mode: InferenceMode | None = None,
 ) -> Predictor:
     """Read a checkpoint, trained on whatever device, and make it ready to label images.
 
@@ -171,6 +170,7 @@ def load(
         image_size: (height, width) the network sees, ``None`` for the image as it is, or
             ``"config"`` for what the run was trained and evaluated at.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        mode: how it looks at an image: by windows, at several scales, mirrored.
 
     Raises:
         CheckpointError: not a checkpoint of this project, or one without a teacher when the
@@ -184,6 +184,7 @@ def load(
         image_size=run.config.dataset.image_size if image_size == "config" else image_size,
         device=distributed.find_device(device),
         image_format=ImageFormat.of(run.config.dataset),
+        mode=mode,
     )
 
 
@@ -211,13 +212,6 @@ def to_array(image: AnyImage, format: ImageFormat = RGB) -> npt.NDArray[np.uint8
         pixels = to_8_bit(with_channels(values, format.channels), format.value_range)
         return np.ascontiguousarray(pixels)
     return np.array(to_8_bit(image_values(image, format.channels), format.value_range))
-
-
-def _spans(extent: int) -> list[tuple[int, int]]:
-    """Tiles of nearly equal size along one axis."""
-    count = -(-extent // _TILE)
-    edges = [i * extent // count for i in range(count + 1)]
-    return list(itertools.pairwise(edges))
 
 
 def _most_probable(probabilities: Tensor, size: Sequence[int]) -> Prediction:

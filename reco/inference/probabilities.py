@@ -1,32 +1,24 @@
-"""Predicting and evaluating with a trained network.
+"""How a network looks at images: whole or by a sliding window, at several scales, mirrored.
 
 Shapes: images (B, 3, H, W) uint8 or floating in [0, 1]; probabilities (B, C, H, W).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from tqdm import tqdm
+from torch import Tensor
 
-from reco import distributed
-from reco.data.loading import EvalSample
 from reco.data.transforms import void_colour
 from reco.method.augmentation import to_unit
-from reco.metrics import ConfusionMatrix, finite_or_none, format_table, near_boundary
 from reco.models.network import SegmentationOutput, logits_of
 
-Blend = Literal["uniform", "linear", "hann"]
+Blend = Literal["uniform", "hann"]
 AnyNetwork = Callable[[Tensor], SegmentationOutput | Tensor]
-
-# Pixels on either side of a boundary that count as near it.
-BOUNDARY_WIDTH = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +86,7 @@ def predict_probabilities(
                 view, scaled, mode="bilinear", align_corners=False, antialias=scale < 1
             )
         logits = _look(network, view, mode)
-        probabilities = _resize(logits.flip(3) if flipped else logits, size).softmax(1)
+        probabilities = resize_logits(logits.flip(3) if flipped else logits, size).softmax(1)
         total = total.to(probabilities) + probabilities
     return total / len(views)
 
@@ -102,7 +94,7 @@ def predict_probabilities(
 def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
     """Logits at the images' size, by the whole image or by a sliding window."""
     if mode.window is None:
-        return _resize(logits_of(network(images)), images.shape[2:])
+        return resize_logits(logits_of(network(images)), images.shape[2:])
     height, width = images.shape[2:]
     window = mode.window
     # An image smaller than the window is extended by what training shows beyond an image.
@@ -120,7 +112,7 @@ def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
     for top, row_weight in rows:
         for left, column_weight in columns:
             part = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            logits = _resize(logits_of(network(padded[part])), window)
+            logits = resize_logits(logits_of(network(padded[part])), window)
             if total.ndim == 0:
                 total = logits.new_zeros(*logits.shape[:2], *padded.shape[2:])
                 weights = logits.new_zeros(padded.shape[2:])
@@ -157,116 +149,11 @@ def window_weight(extent: int, window: int, start: int, blend: Blend, margin: in
     ramp = (distance / (window / 2 - margin)).clamp(0, 1)
     if blend == "uniform":
         return (ramp > 0).float()
-    return ramp if blend == "linear" else torch.sin(ramp * torch.pi / 2) ** 2
+    return torch.sin(ramp * torch.pi / 2) ** 2
 
 
-@dataclass(frozen=True)
-class Evaluation:
-    """What an evaluation counted."""
-
-    confusion: ConfusionMatrix
-    boundary: ConfusionMatrix  # of pixels near a true boundary alone
-    boundary_width: int
-    examples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON knows them; ``None`` where there is none."""
-        return {
-            **self.confusion.compute(),
-            "boundary_mean_iou": finite_or_none(self.boundary.mean_iou()),
-            "boundary_iou": [finite_or_none(iou) for iou in self.boundary.iou().tolist()],
-            "boundary_width": self.boundary_width,
-        }
-
-
-def format_evaluations(results: Mapping[str, Evaluation], class_names: Sequence[str]) -> str:
-    """Table of IoU per class and the summary figures, one column for each network."""
-    return format_table(
-        {name: result.confusion for name, result in results.items()},
-        {name: result.boundary for name, result in results.items()},
-        class_names,
-    )
-
-
-@torch.no_grad()
-def evaluate(
-    networks: Mapping[str, nn.Module],
-    loader: Iterable[EvalSample],
-    num_classes: int,
-    *,
-    device: torch.device | str,
-    mode: InferenceMode | None = None,
-    boundary_width: int = BOUNDARY_WIDTH,
-    num_examples: int = 0,
-) -> dict[str, Evaluation]:
-    """Compare networks with the truth, all of them in one pass over the images.
-
-    Predictions are brought to the labels' size before they are compared. With torch.distributed
-    every rank evaluates its part of the images, and all get the figures of the whole.
-
-    Args:
-        networks: by name; their modes are restored afterwards.
-        loader: batches of :class:`reco.data.loading.EvalSample`.
-        num_classes: C.
-        device: of the networks.
-        mode: how they look at an image.
-        boundary_width: pixels on either side of a true boundary that count as near it.
-        num_examples: keep labels ``(H, W)`` uint8 and confidence ``(H, W)`` of as many images.
-
-    Raises:
-        ValueError: a network tells another number of classes apart.
-    """
-    results = {
-        name: Evaluation(
-            ConfusionMatrix(num_classes, device),
-            ConfusionMatrix(num_classes, device),
-            boundary_width,
-        )
-        for name in networks
-    }
-    quiet = distributed.rank() != 0
-    with _in_eval_mode(networks.values()):
-        for sample in tqdm(loader, desc="evaluating", unit="batch", leave=False, disable=quiet):
-            images = sample.image.to(device, non_blocking=True)
-            labels = sample.label.to(device, non_blocking=True)
-            near = near_boundary(labels, boundary_width)
-            for name, network in networks.items():
-                probabilities = predict_probabilities(network, images, mode)
-                if probabilities.shape[1] != num_classes:
-                    raise ValueError(
-                        f"network {name!r} predicts {probabilities.shape[1]} classes: "
-                        f"expected the data set's {num_classes}"
-                    )
-                confidence, predictions = _resize(probabilities, labels.shape[1:]).max(1)
-                result = results[name]
-                result.confusion.update(predictions, labels)
-                result.boundary.update(predictions, labels, near)
-                for i, index in enumerate(torch.as_tensor(sample.index).reshape(-1).tolist()):
-                    if index < num_examples:
-                        result.examples[index] = (
-                            predictions[i].to("cpu", torch.uint8),
-                            confidence[i].cpu(),
-                        )
-    for result in results.values():
-        result.confusion.reduce()
-        result.boundary.reduce()
-    return results
-
-
-@contextmanager
-def _in_eval_mode(networks: Iterable[nn.Module]) -> Iterator[None]:
-    modules = [module for network in networks for module in network.modules()]
-    modes = [module.training for module in modules]
-    for module in modules:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-
-
-def _resize(logits: Tensor, size: Sequence[int]) -> Tensor:
+def resize_logits(logits: Tensor, size: Sequence[int]) -> Tensor:
+    """Logits (or probabilities) as float32 at ``size``, bilinear."""
     if tuple(logits.shape[2:]) == tuple(size):
         return logits.float()
     return F.interpolate(logits.float(), tuple(size), mode="bilinear", align_corners=False)

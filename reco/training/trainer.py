@@ -37,7 +37,7 @@ from reco.data.loading import (
 from reco.data.overview import overview
 from reco.data.splits import check_labelled, make_split, mask_classes
 from reco.files import WriteError, write_whole
-from reco.inference.probabilities import Evaluation, evaluate, format_evaluations
+from reco.inference.evaluation import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
 from reco.panels import PredictedImage, panel
 from reco.runs.build import build_network, build_teacher

@@ -1,0 +1,103 @@
+"""An image file that is read in parts, so that a large one is never unpacked twice.
+
+Shapes: pixels (H, W, C) uint8. Pillow keeps the decoded file (at 20,000 x 20,000 pixels of RGB 1.6
+GB); what it cannot read is kept as 8-bit pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from reco.data.images import (
+    ImageFormat,
+    Pixels,
+    image_tensor,
+    open_image,
+    orientation_of,
+    pillow_reads,
+    pillow_values,
+    read_pixels,
+    to_8_bit,
+    to_rgb,
+    upright,
+    with_channels,
+)
+
+# TIFF tags that say where on Earth a picture lies: scale, tie points, transformation, keys.
+_GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
+
+
+class LargeImage:
+    """An image file, upright.
+
+    Args:
+        path: the file.
+        format: channels and range of values.
+
+    Raises:
+        ValueError: it cannot be read; it is named.
+    """
+
+    def __init__(self, path: Path, format: ImageFormat) -> None:
+        self._format = format
+        self._image: Image.Image | None = None
+        self._turn = 1
+        try:
+            image = open_image(path)
+            whole = pillow_reads(image, format.channels)
+        except Exception:  # what Pillow does not know, tifffile may
+            whole = False
+        if not whole:
+            self._pixels = read_pixels(path, format)
+            self.size: tuple[int, int] = self._pixels.shape[:2]  # (height, width)
+            return
+        try:
+            image.load()
+        except Exception as error:  # a broken file makes decoders raise nearly anything
+            raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        self._image, self._turn = image, orientation_of(image)
+        self.size = image.size if self._turn >= 5 else image.size[::-1]
+
+    def read(self, rows: slice, columns: slice) -> Tensor:
+        """``(C, h, w)`` of a part, which begins and ends at whole numbers."""
+        return image_tensor(self.pixels(rows, columns))
+
+    def pixels(self, rows: slice, columns: slice) -> Pixels:
+        """``(h, w, C)`` of a part."""
+        if self._image is None:
+            return self._pixels[rows, columns]
+        top, bottom = rows.start, rows.stop
+        left, right = columns.start, columns.stop
+        if self._turn in (3, 4, 7, 8):
+            top, bottom = self.size[0] - bottom, self.size[0] - top
+        if self._turn in (2, 3, 6, 7):
+            left, right = self.size[1] - right, self.size[1] - left
+        box = (left, top, right, bottom) if self._turn < 5 else (top, left, bottom, right)
+        channels, value_range = self._format
+        values = with_channels(pillow_values(self._image.crop(box), channels), channels)
+        return np.ascontiguousarray(upright(to_8_bit(values, value_range), self._turn))
+
+    def reduced(self, step: int) -> Pixels:
+        """``(h, w, 3)``: every ``step``-th pixel of every ``step``-th row, for a picture."""
+        height, width = self.size
+        rows = (self.pixels(slice(r, r + 1), slice(0, width)) for r in range(0, height, step))
+        return np.concatenate([to_rgb(row)[:, ::step] for row in rows])
+
+
+def georeference(path: Path) -> dict[int, tuple[object, ...] | str]:
+    """The tags of a GeoTIFF file that say where it lies; none of another file."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return {}
+    try:
+        with open_image(path) as image:
+            tags = dict(getattr(image, "tag_v2", {}))
+    except Exception:  # unknown to Pillow: many bands
+        import tifffile
+
+        with tifffile.TiffFile(path) as file:
+            tags = {tag.code: tag.value for tag in file.series[0].keyframe.tags}
+    return {code: tags[code] for code in _GEOREFERENCE if code in tags}
