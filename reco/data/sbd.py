@@ -12,6 +12,7 @@ from torchvision.datasets import SBDataset, VOCSegmentation
 from tqdm import tqdm
 
 from reco.data.spec import voc_palette
+from reco.extras import import_extra
 from reco.files import write_whole
 
 _VOC = Path("VOCdevkit", "VOC2012")
@@ -50,11 +51,7 @@ def convert_sbd(root: Path) -> int:
         FileNotFoundError: no VOC or SBD folder.
         ValueError: a file that is no SBD mask, by name.
     """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ImportError("SBD's files need scipy: pip install scipy") from error
-
+    loadmat = import_extra("scipy.io", "reading SBD's files").loadmat
     voc = next((p for p in (root, root / _VOC, root / _VOC.name) if _is_voc(p)), None)
     if voc is None:
         raise FileNotFoundError(f"{root}: no Pascal VOC here, expected {root / _VOC}/JPEGImages")

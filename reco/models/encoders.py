@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model
 
+from reco.extras import import_extra
 from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, adapt_channels
 
 logger = logging.getLogger(__name__)
@@ -279,10 +280,7 @@ def _timm_encoder(
     options: Mapping[str, Any],
     frozen: bool,
 ) -> Encoder:
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError(f"backbone='timm/{name}' needs timm: pip install timm") from error
+    timm = import_extra("timm", f"backbone='timm/{name}'")
     if not timm.is_model(name):
         nearest = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.0)
         raise ValueError(
