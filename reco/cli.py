@@ -312,8 +312,10 @@ def prepare(parser: ArgumentParser) -> Work:
         reco prepare import labelme photos --to data
 
     Without further options it checks: everything that is wrong is listed, with file names, and the
-    exit code is 1. --resize-to copies at the configuration's dataset.image_size; train on the copy
-    by dataset.root=/ssd/cityscapes. Interrupted, it goes on when called again.
+    exit code is 1. For `folder` it draws a few images under their masks, with the legend
+    (--masks-picture, by default runs/<configuration>_masks.png): look at it before you train.
+    --resize-to copies at the configuration's dataset.image_size; train on the copy by
+    dataset.root=/ssd/cityscapes. Interrupted, it goes on when called again.
 
     `import` makes a folder that trains as it is out of the annotations of another tool.
     """
@@ -327,6 +329,7 @@ def prepare(parser: ArgumentParser) -> Work:
     add("--convert-sbd", action="store_true", help="SBD's .mat files to PNG (pascal; needs scipy)")
     add("--split", type=Path, metavar="FILE", help="print the labelled split and write it there")
     add("--picture", type=Path, metavar="FILE", help="draw the partial labels of one image")
+    add("--masks-picture", type=Path, metavar="FILE", help="draw images under their masks there")
     kinds = parser.add_subparsers(
         metavar="DATASET",
         required=True,
@@ -349,13 +352,14 @@ def prepare(parser: ArgumentParser) -> Work:
         from reco.data.sbd import convert_sbd, download_pascal
         from reco.data.splits import make_split
         from reco.files import write_text_whole, write_whole
-        from reco.panels import draw_budgets
+        from reco.panels import draw_budgets, draw_masks
 
         if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
             raise ValueError("--download and --convert-sbd are for pascal")
         root = [f"dataset.root={arguments.root}"] if arguments.root else []
         name = arguments.config or f"{arguments.dataset}.yaml"
-        config = load_config(name, [*root, *arguments.overrides]).dataset
+        whole = load_config(name, [*root, *arguments.overrides])
+        config = whole.dataset
         if config.name != arguments.dataset:
             raise ValueError(f"{name} is for {config.name}, expected {arguments.dataset}")
         if arguments.download:
@@ -381,6 +385,12 @@ def prepare(parser: ArgumentParser) -> Work:
             return 0
         found = check_dataset(reader)
         print(found.format())
+        show = arguments.masks_picture
+        if show is None and config.name == "folder":
+            show = Path(whole.output_dir) / f"{Path(name).stem}_masks.png"
+        if show is not None and (picture := draw_masks(reader)) is not None:
+            write_whole(show, picture.save)
+            print(f"Look at: {show}")
         return 1 if found.problems else 0
 
     return work

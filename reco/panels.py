@@ -1,4 +1,4 @@
-"""Pictures of predictions, made with PIL alone.
+"""Pictures of labels and predictions, made with PIL alone.
 
 Shapes: image (H, W, 3) uint8; labels and predictions (H, W) uint8 with IGNORE; confidence (H, W)
 in [0, 1].
@@ -15,10 +15,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reco import IGNORE
 from reco.config import DatasetConfig
+from reco.data.classes import ClassTable
 from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
 from reco.data.partial import partial_labels
-from reco.data.reader import Reader
+from reco.data.reader import FileReader, Reader
 from reco.data.spec import DatasetSpec
 
 Pixels = npt.NDArray[np.uint8]
@@ -30,6 +31,7 @@ _RIGHT, _WRONG = (222, 222, 222), (200, 30, 30)
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _GAP = 8
 _WIDTH = 240  # pixels that a picture of a panel takes at least, about
+_MASK_WIDTH = 480  # at most, in a panel of labels
 
 
 class PredictedImage(NamedTuple):
@@ -82,28 +84,85 @@ def panel(rows: Sequence[PredictedImage], spec: DatasetSpec, *, title: str = "")
         title: a line above.
     """
     titles = ("image", "truth", "prediction", "errors", "confidence 0 to 1")
-    widest = max(row.image.shape[1] for row in rows)
-    zoom = max(1, round(_WIDTH / widest))  # small images are shown larger, pixel by pixel
     pictures = [
         [
-            Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1))
-            for picture in (
-                row.image,
-                colourise(row.truth, spec.palette),
-                colourise(row.prediction, spec.palette),
-                error_map(row.truth, row.prediction),
-                confidence_map(row.confidence),
-            )
+            row.image,
+            colourise(row.truth, spec.palette),
+            colourise(row.prediction, spec.palette),
+            error_map(row.truth, row.prediction),
+            confidence_map(row.confidence),
         ]
+        for row in rows
+    ]
+    return _grid(pictures, titles, dict(zip(spec.class_names, spec.palette, strict=True)), title)
+
+
+def label_panel(
+    rows: Sequence[tuple[Pixels, Pixels]], table: ClassTable, *, title: str = ""
+) -> Image.Image:
+    """Images, the same under their masks, and the masks, with what stands for each class.
+
+    Args:
+        rows: image ``(H, W, 3)`` and its labels ``(H, W)``; at least one.
+        table: classes, and what stands for them in the masks.
+        title: a line above.
+    """
+    palette = table.spec.palette
+    pictures = [
+        [image, overlay(image, labels, palette), colourise(labels, palette)]
+        for image, labels in rows
+    ]
+    legend = {
+        f"{name}: {table.describe(label)}": colour
+        for label, (name, colour) in enumerate(zip(table.spec.class_names, palette, strict=True))
+    }
+    legend[f"void: {table.describe(IGNORE) or 'nothing'}"] = _IGNORED
+    return _grid(pictures, ("image", "under its mask", "mask"), legend, title)
+
+
+def draw_masks(reader: FileReader, most: int = 4) -> Image.Image | None:
+    """:func:`label_panel` of a few images that hold many classes, of masks that were looked into.
+
+    ``None`` if there are none.
+    """
+    left = {id: content.classes for id, content in sorted(reader.contents.items())}
+    seen: set[int] = set()
+    rows: list[tuple[Pixels, Pixels]] = []
+    while left and len(rows) < most:
+        id = max(left, key=lambda id: len(left[id] - seen))
+        seen |= left.pop(id)
+        try:
+            image, labels = reader.image(id), reader.label(id)
+        except ValueError:
+            continue  # the check names it
+        pixels = Image.fromarray(to_rgb(image)) if isinstance(image, np.ndarray) else image
+        size = (_MASK_WIDTH, max(1, round(pixels.height * _MASK_WIDTH / pixels.width)))
+        if pixels.width > _MASK_WIDTH:
+            pixels, labels = pixels.resize(size), labels.resize(size, Image.Resampling.NEAREST)
+        rows.append((np.asarray(pixels), np.asarray(labels)))
+    return label_panel(rows, reader.table, title=str(reader.root.resolve())) if rows else None
+
+
+def _grid(
+    rows: Sequence[Sequence[Pixels]],
+    titles: Sequence[str],
+    legend: Mapping[str, tuple[int, int, int]],
+    title: str,
+) -> Image.Image:
+    """Pictures side by side, a title over each column, and a legend below."""
+    widest = max(row[0].shape[1] for row in rows)
+    zoom = max(1, round(_WIDTH / widest))  # small images are shown larger, pixel by pixel
+    pictures = [
+        [Image.fromarray(picture.repeat(zoom, 0).repeat(zoom, 1)) for picture in row]
         for row in rows
     ]
     font = ImageFont.load_default(size=14)
     width = max(120, zoom * widest) + _GAP
     line = 22
-    legend = _legend_places(spec.class_names, font, width * len(titles) - _GAP)
+    places = _legend_places([*legend], font, width * len(titles) - _GAP)
     top = 2 * line if title else line
     body = sum(row[0].height + _GAP for row in pictures)
-    bottom = legend[-1][1] + line
+    bottom = places[-1][1] + line
     canvas = Image.new("RGB", (width * len(titles) + _GAP, top + body + bottom), "white")
     draw = ImageDraw.Draw(canvas)
     if title:
@@ -115,7 +174,7 @@ def panel(rows: Sequence[PredictedImage], spec: DatasetSpec, *, title: str = "")
         for column, picture in enumerate(row):
             canvas.paste(picture, (_GAP + column * width, y))
         y += row[0].height + _GAP
-    for (x, below), name, colour in zip(legend, spec.class_names, spec.palette, strict=True):
+    for (x, below), (name, colour) in zip(places, legend.items(), strict=True):
         draw.rectangle((_GAP + x, y + below, _GAP + x + 13, y + below + 13), colour, "black")
         draw.text((_GAP + x + 19, y + below - 2), name, fill="black", font=font)
     return canvas

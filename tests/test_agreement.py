@@ -11,6 +11,7 @@ import pytest
 from make_data import draw_mask, make_folder, make_pascal, save_image, save_mask
 from PIL import Image
 
+from reco.cli import main
 from reco.config import DatasetConfig
 from reco.data import open_dataset
 from reco.data.check import check_dataset
@@ -198,3 +199,33 @@ def test_a_bad_mask_to_evaluate_on_is_found_before_training(tmp_path):
     save_mask(tmp_path / "labels/val/site 1/001.png", draw_mask([0, 9], 0))
     with pytest.raises(ValueError, match=r"labels/val/site 1/001.png: holds 9"):
         start(tmp_path, class_names=THREE)
+
+
+def test_prepare_shows_what_it_understood(tmp_path, capsys, monkeypatch):
+    masks = {
+        "a": Image.fromarray((classes_of(0) > 0).astype(np.uint8) * 255),
+        "b": Image.fromarray((classes_of(1) > 0).astype(np.uint8) * 7),
+        "c": Image.fromarray((classes_of(2) > 1).astype(np.uint8) * 9),
+    }
+    make(make(tmp_path, masks), {"v": masks["a"]}, "val")
+    config = tmp_path / "crack.yaml"
+    config.write_text(
+        "dataset: {name: folder, root: ., classes: {ground: 0, crack: [255, 7]}, ignore: 9}"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", "folder", "--config", "crack.yaml"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    table = next(i for i, line in enumerate(printed) if line.startswith("class "))
+    assert [line.split() for line in printed[table : table + 4]] == [
+        ["class", "in", "the", "masks", "train", "val", "share", "of", "pixels"],
+        ["ground", "0", "81.111%", "75.000%"],
+        ["crack", "7,", "255", "15.833%", "25.000%"],
+        ["(void)", "9", "3.056%", "0.000%"],
+    ]
+    assert "Look at: runs/crack_masks.png" in printed
+    picture = np.asarray(Image.open(tmp_path / "runs/crack_masks.png"))
+    # The third column shows the masks in the colours of the legend, void black.
+    assert (picture == (230, 159, 0)).all(axis=2).sum() > 1000
+    assert (picture == (0, 0, 0)).all(axis=2).sum() > 1000
+    assert main(["prepare", "folder", "--config", "crack.yaml", "--masks-picture", "x.png"]) == 0
+    assert (tmp_path / "x.png").is_file()
