@@ -140,6 +140,34 @@ class TestRotaryTransformer(EncoderTests):
     backbone, cells = "timm/vit_tiny_patch16_dinov3_qkvb", (25, 33)
 
 
+class TestBeit(EncoderTests):
+    backbone, cells = "timm/beit_base_patch16_224", (25, 33)
+
+    @pytest.fixture(autouse=True)
+    def tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """timm has no small BEiT."""
+        create, size = timm.create_model, {"embed_dim": 32, "depth": 4, "num_heads": 2}
+        monkeypatch.setattr(
+            timm, "create_model", lambda name, **given: create(name, **given, **size)
+        )
+
+    def test_at_the_trained_size_it_is_timms(self) -> None:
+        network = build(self.backbone).eval()
+        reference = timm.create_model(
+            self.backbone.removeprefix("timm/"), pretrained=False, num_classes=0
+        ).eval()
+        reference.load_state_dict(network.encoder.network.state_dict(), strict=False)
+        for block in (*reference.blocks, *network.encoder.network.blocks):
+            table = block.attn.relative_position_bias_table
+            nn.init.normal_(table, generator=torch.Generator().manual_seed(len(table)))
+        batch = images(1, size=(224, 224))
+        expected = reference.forward_intermediates(
+            batch, indices=4, norm=True, intermediates_only=True
+        )
+        for found, maps in zip(network.encoder(batch), expected, strict=True):
+            torch.testing.assert_close(found, maps)
+
+
 def test_convnext_at_stride_32_brings_the_maps_in_between() -> None:
     dilated, whole = (build("timm/test_convnext", output_stride=s) for s in (16, 32))
     assert dilated.encoder.strides == (4, 16)

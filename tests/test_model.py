@@ -585,6 +585,7 @@ def test_num_classes_is_checked() -> None:
     [
         ("resnet10", "timm/resnet10' is unknown to timm .*; the nearest are timm/resnet10t"),
         ("test_vit", "decoder='deeplabv3plus': backbone='timm/test_vit' needs 'dpt'"),
+        ("test_coatnet", "test_coatnet' is of a family that does not"),
         ("mixer_s32_224", "mixer_s32_224' is of a family that does not .* hrnet, .*swin"),
     ],
 )

@@ -51,7 +51,7 @@ _FAMILIES: dict[Kind, str] = {
         "starnet swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
         "tiny_vit tresnet twins vgg vovnet"
     ),
-    "transformer": "deit eva naflexvit vision_transformer vision_transformer_sam xcit",
+    "transformer": "beit deit eva naflexvit vision_transformer vision_transformer_sam xcit",
 }
 TIMM_FAMILIES = {family: kind for kind, names in _FAMILIES.items() for family in names.split()}
 # What lets a family take other sizes than the one it was trained at.
@@ -183,6 +183,46 @@ class _TimmTransformer(Encoder):
         return maps
 
 
+class _Beit(_TimmTransformer):
+    """BEiT, whose table of relative positions is resized to each image's grid as it comes.
+
+    timm resizes it once and for all, for one size of images.
+    """
+
+    def __init__(self, network: Any, blocks: Sequence[int], **facts: Any) -> None:
+        super().__init__(network, blocks, **facts)
+        network.patch_embed.strict_img_size = False
+        any_grid = _any_grid(type(network.blocks[0].attn))
+        for block in network.blocks:
+            block.attn.__class__ = any_grid
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        network: Any = self.network
+        for block in network.blocks:
+            block.attn.grid = [extent // self.multiple for extent in images.shape[2:]]
+        return super().features(images)
+
+
+def _any_grid(attention: Any) -> type:
+    """BEiT's attention with the biases of ``grid`` (rows and columns of patches)."""
+    from timm.layers.pos_embed_rel import resize_rel_pos_bias_table_simple
+    from timm.models.beit import gen_relative_position_index
+
+    class AnyGridAttention(attention):  # type: ignore[misc]
+        def _get_rel_pos_bias(self) -> Tensor:
+            rows, columns = self.grid
+            table = self.relative_position_bias_table
+            count = (2 * rows - 1) * (2 * columns - 1) + 3  # 3: to, from and of the class token
+            table = resize_rel_pos_bias_table_simple(
+                table, (rows, columns), (count, table.shape[1])
+            )
+            index = gen_relative_position_index((rows, columns), device=table.device)
+            bias: Tensor = table[index].permute(2, 0, 1)[None]
+            return bias.contiguous()
+
+    return AnyGridAttention
+
+
 def build_encoder(
     name: str,
     *,
@@ -288,7 +328,7 @@ def _timm_encoder(
             f"the nearest are {', '.join(f'timm/{other}' for other in nearest)}"
         )
     family = next((f for f in TIMM_FAMILIES if timm.models.is_model_in_modules(name, [f])), None)
-    if family is None:
+    if family is None or "coatne" in name:  # CoAtNet, of MaxViT's family, has one size
         raise ValueError(
             f"backbone='timm/{name}' is of a family that does not take images of any size, or has "
             f"no maps to decode. The families that work are {', '.join(sorted(TIMM_FAMILIES))}"
@@ -312,7 +352,7 @@ def _timm_encoder(
     if kind == "transformer":
         info = network.feature_info
         blocks = [len(info) * (i + 1) // _NUM_DEPTHS - 1 for i in range(_NUM_DEPTHS)]
-        return _TimmTransformer(
+        return (_Beit if family == "beit" else _TimmTransformer)(
             network,
             blocks,
             strides=[info[block]["reduction"] for block in blocks],

@@ -1,0 +1,192 @@
+"""Try a member of each of timm's families: build, train one step, export, read again.
+
+    python benchmarks/encoders.py
+    python benchmarks/encoders.py --families swin_transformer eva --output /tmp/encoders.csv
+
+Weights are random, images odd in size. Families that :data:`reco.models.encoders.TIMM_FAMILIES`
+lacks are tried as each kind, so that a new one that works is noticed. The table goes to
+docs/encoders.csv; exit code 1 where it does not agree with that list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple, get_args
+
+import timm
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+from reco.files import write_table
+from reco.inference.export import Deployable
+from reco.models import encoders
+from reco.models.network import SegmentationNetwork
+
+# The smallest of each family, where the first in the alphabet is not.
+_MEMBERS = {
+    "beit": "beit_base_patch16_224",
+    "byobnet": "test_byobnet",
+    "cait": "cait_xxs24_224",
+    "coat": "coat_lite_tiny",
+    "convit": "convit_tiny",
+    "convnext": "test_convnext",
+    "cpubone": "cpubone_t0",
+    "crossvit": "crossvit_tiny_240",
+    "cspnet": "cs3darknet_focus_s",
+    "cspnext": "cspnext_tiny",
+    "davit": "davit_tiny",
+    "deit": "deit_tiny_patch16_224",
+    "dla": "dla46_c",
+    "edgenext": "edgenext_xx_small",
+    "efficientformer_v2": "efficientformerv2_s0",
+    "efficientnet": "test_efficientnet",
+    "eva": "vit_tiny_patch16_dinov3_qkvb",
+    "fasternet": "fasternet_t0",
+    "fastvit": "fastvit_t8",
+    "focalnet": "focalnet_tiny_srf",
+    "gcvit": "gcvit_xxtiny",
+    "hgnet": "hgnetv2_b0",
+    "hiera": "hiera_tiny_224",
+    "hieradet_sam2": "sam2_hiera_tiny",
+    "hrnet": "hrnet_w18_small",
+    "iformer": "iformer_t",
+    "inception_next": "inception_next_atto",
+    "lcnetv2": "lcnetv2_small",
+    "levit": "levit_128s",
+    "mambaout": "test_mambaout",
+    "maxxvit": "test_maxvit",
+    "metaformer": "poolformerv2_s12",
+    "mlp_mixer": "mixer_s32_224",
+    "mobilenetv3": "mobilenetv3_small_050",
+    "mobilenetv5": "mobilenetv5_base",
+    "mobilevit": "mobilevit_xxs",
+    "mvitv2": "mvitv2_tiny",
+    "nest": "nest_tiny",
+    "nextvit": "nextvit_small",
+    "nfnet": "test_nfnet",
+    "pit": "pit_ti_224",
+    "rdnet": "rdnet_tiny",
+    "regnet": "regnetx_002",
+    "repvit": "repvit_m0_9",
+    "resnet": "test_resnet",
+    "senet": "legacy_seresnet18",
+    "sequencer": "sequencer2d_s",
+    "sknet": "skresnet18",
+    "starnet": "starnet_s1",
+    "swiftformer": "swiftformer_xs",
+    "swin_transformer": "swin_tiny_patch4_window7_224",
+    "swin_transformer_v2": "swinv2_tiny_window8_256",
+    "swin_transformer_v2_cr": "swinv2_cr_tiny_224",
+    "tnt": "tnt_s_patch16_224",
+    "tresnet": "tresnet_m",
+    "twins": "twins_svt_small",
+    "vision_transformer": "vit_tiny_patch16_224",
+    "vision_transformer_hybrid": "vit_tiny_r_s16_p8_224",
+    "vision_transformer_relpos": "test_vit_relpos",
+    "vitamin": "vitamin_small_224",
+    "vovnet": "ese_vovnet19b_slim",
+    "xcit": "xcit_nano_12_p16_224",
+}
+_STEP_SIZE = (97, 131)
+_EXPORTED_AT = ((97, 131), (160, 224))  # the second is none that was traced
+
+
+class Trial(NamedTuple):
+    """What became of a member of a family; ``problem`` is empty where all went well."""
+
+    family: str
+    member: str
+    kind: str
+    strides: str  # of the maps that the decoder gets
+    million_parameters: str  # of the encoder
+    agreement: str  # share of pixels with one label before and after export, at two sizes
+    problem: str
+
+
+def try_family(family: str) -> Trial:
+    """One row of the table; a family that is not listed is tried as each kind."""
+    member = _MEMBERS.get(family) or timm.list_models(module=family)[0]
+    listed = encoders.TIMM_FAMILIES.get(family)
+    for kind in [listed] if listed else get_args(encoders.Kind):
+        encoders.TIMM_FAMILIES[family] = kind
+        try:
+            trial = _try_member(family, member, kind)
+        except Exception as error:  # whatever stops a network is what the table is to say
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            trial = Trial(family, member, kind, "", "", "", text[:160])
+        if not trial.problem:
+            break
+    if listed is None:
+        del encoders.TIMM_FAMILIES[family]
+    return trial
+
+
+def _try_member(family: str, member: str, kind: str) -> Trial:
+    torch.manual_seed(0)
+    network = SegmentationNetwork(
+        3, backbone=f"timm/{member}", weights="none", representation_dim=8, channels=16
+    )
+    logits, representations = network.train()(torch.rand(2, 3, *_STEP_SIZE))
+    (logits.square().mean() + representations.square().mean()).backward()
+    trained = [p for p in network.parameters() if p.requires_grad]
+    if not all(p.grad is not None and p.grad.isfinite().all() for p in trained):
+        raise ValueError("some parameters get no finite gradient")
+    torch.optim.SGD(trained, lr=1e-3).step()
+    network.eval()
+    images = [torch.rand(1, 3, *size) for size in _EXPORTED_AT]
+    with torch.no_grad():
+        expected = [network(batch).logits for batch in images]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.pt2"
+        dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+        example = (torch.rand(2, 3, 65, 97),)
+        with torch.no_grad():
+            deployable = Deployable(network, input="float")
+            program = torch.export.export(deployable, example, dynamic_shapes=dynamic)
+        torch.export.save(program, path)
+        run = torch.export.load(path).module()
+        same = pixels = 0
+        for batch, before in zip(images, expected, strict=True):
+            before = F.interpolate(before, batch.shape[2:], mode="bilinear", align_corners=False)
+            with torch.no_grad():
+                equal = run(batch).argmax(1) == before.argmax(1)
+            same, pixels = same + int(equal.sum()), pixels + equal.numel()
+    return Trial(
+        family,
+        member,
+        kind,
+        " ".join(map(str, network.encoder.strides)),
+        f"{sum(p.numel() for p in network.encoder.parameters()) / 1e6:.1f}",
+        f"{same / pixels:.4f}",
+        "" if same > 0.999 * pixels else "the exported network says something else",
+    )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--families", nargs="+", default=timm.models.list_modules())
+    parser.add_argument("--output", type=Path, default=Path("docs/encoders.csv"))
+    arguments = parser.parse_args()
+    trials = []
+    for family in tqdm(arguments.families, unit="family"):
+        trials.append(try_family(family))
+        tqdm.write(" | ".join(trials[-1]))
+        header = [*Trial._fields, "timm"]
+        write_table(arguments.output, header, [[*t, timm.__version__] for t in trials])
+    works = {trial.family for trial in trials if not trial.problem}
+    listed = set(encoders.TIMM_FAMILIES) & set(arguments.families)
+    for family in sorted(works - listed):
+        print(f"{family}: works, but TIMM_FAMILIES lacks it")
+    for family in sorted(listed - works):
+        print(f"{family}: is in TIMM_FAMILIES, but does not work")
+    return int(works != listed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
