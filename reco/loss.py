@@ -740,6 +740,13 @@ def _check_inputs(
         f"a floating tensor (B, C, h, w) with B = {batch} as in representations",
     )
     require(
+        ignore_index != IGNORE or logits.shape[1] <= IGNORE,
+        "logits",
+        logits,
+        f"at most {IGNORE} classes, since ignore_index = {IGNORE} would be one of them; for more, "
+        "pass another such as ignore_index=-1",
+    )
+    require(
         labels.ndim == 3
         and len(labels) == batch
         and not labels.is_floating_point()

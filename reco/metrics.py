@@ -27,9 +27,17 @@ class ConfusionMatrix:
     Args:
         num_classes: C.
         device: where the counts are kept; nothing waits for it until a figure is asked for.
+
+    Raises:
+        ValueError: more than 255 classes, one of which would be taken for IGNORE.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
+        if num_classes > IGNORE:
+            raise ValueError(
+                f"ConfusionMatrix: num_classes = {num_classes}: expected at most {IGNORE}, since "
+                f"{IGNORE} is IGNORE"
+            )
         self.num_classes = num_classes
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=device)
 

@@ -387,6 +387,16 @@ def test_classes_that_the_logits_do_not_have_are_named(arguments: dict[str, Any]
         ReCoLoss(**arguments)(*make_batch(classes=4))
 
 
+def test_class_255_is_not_ignored_without_a_word() -> None:
+    representations, logits, labels = make_batch(classes=256, ignored=0)
+    labels[:] = torch.randint(250, 256, labels.shape)
+    with pytest.raises(ValueError, match=r"logits is .* at most 255 classes.*ignore_index=-1"):
+        ReCoLoss()(representations, logits, labels)
+    _, statistics = ReCoLoss(ignore_index=-1).with_statistics(representations, logits, labels)
+    assert statistics.present[250:].all()
+    ReCoLoss()(representations, logits[:, 1:], labels - 1)
+
+
 @pytest.mark.parametrize(
     ("dtype", "value", "ignore_index"),
     [
@@ -478,8 +488,8 @@ def test_any_batch_gives_a_finite_connected_scalar(
 @pytest.mark.parametrize("classes", [1, 2, 150, 300])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 23)])
 def test_any_size_and_number_of_classes(size: tuple[int, int], classes: int) -> None:
-    batch = make_batch(batch=3, classes=classes, size=size, label_size=(37, 53))
-    value, _ = reco_loss(*batch, num_queries=3, num_negatives=4)
+    batch = make_batch(batch=3, classes=classes, size=size, label_size=(37, 53), ignored=0)
+    value, _ = reco_loss(*batch, num_queries=3, num_negatives=4, ignore_index=-1)
     assert value.isfinite()
     assert gradient_of(value, batch).isfinite().all()
 

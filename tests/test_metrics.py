@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from reco import IGNORE
+from reco.data.spec import DatasetSpec, default_palette
 from reco.metrics import ConfusionMatrix, format_table, near_boundary
 
 C = 6
@@ -161,3 +162,12 @@ def test_table_shows_every_class_and_column():
     assert lines[4].split() == ["tram", "0.00", "-", "-"]
     assert next(line for line in lines if line.startswith("mIoU ")).split()[-1] == "58.33"
     assert lines[-1].endswith("left out of the means: tram")
+
+
+def test_more_classes_than_labels_can_tell_from_ignore():
+    assert ConfusionMatrix(IGNORE).num_classes == 255
+    with pytest.raises(ValueError, match="num_classes = 256: expected at most 255"):
+        ConfusionMatrix(256)
+    names = tuple(str(c) for c in range(256))
+    with pytest.raises(ValueError, match="many: 256 classes: expected at most 255"):
+        DatasetSpec("many", names, default_palette(256))

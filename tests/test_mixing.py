@@ -111,6 +111,42 @@ def test_inputs_are_left_alone():
     assert all(torch.equal(a, b) for a, b in zip(batch, copies, strict=True))
 
 
+@pytest.mark.parametrize("mix", [classmix, cutmix, cutout])
+@pytest.mark.parametrize("value", [-1, 256, 1000])
+def test_labels_out_of_range(mix, value, monkeypatch):
+    """An error where looking is free; elsewhere they are IGNORE, and never laid over anything."""
+    images, labels, confidence = painted_batch(0)
+    wrong = labels.clone()
+    wrong[labels == 2] = value
+    with pytest.raises(ValueError, match=rf"mixing: labels holds \[{value}\]: expected 0 to 254"):
+        mix(images, wrong, confidence)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for labels_like in (wrong, wrong.int()):
+        torch.manual_seed(0)
+        mixed = mix(images, labels_like, confidence)
+        torch.manual_seed(0)
+        expected = mix(images, labels.masked_fill(labels == 2, IGNORE), confidence)
+        assert all(torch.equal(a.float(), b.float()) for a, b in zip(mixed, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.bool, torch.int8])
+def test_labels_of_a_type_that_cannot_say_ignore(kind):
+    images, labels, _ = painted_batch(0)
+    with pytest.raises(ValueError, match=f"mixing: labels are {kind}"):
+        classmix(images, labels.clamp(max=C).to(kind))
+
+
+@pytest.mark.gpu
+def test_labels_out_of_range_on_the_device():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    images, labels, confidence = (tensor.cuda() for tensor in painted_batch(0))
+    for value in (-1, 256):
+        for mix in (classmix, cutmix, cutout):
+            _, mixed, _ = mix(images, labels.masked_fill(labels == 2, value), confidence)
+            assert ((mixed >= 0) & (mixed <= IGNORE) & (mixed != 2)).all()
+
+
 def test_wrong_batches_are_named():
     images, labels, confidence = painted_batch(0)
     with pytest.raises(ValueError, match=r"images holds 1: expected at least 2"):

@@ -254,6 +254,33 @@ def test_losses_are_zero_not_nan_where_nothing_is_valid():
     assert (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("value", [-1, C, 254, 256])
+def test_labels_out_of_range_are_named_or_ignored(value, monkeypatch):
+    logits, confidence = torch.randn(2, C, 4, 4), torch.ones(2, 4, 4)
+    labels = torch.randint(C, (2, 4, 4))
+    wrong, without = (labels.clone() for _ in range(2))
+    wrong[0, 1, 2], without[0, 1, 2] = value, IGNORE
+    terms = {
+        "supervised_loss": supervised_loss,
+        "unsupervised_loss": lambda logits, labels, **weights: unsupervised_loss(
+            logits, labels, confidence, strong_threshold=0.5, **weights
+        ),
+    }
+    for name, term in terms.items():
+        with pytest.raises(ValueError, match=rf"{name}: labels holds \[{value}\]: expected 0 to 2"):
+            term(logits, wrong)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # as on an accelerator
+    for term in terms.values():
+        for weights in (None, torch.tensor([1.0, 2.0, 3.0])):
+            expected = term(logits, without, class_weights=weights)
+            assert torch.equal(term(logits, wrong, class_weights=weights), expected)
+
+
+def test_more_classes_than_labels_can_tell_from_ignore():
+    with pytest.raises(ValueError, match="supervised_loss: 256 classes: expected at most 255"):
+        supervised_loss(torch.randn(1, 256, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+
+
 def test_eta_leaves_padding_out():
     labels = torch.zeros(2, 4, 4, dtype=torch.long)
     labels[0, :, 2:] = IGNORE

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torchvision.datasets import Cityscapes
 
+from reco import IGNORE
+
 Palette = tuple[tuple[int, int, int], ...]
 
 # Okabe and Ito's colours, told apart by colour-blind people too, with grey in the place of black:
@@ -24,11 +26,22 @@ _OKABE_ITO: Palette = (
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Class names and one RGB colour (0..255) per class; label value = position."""
+    """Class names and one RGB colour (0..255) per class; label value = position.
+
+    Raises:
+        ValueError: more than 255 classes.
+    """
 
     name: str
     class_names: tuple[str, ...]
     palette: Palette
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) > IGNORE:
+            raise ValueError(
+                f"{self.name}: {len(self.class_names)} classes: expected at most {IGNORE}, since "
+                f"labels are kept in 8 bits and {IGNORE} means void"
+            )
 
     @property
     def num_classes(self) -> int:

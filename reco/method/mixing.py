@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reco import IGNORE
 from reco.data.transforms import void_colour, void_value
+from reco.method.labels import checked_labels
 
 
 def classmix(
@@ -38,9 +39,11 @@ def classmix(
         Images, labels and masks; pixel by pixel they come from one image.
 
     Raises:
-        ValueError: shapes that do not fit together, or a batch of one image.
+        ValueError: shapes that do not fit together, a batch of one image, or labels that are no
+            integers. Values are checked on eager CPU tensors only; elsewhere one out of range
+            becomes IGNORE.
     """
-    _check(images, labels, *masks, at_least=2)
+    labels = _checked(images, labels, *masks, at_least=2)
     flat = labels.flatten(1).long()
     present = torch.zeros(len(flat), IGNORE + 1, dtype=torch.bool, device=labels.device)
     present.scatter_(1, flat, True)
@@ -63,7 +66,7 @@ def cutmix(
     French et al., "Semi-supervised semantic segmentation needs strong, varied perturbations",
     BMVC 2020. Arguments and errors as for :func:`classmix`.
     """
-    _check(images, labels, *masks, at_least=2)
+    labels = _checked(images, labels, *masks, at_least=2)
     box = _half_box(labels.shape, images.device, generator)
     return _lay_over_next(images, labels, *masks, where=box)
 
@@ -80,7 +83,7 @@ def cutout(
     confidence. DeVries & Taylor, arXiv 1708.04552. Arguments and errors as for :func:`classmix`,
     but a single image will do.
     """
-    _check(images, labels, *masks, at_least=1)
+    labels = _checked(images, labels, *masks, at_least=1)
     box = _half_box(labels.shape, images.device, generator)
     return (
         torch.where(box[:, None], void_colour(images), images),
@@ -111,7 +114,8 @@ def _half_box(shape: torch.Size, device: torch.device, generator: torch.Generato
     return inside[0][:, :, None] & inside[1][:, None, :]
 
 
-def _check(images: Tensor, *masks: Tensor, at_least: int) -> None:
+def _checked(images: Tensor, *masks: Tensor, at_least: int) -> Tensor:
+    """The labels, which are the first mask."""
     for i, mask in enumerate(masks):
         name = f"mask {i}" if i else "labels"
         if images.ndim != 4 or mask.shape != (len(images), *images.shape[2:]):
@@ -124,3 +128,4 @@ def _check(images: Tensor, *masks: Tensor, at_least: int) -> None:
             f"mixing: images holds {len(images)}: expected at least {at_least}, since an image is "
             "mixed with the next one of the batch"
         )
+    return checked_labels(masks[0], IGNORE, "mixing")

@@ -19,6 +19,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE, distributed
 from reco.loss import ReCoLoss, ReCoStatistics
+from reco.method.labels import checked_labels
 from reco.method.views import LabelledView, UnlabelledView
 
 
@@ -203,7 +204,11 @@ def supervised_loss(
         logits: ``(B, C, H, W)``.
         labels: ``(B, H, W)`` int64, IGNORE where unknown.
         class_weights: ``(C,)``; the average is then a weighted one, as torch's own.
+
+    Raises:
+        ValueError: a label out of range, as :func:`~reco.method.labels.checked_labels` finds it.
     """
+    labels = checked_labels(labels, logits.shape[1], "supervised_loss")
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
     return _mean_over_ranks(losses, _pixel_weights(labels, class_weights))
 
@@ -224,7 +229,11 @@ def unsupervised_loss(
         confidence: ``(B, H, W)`` of the teacher, on the same view.
         strong_threshold: δ_s of η.
         class_weights: ``(C,)``; the average is then a weighted one.
+
+    Raises:
+        ValueError: a label out of range, as :func:`~reco.method.labels.checked_labels` finds it.
     """
+    labels = checked_labels(labels, logits.shape[1], "unsupervised_loss")
     eta = confident_share(labels, confidence, strong_threshold)
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
     return _mean_over_ranks(losses * eta[:, None, None], _pixel_weights(labels, class_weights))
