@@ -43,7 +43,9 @@ def commands(text: str) -> list[list[str]]:
 
 
 def test_every_command_shown_is_understood():
-    shown = commands(README) + commands((ROOT / "docs" / "results.md").read_text(encoding="utf-8"))
+    shown = commands(README)
+    for page in ("results.md", "own_images.md"):
+        shown += commands((ROOT / "docs" / page).read_text(encoding="utf-8"))
     for describe in cli.COMMANDS.values():
         shown += commands(cleandoc(describe.__doc__))
     assert len({words[0] for words in shown}) == len(cli.COMMANDS)
@@ -58,7 +60,7 @@ def test_own_images_configuration_loads(tmp_path):
     path.write_text(text)
     config = load_config(path)
     assert config.dataset.name == "folder"
-    assert config.dataset.label_map == {0: 0, 255: 1}
+    assert config.dataset.classes == {"background": 0, "crack": 255}
 
 
 def test_configurations_of_commands_load():
