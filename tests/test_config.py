@@ -40,6 +40,11 @@ def test_every_config_loads_from_anywhere(name, tmp_path, monkeypatch):
     assert config_from_dict(config.to_dict(), "test") == config
 
 
+@pytest.mark.parametrize("name", ALL_CONFIGS)
+def test_every_config_has_the_relation_temperature_of_the_figures(name):
+    assert load_config(name).reco.relation_temperature == 0.5
+
+
 def test_base_is_extended_and_overrides_win(write):
     write("dataset: {name: synthetic, labelled_images: 5}\ntrain: {seed: 3, workers: 0}", "a.yaml")
     path = write("base: a.yaml\ntrain: {seed: 4}")
