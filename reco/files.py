@@ -68,9 +68,14 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             raise
 
 
+def printable(text: str) -> str:
+    """``text`` with what a file name may hold beside UTF-8 escaped."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def write_text_whole(path: Path, text: str) -> None:
     """:func:`write_whole` of a text, in UTF-8; what a file name may hold beside it is escaped."""
-    content = text.encode("utf-8", errors="backslashreplace")
+    content = printable(text).encode("utf-8")
     write_whole(path, lambda to: to.write_bytes(content))
 
 

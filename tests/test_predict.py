@@ -281,9 +281,10 @@ def test_a_folder_of_everything(checkpoint, tmp_path, monkeypatch, capsys):
     arguments = ["--checkpoint", checkpoint, photos, tmp_path / "gone.png"]
     arguments += ["--output", tmp_path / "out", "--confidence", "--device", "cpu"]
     assert cli.main(["predict", *map(str, arguments)]) == 1
-    printed = capsys.readouterr().out
-    assert "4 images labelled" in printed
-    assert "1 other files passed over" in printed
+    captured = capsys.readouterr()
+    assert "4 images labelled" in captured.out
+    assert "1 other files passed over" in captured.out
+    printed = captured.err
     assert f"error: {broken}: cannot be read" in printed
     assert "gone.png: cannot be read" in printed
     names = ["Straße/夜/b ü.png", "a.png", "one.png", "wide.png"]
@@ -313,11 +314,11 @@ def test_names(tmp_path):
     for name in ("x/a.jpg", "x/a.png", "x/b.png", "y/b.png", "x/c[1].png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(noise(2, 2)).save(tmp_path / name)
-    found, _ = find_images([tmp_path / "x"])
+    found, _, _ = find_images([tmp_path / "x"])
     assert [f.name.as_posix() for f in found] == ["a.jpg", "a.png", "b", "c[1]"]
-    found, _ = find_images([f"{tmp_path}/*/b.*"])
+    found, _, _ = find_images([f"{tmp_path}/*/b.*"])
     assert [f.name.as_posix() for f in found] == ["x/b", "y/b"]
-    found, _ = find_images([tmp_path / "x/c[1].png", tmp_path / "x/c[1].png"])
+    found, _, _ = find_images([tmp_path / "x/c[1].png", tmp_path / "x/c[1].png"])
     assert [f.name.as_posix() for f in found] == ["c[1]"]
     with pytest.raises(ValueError, match=r"x/b\.png and .*y/b\.png"):
         find_images([tmp_path / "x", tmp_path / "y"])

@@ -38,6 +38,10 @@ OFFICIAL_IMAGES = {
 }
 
 
+# What may be the matter with one file among many.
+_UNREADABLE = (ValueError, OSError, MemoryError, ImportError)
+
+
 @dataclass(frozen=True)
 class Report:
     """The outcome of a check."""
@@ -150,12 +154,12 @@ def _read(reader: FileReader, id: str, files: Files) -> tuple[npt.NDArray[np.int
     histogram, problems = np.zeros(IGNORE + 1, dtype=np.int64), []
     try:
         reader.image(id)
-    except ValueError as error:
+    except _UNREADABLE as error:
         problems.append(str(error))
     if files.mask is not None:
         try:
             histogram += reader.content(id).pixels
-        except ValueError as error:
+        except _UNREADABLE as error:
             # Of a broken image the label's size check complains once more.
             if not (problems and str(error).startswith(f"{files.image}:")):
                 problems.append(str(error))

@@ -86,6 +86,8 @@ def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
         values = _read(Path(path), channels)
     except ImportError:
         raise
+    except MemoryError as error:
+        raise MemoryError(f"{path}: not enough memory to read it") from error
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise ValueError(f"{path}: cannot be read as an image: {error}") from error
     try:
@@ -216,7 +218,7 @@ def image_tensor(image: Image.Image | Pixels) -> Tensor:
     if isinstance(image, Image.Image):
         tensor: Tensor = pil_to_tensor(image)
         return tensor
-    return torch.from_numpy(image).permute(2, 0, 1).contiguous()
+    return torch.tensor(image).permute(2, 0, 1).contiguous()
 
 
 def to_rgb(image: Pixels) -> Pixels:

@@ -53,6 +53,8 @@ def read_mask(path: str | Path) -> Mask:
             # Pillow reads 16-bit colour as 8-bit without a word.
             deep = mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
             pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
+    except MemoryError as error:
+        raise MemoryError(f"{path}: not enough memory to read it") from error
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise BrokenMaskError(f"{path}: cannot be read as a mask: {error}") from error
     if deep:

@@ -13,25 +13,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from reco.data.folder import FolderReader
 from reco.data.images import image_tensor
 from reco.data.patterns import SPLITS
-from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, FileReader, Files
+from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, FileReader, Files
+from reco.data.side_by_side import do_all
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
-
-_SIZE_FILE = "resized_to.json"
 
 
 def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> int:
@@ -46,8 +42,8 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
         Number of images that were not there yet.
 
     Raises:
-        ValueError: ``target`` is the original, or a copy of another size; or a file that cannot be
-            read, by name.
+        ValueError: ``target`` is the original, or a copy of another size; or files that cannot be
+            read, by name: all others are copied then, but readers refuse the copy as unfinished.
         FileNotFoundError: no training or validation images.
     """
     if target.resolve() == reader.root.resolve():
@@ -72,10 +68,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
         is_new = _resize_one(reader, id, files, target, size)
         return id, None if files.mask is None else sorted(reader.classes(id)), is_new
 
-    # Decoding, resizing and encoding, which the time goes into, run side by side in threads.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(resize, sorted(pairs.items()))
-        done = list(tqdm(results, f"resizing to {size[0]}x{size[1]}", len(pairs)))
+    done = do_all(resize, sorted(pairs.items()), title=f"resizing to {size[0]}x{size[1]}")
     for path in sorted(reader.root.glob("*.txt")):  # lists of ids
         write_whole(target / path.name, partial(shutil.copyfile, path))
     classes = {id: found for id, found, _ in done if found is not None}
@@ -102,7 +95,7 @@ def _all_pairs(reader: FileReader) -> dict[str, Files]:
 
 def _claim(target: Path, size: tuple[int, int]) -> None:
     """Note the size of the copy, so that two sizes are never mixed."""
-    note = target / _SIZE_FILE
+    note = target / RESIZED_TO
     if note.is_file():
         before = tuple(json.loads(note.read_text(encoding="utf-8")))
         if before != size:

@@ -43,6 +43,8 @@ from reco.paths import read_lines
 
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"
+# In a copy too: (height, width). Where it is without the file above, the copy is not finished.
+RESIZED_TO = "resized_to.json"
 # In a copy of a `folder` data set, whose masks hold class indices: what it was made with.
 COPY_OF = "copy_of.json"
 
@@ -157,6 +159,11 @@ class FileReader:
         if not self.root.is_dir():
             raise self._missing(self.root)
         index = self.root / FULL_SIZE_CLASSES
+        if (self.root / RESIZED_TO).is_file() and not index.is_file():
+            raise ValueError(
+                f"{self.root}: a resized copy that is not finished; reco prepare with the same "
+                "--resize-to goes on with it"
+            )
         self._full_size_classes: dict[str, list[int]] = (
             json.loads(index.read_text(encoding="utf-8")) if index.is_file() else {}
         )

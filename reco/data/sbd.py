@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from torchvision.datasets import SBDataset, VOCSegmentation
-from tqdm import tqdm
 
+from reco.data.side_by_side import do_all
 from reco.data.spec import voc_palette
 from reco.extras import import_extra
 from reco.files import write_whole
@@ -49,7 +47,7 @@ def convert_sbd(root: Path) -> int:
     Raises:
         ImportError: scipy is not installed.
         FileNotFoundError: no VOC or SBD folder.
-        ValueError: a file that is no SBD mask, by name.
+        ValueError: files that are no SBD masks, by name; all others are converted then.
     """
     loadmat = import_extra("scipy.io", "reading SBD's files").loadmat
     voc = next((p for p in (root, root / _VOC, root / _VOC.name) if _is_voc(p)), None)
@@ -76,9 +74,7 @@ def convert_sbd(root: Path) -> int:
         write_whole(place, image.save)
         return True
 
-    files = sorted(source.glob("*.mat"))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(tqdm(pool.map(convert, files), "converting SBD", len(files)))
+    return sum(do_all(convert, sorted(source.glob("*.mat")), title="converting SBD"))
 
 
 def _is_voc(folder: Path) -> bool:

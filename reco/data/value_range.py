@@ -84,7 +84,7 @@ def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
     def read(path: Path) -> _Content | None:
         try:
             values = read_values(path, channels)
-        except ValueError:
+        except (ValueError, ImportError, MemoryError):
             return None
         if values.dtype == np.uint8:
             return None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import itertools
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -21,7 +24,7 @@ from reco.data.images import ValueRange, image_size, to_rgb
 from reco.data.large import LargeImage, georeference
 from reco.data.patterns import IMAGE_ENDINGS
 from reco.data.value_range import find_value_range, value_range_text
-from reco.files import write_whole
+from reco.files import WriteError, printable, write_whole
 from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
@@ -29,6 +32,8 @@ from reco.panels import overlay
 # Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
 _LARGE = 2**25
 _OVERLAY = 4096
+# Errors of writing that are of one name and not of the disk.
+_OF_A_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 
 
 class FilesOutcome(NamedTuple):
@@ -36,7 +41,7 @@ class FilesOutcome(NamedTuple):
 
     predicted: int
     passed_over: int  # files of a folder or glob that are no images
-    failures: list[str]  # one message for each file that could not be read
+    failures: list[str]  # one message for each file that could not be labelled
     value_range: ValueRange | None = None  # found in the files, which the run knew nothing of
 
     def summary(self, output: Path) -> str:
@@ -70,9 +75,10 @@ def predict_files(
 
     ``labels/<name>.png`` holds class indices in the data set's palette, ``overlays/<name>.png`` the
     image under the classes' colours, ``confidence/<name>.png`` the confidence, 0 to 255 for 0 to 1.
-    A file that cannot be read is reported, and the rest goes on. Files of more than 33 megapixels
-    are labelled in parts, one at a time, and their overlays are smaller. Of a GeoTIFF file, labels
-    and confidence become ``.tif`` files that lie where it does.
+    A file that cannot be read, labelled or given its results' name is reported, and the rest goes
+    on. Files of more than 33 megapixels are labelled in parts, one at a time, and their overlays
+    are smaller. Of a GeoTIFF file, labels and confidence become ``.tif`` files that lie where it
+    does.
 
     Args:
         predictor: from :func:`reco.load`.
@@ -83,12 +89,14 @@ def predict_files(
 
     Raises:
         ValueError: nothing to do, or two images whose results would have one name.
+        WriteError: the disk is full, or ``output`` is read-only.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: expected at least 1")
-    images, passed_over = find_images(inputs, exclude=output)
-    failures: list[str] = []
+    images, passed_over, failures = find_images(inputs, exclude=output)
     predicted = 0
+    for failure in failures:
+        _report(failure)
     found_range = None
     if predictor.image_format.value_range is None:  # one for all files, not one for each
         paths = [found.path for found in images if found.path.is_file()]
@@ -99,67 +107,72 @@ def predict_files(
     others = [found for found in images if found not in large]
     with tqdm(total=len(images), unit="image") as bar:
         for batch in _batches(predictor, others, batch_size, failures, bar):
-            arrays = [array for _, array in batch]
-            results = predictor.predict_batch(arrays)
-            for (found, array), result in zip(batch, results, strict=True):
-                _write(predictor, array, result, output, found, confidence)
-            predicted += len(batch)
-            bar.update(len(batch))
+            for (found, array), result in zip(batch, _predict(predictor, batch), strict=True):
+                with _noting(found, failures):
+                    if isinstance(result, Exception):
+                        raise result
+                    _write(predictor, array, result, output, found, confidence)
+                    predicted += 1
+                bar.update()
         for found in large:
-            try:
+            with _noting(found, failures):
                 _label_large(predictor, found, output, confidence)
                 predicted += 1
-            except ValueError as error:
-                failures.append(str(error))
-                tqdm.write(f"error: {error}")
             bar.update()
     return FilesOutcome(predicted, passed_over, failures, found_range)
 
 
 def find_images(
     inputs: Sequence[str | Path], *, exclude: Path | None = None
-) -> tuple[list[Found], int]:
-    """Images of files, folders and globs, in order, and how many other files were passed over.
+) -> tuple[list[Found], int, list[str]]:
+    """Images of files, folders and globs, in order.
 
     A file that is named is taken whatever its ending; a name that is not there is kept, so that
     reading it reports it.
+
+    Returns:
+        The images, how many other files were passed over, and which folders cannot be listed.
 
     Raises:
         ValueError: no images, or two images whose results would have one name.
     """
     listed: dict[Path, Path] = {}  # image -> name with ending
     passed_over = 0
-    excluded = exclude.resolve() if exclude is not None else None
+    unlisted: list[str] = []
+    excluded = Path(os.path.realpath(exclude)) if exclude is not None else None
     for given in inputs:
         text, path = str(given), Path(given)
-        if path.is_dir():
-            base, candidates = path, _files_below(path)
-        elif not path.exists() and _has_wildcard(text):
+        if os.path.isdir(path):
+            base, candidates = path, _files_below(path, unlisted)
+        elif not os.path.exists(path) and _has_wildcard(text):
             base = _fixed_part(text)
             candidates = sorted(Path(p) for p in glob.glob(text, recursive=True))
-            candidates = [p for p in candidates if p.is_file()]
+            candidates = [p for p in candidates if not os.path.isdir(p)]
             if not candidates:
                 raise ValueError(f"{text}: no file has such a name")
         else:
             listed.setdefault(path, Path(path.name))
             continue
         for candidate in candidates:
-            if excluded is not None and excluded in candidate.resolve().parents:
+            if excluded is not None and excluded in Path(os.path.realpath(candidate)).parents:
                 continue
             if candidate.suffix.lower() in IMAGE_ENDINGS and not candidate.name.startswith("."):
                 listed.setdefault(candidate, candidate.relative_to(base))
             else:
                 passed_over += 1
     if not listed:
-        shown = ", ".join(map(str, inputs))
+        shown = ", ".join([*map(str, inputs), *unlisted])
         raise ValueError(f"no images in {shown}; expected {', '.join(sorted(IMAGE_ENDINGS))}")
-    return _name(listed), passed_over
+    return _name(listed), passed_over, unlisted
 
 
-def _files_below(folder: Path) -> list[Path]:
+def _files_below(folder: Path, unlisted: list[str]) -> list[Path]:
+    def note(error: OSError) -> None:
+        unlisted.append(f"{error.filename}: cannot be listed: {error.strerror}")
+
     return sorted(
         Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
+        for parent, _, names in os.walk(folder, onerror=note, followlinks=True)
         for name in names
     )
 
@@ -202,13 +215,13 @@ def _batches(
     """Neighbouring images that the network sees at one size, read; failures are noted."""
     batch: list[tuple[Found, npt.NDArray[np.uint8]]] = []
     for found in images:
-        try:
-            array = predictor.to_array(found.path)
-        except ValueError as error:
-            failures.append(str(error))
-            tqdm.write(f"error: {error}")
+        read: list[npt.NDArray[np.uint8]] = []
+        with _noting(found, failures):
+            read.append(predictor.to_array(found.path))
+        if not read:
             bar.update()
             continue
+        (array,) = read
         full = len(batch) == batch_size
         if batch and (full or predictor.input_size(batch[0][1]) != predictor.input_size(array)):
             yield batch
@@ -242,6 +255,39 @@ def _label_large(predictor: Predictor, found: Found, output: Path, confidence: b
     _save(predictor, found, output, labels, levels if confidence else None)
     picture = overlay(small, labels[::step, ::step], predictor.spec.palette)
     _save_picture(Image.fromarray(picture), output / "overlays", found.name)
+
+
+def _predict(
+    predictor: Predictor, batch: Sequence[tuple[Found, npt.NDArray[np.uint8]]]
+) -> Sequence[Prediction | Exception]:
+    """What the network says of each image, or what happened instead.
+
+    A batch that fails, such as one too large for the memory, is tried again image by image.
+    """
+    try:
+        return predictor.predict_batch([array for _, array in batch])
+    except (ValueError, RuntimeError, MemoryError) as error:
+        if len(batch) == 1:
+            return [error]
+    return [result for item in batch for result in _predict(predictor, [item])]
+
+
+@contextlib.contextmanager
+def _noting(found: Found, failures: list[str]) -> Iterator[None]:
+    """What is the matter with one file is reported; a full disk is not of one file."""
+    try:
+        yield
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        if isinstance(error, WriteError) and error.errno not in _OF_A_NAME:
+            raise
+        reason = str(error) or type(error).__name__
+        named = isinstance(error, WriteError) or str(found.path) in reason
+        failures.append(reason if named else f"{found.path}: cannot be labelled: {reason}")
+        _report(failures[-1])
+
+
+def _report(failure: str) -> None:
+    tqdm.write(printable(f"error: {failure}"), file=sys.stderr)
 
 
 def _write(

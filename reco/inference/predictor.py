@@ -144,7 +144,7 @@ class Predictor:
     def to_input(self, image: AnyImage) -> Tensor:
         """What the network sees of ``image``: ``(3, h, w)`` uint8, resized as evaluations do."""
         pixels = self.to_array(image)
-        tensor = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
         size = self.input_size(pixels)
         if tuple(tensor.shape[1:]) == size:
             return tensor
