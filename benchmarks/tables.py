@@ -105,7 +105,8 @@ def trace(path: Path, runs: Path) -> list[str]:
 
 def _rows_of_run(row: Result | ClassIoU | Point, runs: Path) -> Sequence[Result | ClassIoU | Point]:
     folder = runs / row.run
-    identity = {"method": row.method, "budget": row.budget, "seed": row.seed, "run": row.run}
+    keys = ("method", "budget", "seed", "run")
+    identity: dict[str, Any] = {key: getattr(row, key) for key in keys}
     if isinstance(row, Point):
         return read_points(folder, **identity) if folder.is_dir() else []
     read = read_results if isinstance(row, Result) else read_classes

@@ -18,7 +18,6 @@ from reco import distributed
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
 from reco.inference.evaluate import evaluate_checkpoints
-from reco.inference.probabilities import InferenceMode
 from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
@@ -235,18 +234,6 @@ def test_eval_prints_what_the_last_validation_printed(tiny, tmp_path):
         assert written["networks"][name]["mean_iou"] == logged[name]["mean_iou"]
     assert len((folder / "last-val.csv").read_text().splitlines()) == 1 + 2 * 11
     assert written["deviations"] == {}
-    evaluate_checkpoints(
-        [folder / "last.pt"],
-        overrides=["dataset.image_size=[60, 80]", "train.workers=0"],
-        mode=InferenceMode(flip=True),
-        original_size=True,
-        device="cpu",
-    )
-    assert json.loads((folder / "last-val.json").read_text())["deviations"] == {
-        "flip": True,
-        "original_size": True,
-        "overrides": ["dataset.image_size=[60, 80]"],
-    }
 
 
 def test_nothing_left_as_unlabelled_is_an_error(tiny, tmp_path):

@@ -259,6 +259,14 @@ class FileReader:
             self.contents[id] = MaskContent(path, mask.kind, mask.palette, values, pixels)
         return self.contents[id]
 
+    def files(self, id: str) -> Files:
+        """The files of an image.
+
+        Raises:
+            ValueError: no such image.
+        """
+        return self._find(id)
+
     def path(self, id: str) -> str:
         """Path of an image below :attr:`root`, with ``/``."""
         return self._find(id).image.relative_to(self.root).as_posix()

@@ -141,6 +141,10 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
         for c in classes:
             counts[c] += 1
     images_per_class = dict(zip(reader.spec.class_names, counts, strict=True))
+    if not any(counts):
+        raise ValueError(
+            f"every pixel of the {len(labelled)} labelled masks is void, expected classes to learn"
+        )
     _require_all_classes(reader, images_per_class, labelled)
     return Split(
         labelled=tuple(sorted(labelled)),
@@ -182,14 +186,19 @@ def check_labelled(reader: Reader, config: Config) -> None:
         )
 
 
-def mask_classes(reader: Reader, ids: Sequence[str]) -> frozenset[int]:
-    """Read the masks of all ``ids``; the classes that are in any of them.
+def check_evaluated(reader: Reader, split: str) -> None:
+    """Read all masks of a split, which are to be measured on, before the work starts.
 
     Raises:
-        ValueError: a mask that cannot be used, by name.
+        ValueError: a mask that cannot be used, by name, or nothing but void in all of them.
     """
+    ids = reader.ids(split)
     found = _read_all(lambda id: present_classes(reader.label(id)), ids)
-    return frozenset[int]().union(*found)
+    if not any(found):
+        raise ValueError(
+            f"split {split!r}: every pixel of its {len(ids)} masks is void, expected classes to "
+            "measure on"
+        )
 
 
 def _extra_ids(reader: Reader, config: DatasetConfig) -> list[str]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from reco import distributed
+from reco.data import open_dataset
+from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, eval_loader
-from reco.files import write_text_whole
+from reco.files import write_table, write_text_whole
 from reco.inference.evaluation import (
     BOUNDARY_WIDTH,
     Evaluation,
@@ -19,7 +21,7 @@ from reco.inference.evaluation import (
     format_evaluations,
 )
 from reco.inference.probabilities import InferenceMode
-from reco.runs.checkpoint import CheckpointError, TrainedRun
+from reco.runs.checkpoint import CheckpointError, TrainedRun, checkpoint_digest
 
 Which = Literal["student", "teacher", "both"]
 
@@ -38,8 +40,10 @@ def evaluate_checkpoints(
     """Evaluate checkpoints by the protocol of their configuration, side by side.
 
     Beside each checkpoint go ``<name>-<split>.json`` with all figures and ``<name>-<split>.csv``
-    with those of each class. The former says in ``deviations`` what was not done as training's own
-    validation does it.
+    with those of each class. The former says which checkpoint, images (ids, and a fingerprint of
+    their content) and options it is of, and in ``deviations`` what was not done as training's own
+    validation does it. What deviates, or is of images in another ``dataset.root`` that are not
+    known to be those of the run, gets a name of its own: ``<name>-<split>-<eight digits>.json``.
 
     Args:
         paths: checkpoints; each is evaluated on the data its own configuration names.
@@ -59,18 +63,17 @@ def evaluate_checkpoints(
         ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
     """
     chosen = distributed.find_device(device)
-    usual = {**asdict(InferenceMode()), "original_size": False, "boundary_width": BOUNDARY_WIDTH}
-    asked = {
-        **asdict(mode or InferenceMode()),
+    mode = mode or InferenceMode()
+    options = {
+        **asdict(mode),
         "original_size": original_size,
         "boundary_width": boundary_width,
-        # Where the data lie and how they are loaded changes no figure.
-        "overrides": [o for o in overrides if not o.startswith(("dataset.root=", "train."))],
     }
-    deviations = {key: value for key, value in asked.items() if value != usual.get(key, [])}
     columns: dict[str, Evaluation] = {}
     class_names: Sequence[str] = ()
+    notes = []
     for path in paths:
+        digest = checkpoint_digest(path)
         run = TrainedRun.read(path, overrides)
         config, reader = run.config, run.reader()
         if class_names and list(class_names) != list(reader.spec.class_names):
@@ -78,9 +81,11 @@ def evaluate_checkpoints(
         class_names = reader.spec.class_names
         names = run.states if which == "both" else (which,)
         of_split = split or config.dataset.eval_split
+        ids = reader.ids(of_split)
+        images = fingerprint(reader, ids)
         dataset = EvalDataset(
             reader,
-            reader.ids(of_split),
+            ids,
             config.dataset.image_size,
             original_labels=original_size,
         )
@@ -92,38 +97,89 @@ def evaluate_checkpoints(
             mode=mode,
             boundary_width=boundary_width,
         )
-        _write(path, of_split, run.iteration, results, class_names, deviations)
+        if not any(int(result.confusion.matrix.sum()) for result in results.values()):
+            raise ValueError(
+                f"{path}: every pixel of the {len(ids)} masks of split {of_split!r} is void, "
+                "expected classes to measure on"
+            )
+        deviations = _deviations(run, options, names)
+        content = {
+            "checkpoint": path.name,
+            "checkpoint_digest": digest,
+            "iteration": run.iteration,
+            "chosen_on": run.chosen_on,
+            "split": of_split,
+            "images": {"fingerprint": images, "ids": ids},
+            "options": {**options, "overrides": list(overrides)},
+            "deviations": deviations,
+            "class_names": list(class_names),
+            "networks": {name: result.to_dict() for name, result in results.items()},
+        }
+        distinct: list[Any] = [deviations] if deviations else []
+        if _elsewhere(run, of_split, images):
+            distinct.append(images)
+        _write(path.with_name(f"{path.stem}-{of_split}{_suffix(distinct)}.json"), content, results)
+        if run.chosen_on == of_split:
+            notes.append(
+                f"{path} was chosen by its mIoU on {of_split}, which is too good therefore: report "
+                "last.pt"
+            )
         prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
         columns |= {f"{prefix}{name}": result for name, result in results.items()}
-    return format_evaluations(columns, class_names)
+    return "\n".join([format_evaluations(columns, class_names), *notes])
 
 
-def _write(
-    path: Path,
-    split: str,
-    iteration: int,
-    results: dict[str, Evaluation],
-    class_names: Sequence[str],
-    deviations: dict[str, Any],
-) -> None:
-    content: dict[str, Any] = {
-        "checkpoint": path.name,
-        "iteration": iteration,
-        "split": split,
-        "deviations": deviations,
-        "class_names": list(class_names),
-        "networks": {name: result.to_dict() for name, result in results.items()},
+def _deviations(
+    run: TrainedRun, options: Mapping[str, Any], networks: Collection[str]
+) -> dict[str, Any]:
+    """What of an evaluation was not done as in the validations of the run itself."""
+    usual = {**asdict(InferenceMode()), "original_size": False, "boundary_width": BOUNDARY_WIDTH}
+    of_windows = () if options["window"] else ("overlap", "blend", "margin")
+    found = {
+        key: value
+        for key, value in options.items()
+        if value != usual[key] and key not in of_windows
     }
-    target = path.with_name(f"{path.stem}-{split}.json")
-    write_text_whole(target, json.dumps(content, indent=1) + "\n")
-    with target.with_suffix(".csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["network", "class", "iou", "class_accuracy", "boundary_iou"])
-        for name, result in results.items():
-            figures = (
-                result.confusion.iou().tolist(),
-                result.confusion.class_accuracy().tolist(),
-                result.boundary.iou().tolist(),
-            )
-            for class_name, *values in zip(class_names, *figures, strict=True):
-                writer.writerow([name, class_name, *values])
+    for key, (_, value) in run.trained_config.differences(run.config).items():
+        if key.startswith("dataset.") and key != "dataset.eval_split":
+            found[key] = value
+    if set(networks) != set(run.states):
+        found["networks"] = list(networks)
+    return found
+
+
+def _elsewhere(run: TrainedRun, split: str, images: str) -> bool:
+    """Whether the images lie where the run did not look, and may be others than it knows."""
+    before = run.trained_config.dataset
+    if run.config.dataset.root == before.root:
+        return False
+    if split == before.eval_split and run.images is not None:
+        return run.images != images
+    try:
+        reader = open_dataset(before)
+        return fingerprint(reader, reader.ids(split)) != images
+    except (OSError, ValueError):
+        return True
+
+
+def _suffix(distinct: Sequence[Any]) -> str:
+    """``-0123abcd`` for what tells an evaluation from the usual one; nothing for the usual one."""
+    if not distinct:
+        return ""
+    return "-" + hashlib.sha256(json.dumps(distinct, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _write(path: Path, content: dict[str, Any], results: Mapping[str, Evaluation]) -> None:
+    """All figures as JSON in ``path``, and those of each class as CSV beside it."""
+    write_text_whole(path, json.dumps(content, indent=1) + "\n")
+    rows = []
+    for name, result in results.items():
+        figures = (
+            result.confusion.iou().tolist(),
+            result.confusion.class_accuracy().tolist(),
+            result.boundary.iou().tolist(),
+        )
+        for class_name, *values in zip(content["class_names"], *figures, strict=True):
+            rows.append([name, class_name, *values])
+    header = ["network", "class", "iou", "class_accuracy", "boundary_iou"]
+    write_table(path.with_suffix(".csv"), header, rows)

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +32,8 @@ _LATEST = ("last.pt", "previous.pt")
 Checkpoint = dict[str, Any]
 """``format``, ``config``, ``dataset`` (name, class names, palette), ``split``, ``iteration``,
 ``student`` and ``teacher`` (state dicts; the teacher's is ``None`` in a supervised run),
-``optimizer``, ``scaler`` and ``best`` (the highest validation mIoU so far). ``best.pt`` also has
+``optimizer``, ``scaler``, ``best`` (the highest validation mIoU so far) and ``images`` (fingerprint
+of those of ``dataset.eval_split``; not before the changelog names it). ``best.pt`` also has
 ``chosen_on``, the split whose mIoU it was chosen by."""
 
 
@@ -48,8 +51,11 @@ class TrainedRun:
 
     path: Path
     config: Config
+    trained_config: Config  # without the overrides
     spec: DatasetSpec
     iteration: int  # iterations done
+    images: str | None  # fingerprint of the images that the run validated on
+    chosen_on: str | None  # split whose mIoU a best.pt was chosen by
     unlabelled: tuple[str, ...]  # ids of the split's unlabelled images
     states: Mapping[
         Literal["student", "teacher"], Mapping[str, Any]
@@ -75,8 +81,11 @@ class TrainedRun:
         return cls(
             path,
             config_from_dict(checkpoint["config"], str(path), overrides),
+            config_from_dict(checkpoint["config"], str(path)),
             DatasetSpec(dataset["name"], tuple(dataset["class_names"]), palette),
             checkpoint["iteration"],
+            checkpoint.get("images"),
+            checkpoint.get("chosen_on"),
             tuple(checkpoint["split"]["unlabelled"]),
             states,
         )
@@ -171,6 +180,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: checkpoint format {content['format']}: this version reads format {FORMAT}"
         )
     return content
+
+
+def checkpoint_digest(path: Path) -> str:
+    """Sixteen hex digits of a checkpoint's content, whatever the file is called.
+
+    They are those of the sizes and CRC-32 sums that the file lists of all its tensors, so that the
+    tensors themselves are not read.
+
+    Raises:
+        CheckpointError: not a file of ``torch.save``.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            listed = [(record.file_size, record.CRC) for record in file.infolist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
+    return hashlib.sha256(repr(listed).encode()).hexdigest()[:16]
 
 
 def has_checkpoint(folder: Path) -> bool:

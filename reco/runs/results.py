@@ -10,7 +10,7 @@ import contextlib
 import csv
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -19,8 +19,10 @@ import numpy.typing as npt
 
 from reco.extras import import_extra
 from reco.files import write_table
+from reco.runs.checkpoint import checkpoint_digest
 
 Records = list[dict[str, Any]]
+Images = Mapping[str, str]  # fingerprints (reco.data.fingerprint), by split
 Graph = Sequence[Sequence[float | None]]  # (C, C) cosines (Eq. 3); None for pairs never seen
 # Mean IoU without the frequent classes: over this share of the classes, the rarest by pixels.
 _RARE_SHARE = 1 / 3
@@ -123,7 +125,11 @@ def last_iteration(folder: Path) -> int:
 
 
 def read_results(
-    folder: Path, iterations: int, test_split: str | None, **identity: Any
+    folder: Path,
+    iterations: int,
+    test_split: str | None,
+    images: Images | None = None,
+    **identity: Any,
 ) -> list[Result]:
     """The final figures of a run: on the split of its validations and, if asked for, another.
 
@@ -131,13 +137,14 @@ def read_results(
         folder: of the run.
         iterations: at which the run is finished.
         test_split: an evaluation of ``last.pt`` on it belongs to a finished run.
+        images: only figures of these count; by default those of whatever images.
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`Result`.
 
     Returns:
         A row for each split; none while the run is not finished.
     """
     records = _records_if_any(folder)
-    evaluations = _final_figures(folder, records, iterations, test_split)
+    evaluations = _final_figures(folder, records, iterations, test_split, images)
     if not evaluations:
         return []
     environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
@@ -160,14 +167,19 @@ def read_results(
 
 
 def read_classes(
-    folder: Path, iterations: int, test_split: str | None, **identity: Any
+    folder: Path,
+    iterations: int,
+    test_split: str | None,
+    images: Images | None = None,
+    **identity: Any,
 ) -> list[ClassIoU]:
     """The final IoU of each class on each split; arguments as for :func:`read_results`.
 
     Args:
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`ClassIoU`.
     """
-    evaluations = _final_figures(folder, _records_if_any(folder), iterations, test_split)
+    records = _records_if_any(folder)
+    evaluations = _final_figures(folder, records, iterations, test_split, images)
     if not evaluations:
         return []
     split = json.loads((folder / "split.json").read_text(encoding="utf-8"))
@@ -193,34 +205,74 @@ def _records_if_any(folder: Path) -> Records:
 
 
 def _final_figures(
-    folder: Path, records: Records, iterations: int, test_split: str | None
+    folder: Path,
+    records: Records,
+    iterations: int,
+    test_split: str | None,
+    images: Images | None,
 ) -> dict[str, dict[str, Any]]:
     """Figures of the networks at the end of a run, by split; none while it is not finished."""
-    validations = [record for record in records if "validation" in record]
+    validations = [record for record in records if _is_validation(record, images)]
     if not validations or validations[-1]["iteration"] != iterations:
         return {}
     evaluations: dict[str, Any] = {validations[-1]["split"]: validations[-1]["validation"]}
     if test_split:
-        tested = folder / f"last-{test_split}.json"
-        if not tested.is_file():
+        networks = set(validations[-1]["validation"])
+        tested = _evaluation(folder, test_split, iterations, networks, images)
+        if tested is None:
             return {}
-        evaluation = json.loads(tested.read_text(encoding="utf-8"))
-        networks = evaluation["networks"]
-        if (
-            networks.keys() != validations[-1]["validation"].keys()
-            or evaluation["iteration"] != iterations
-            or evaluation.get("deviations") != {}
-        ):
-            return {}  # an earlier checkpoint, or somebody evaluated it in another way since
-        evaluations[test_split] = networks
+        evaluations[test_split] = tested
     return evaluations
 
 
-def read_points(folder: Path, **identity: Any) -> list[Point]:
+def _is_validation(record: Mapping[str, Any], images: Images | None) -> bool:
+    """Whether a record is a validation, of ``images`` where they are given."""
+    if "validation" not in record:
+        return False
+    return images is None or record.get("images") == images.get(record["split"])
+
+
+def _evaluation(
+    folder: Path, split: str, iterations: int, networks: Set[str], images: Images | None
+) -> dict[str, Any] | None:
+    """Figures of an evaluation of ``last.pt`` as training's validation does it.
+
+    ``None`` where there is none of this checkpoint, of these networks, and of ``images`` where they
+    are given.
+    """
+    last = folder / "last.pt"
+    digest = checkpoint_digest(last) if images is not None and last.is_file() else None
+    for path in (folder / f"last-{split}.json", *sorted(folder.glob(f"last-{split}-*.json"))):
+        if not path.is_file():
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        figures: dict[str, Any] = content["networks"]
+        fits = (
+            content.get("deviations") == {},
+            content["iteration"] == iterations,
+            figures.keys() == networks,
+            images is None or content.get("images", {}).get("fingerprint") == images.get(split),
+            digest is None or content.get("checkpoint_digest") == digest,
+        )
+        if all(fits):
+            return figures
+    return None
+
+
+def other_validations(folder: Path, images: Images) -> int:
+    """How many of a run's validations are of other images than these."""
+    return sum(
+        _is_validation(record, None) and not _is_validation(record, images)
+        for record in read_metrics(folder)
+    )
+
+
+def read_points(folder: Path, images: Images | None = None, **identity: Any) -> list[Point]:
     """The course of a run, from its validations and the line logged before each.
 
     Args:
         folder: of the run.
+        images: validations of these alone; by default those of whatever images.
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`Point`.
     """
     points: list[Point] = []
@@ -228,6 +280,7 @@ def read_points(folder: Path, **identity: Any) -> list[Point]:
     for record in read_metrics(folder):
         if "validation" not in record:
             logged = record
+        if not _is_validation(record, images):
             continue
         figures, graph = _main(record["validation"]), logged.get("relation_graph")
         points.append(

@@ -6,19 +6,23 @@ Everything is read from the runs' own folders: whoever started them, and on what
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reco.data import open_dataset
+from reco.data.fingerprint import fingerprint
 from reco.extras import import_extra
 from reco.files import write_text_whole
 from reco.pictures import plots
 from reco.runs.results import (
     ClassIoU,
+    Images,
     Point,
     Result,
     last_iteration,
+    other_validations,
     read_classes,
     read_points,
     read_results,
@@ -37,6 +41,8 @@ class Progress:
     running: set[Path] = field(default_factory=set)  # folders, as in the next two
     failed: dict[Path, str] = field(default_factory=dict)  # why
     finished: dict[Path, list[Result]] = field(default_factory=dict)
+    # By data set, the fingerprints of what is evaluated; None: the data are not here.
+    _images: dict[str, Images | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         import_extra("scipy.stats", "making the tables of a study")  # now, not when runs have ended
@@ -98,12 +104,21 @@ class Progress:
 
     def write(self) -> None:
         """Write tables, CSV files and, with matplotlib, pictures of what is finished."""
-        rows, classes, points = [], [], []
+        rows, classes, points, notes = [], [], [], list[str]()
         for run in self.runs:
             if run.folder in self.finished:
                 rows += self.finished[run.folder]
                 classes += read_classes(run.folder, *self._end(run), **self._identity(run))
-                points += read_points(run.folder, **self._identity(run))
+                images = self.images(run)
+                points += read_points(run.folder, images, **self._identity(run))
+                left_out = 0 if images is None else other_validations(run.folder, images)
+                if left_out:
+                    notes.append(
+                        f"- {run.title}: {left_out} validations on other images than those of "
+                        f"{run.config.dataset.root or run.config.dataset.name} now are left out"
+                    )
+        if None in self._images.values():
+            notes.append("- The data are not here: figures are taken as they are.")
         folder = self.study.results_dir
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(rows, Result, folder / "results.csv")
@@ -114,10 +129,32 @@ class Progress:
             plots.study_results(rows).savefig(folder / "results.png", dpi=150)
             plots.study_curves(points).savefig(folder / "curves.png", dpi=150)
             text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
-        write_text_whole(folder / "results.md", f"{text}\n{self.summary()}\n")
+        write_text_whole(folder / "results.md", "\n".join([text, self.summary(), *notes, ""]))
 
-    def _end(self, run: StudyRun) -> tuple[int, str | None]:
-        return run.config.train.iterations, self.study.test_split
+    def images(self, run: StudyRun) -> Images | None:
+        """Fingerprints of the images that a run is evaluated on, by split, as they are now.
+
+        ``None`` where they are not here, so that nobody can say.
+        """
+        data = replace(
+            run.config.dataset,
+            labelled_images="all",
+            labelled_ids=None,
+            partial_labels=None,
+            crop_size=(0, 0),
+        )
+        key = repr(data)
+        if key not in self._images:
+            try:
+                reader = open_dataset(data)
+                splits = {data.eval_split, self.study.test_split or data.eval_split}
+                self._images[key] = {s: fingerprint(reader, reader.ids(s)) for s in splits}
+            except (OSError, ValueError):
+                self._images[key] = None
+        return self._images[key]
+
+    def _end(self, run: StudyRun) -> tuple[int, str | None, Images | None]:
+        return run.config.train.iterations, self.study.test_split, self.images(run)
 
     def _identity(self, run: StudyRun) -> dict[str, Any]:
         """What a row of results says of its run."""

@@ -49,6 +49,8 @@ def run_commands(run: StudyRun, study: Study, device: str = "") -> list[list[str
     if study.test_split:
         last = str(run.folder / "last.pt")
         evaluation = ["reco", "eval", "--checkpoint", last, "--split", study.test_split]
+        root = run.config.dataset.root  # the checkpoint may have been made with another
+        evaluation += ["--set", f"dataset.root={root}"] if root else []
         commands.append([*evaluation, *(["--device", device] if device else [])])
     return commands
 

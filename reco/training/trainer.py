@@ -25,6 +25,7 @@ from reco import distributed
 from reco.config import Config, ConfigError, config_from_dict
 from reco.data import open_dataset
 from reco.data.balance import class_weights
+from reco.data.fingerprint import fingerprint
 from reco.data.images import to_rgb
 from reco.data.loading import (
     EvalDataset,
@@ -35,7 +36,7 @@ from reco.data.loading import (
     train_loader,
 )
 from reco.data.overview import overview
-from reco.data.splits import check_labelled, make_split, mask_classes
+from reco.data.splits import check_evaluated, check_labelled, make_split
 from reco.files import WriteError, write_whole
 from reco.inference.evaluation import Evaluation, evaluate, format_evaluations
 from reco.method.objective import Losses, StepStatistics
@@ -165,7 +166,7 @@ class Trainer:
             )
         eval_ids = self.reader.ids(config.dataset.eval_split)
         if distributed.rank() == 0:
-            mask_classes(self.reader, eval_ids)  # an unusable mask is to be known before the end
+            check_evaluated(self.reader, config.dataset.eval_split)
         self.eval_dataset = EvalDataset(self.reader, eval_ids, config.dataset.image_size)
         self.eval_loader = eval_loader(
             self.eval_dataset,
@@ -175,6 +176,7 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
         )
 
+        self.images = fingerprint(self.reader, eval_ids) if distributed.rank() == 0 else ""
         self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
         resume = resume or extend_to is not None
         checkpoint = load_latest(folder) if resume and has_checkpoint(folder) else None
@@ -380,18 +382,22 @@ class Trainer:
             )
 
     def _validation_is_missing(self) -> bool:
-        """Whether the checkpoint that was resumed is of an iteration whose validation failed."""
+        """Whether the checkpoint that was resumed lacks a validation, or one on these images."""
         done, train = self.iteration, self.config.train
         due = done == train.iterations or (done > 0 and done % train.validate_every == 0)
         missing = due and distributed.rank() == 0 and done not in self._validations()
         return distributed.any_rank(missing, self.device)
 
     def _validations(self) -> dict[int, Any]:
-        """The figures of all validations that are in the metrics, by iteration."""
+        """The figures of all validations on these images that are in the metrics, by iteration."""
         if not self.folder.metrics_path.exists():
             return {}
         records = read_metrics(self.folder.path)
-        return {r["iteration"]: r["validation"] for r in records if "validation" in r}
+        return {
+            record["iteration"]: record["validation"]
+            for record in records
+            if "validation" in record and record.get("images") == self.images
+        }
 
     def _validate(self) -> None:
         """Evaluate student and teacher, draw the panel, keep the best."""
@@ -419,7 +425,8 @@ class Trainer:
             save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
         # Last: a validation that is in the metrics is not made again when the run is resumed.
         figures = {name: result.to_dict() for name, result in results.items()}
-        self.folder.log({"iteration": self.iteration, "split": split, "validation": figures})
+        which = {"split": split, "images": self.images}
+        self.folder.log({"iteration": self.iteration, **which, "validation": figures})
 
     @property
     def _main_network(self) -> str:
@@ -522,6 +529,7 @@ class Trainer:
             "split": self.split.to_dict(),
             "iteration": self.iteration,
             "best": self.best,
+            "images": self.images,
             "student": self.student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -547,7 +555,8 @@ class Trainer:
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         self.iteration = self.saved = checkpoint["iteration"]
-        self.best = checkpoint["best"]
+        if checkpoint.get("images", self.images) == self.images:
+            self.best = checkpoint["best"]  # else it was measured on other images
         if distributed.rank() == 0:
             self.folder.forget_after(self.iteration)
             # A checkpoint is written before the validation of its iteration.
