@@ -117,7 +117,7 @@ class Progress:
                         f"- {run.title}: {left_out} validations on other images than those of "
                         f"{run.config.dataset.root or run.config.dataset.name} now are left out"
                     )
-        if None in self._images.values():
+        if any(self.images(run) is None for run in self.runs if run.folder in self.finished):
             notes.append("- The data are not here: figures are taken as they are.")
         folder = self.study.results_dir
         folder.mkdir(parents=True, exist_ok=True)
