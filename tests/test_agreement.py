@@ -95,6 +95,15 @@ def test_grey_files_beside_a_grey_palette_in_another_order(tmp_path):
         start(tmp_path, class_names=THREE)
 
 
+def test_one_grey_palette_in_another_order_in_all_files(tmp_path):
+    greys = [(i, i, i) for i in range(3)]
+    masks = {f"{i}": with_palette(classes_of(i), [1, 0, 2], greys) for i in range(3)}
+    make(make(tmp_path, masks), {"v": masks["0"]}, "val")
+    with pytest.raises(ValueError, match=r"0 is #010101 in its palette, but that is the grey valu"):
+        start(tmp_path, class_names=THREE)
+    start(tmp_path, classes={"a": "#000000", "b": "#010101", "c": "#020202"})
+
+
 def test_palettes_that_agree(tmp_path):
     """Identity, grey files beside one palette, and palettes cut off behind the last used index."""
     identity = [(i, i, i) for i in range(256)]

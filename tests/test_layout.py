@@ -97,7 +97,7 @@ def test_masks_beside_images(tmp_path):
     assert reader.ids("train") == ["1", "2"]
     assert reader.unlabelled_ids() == ["3"]
     assert [str(p) for p in reader.listing("train").masks_alone] == [f"{tmp_path}/9_mask.png"]
-    with pytest.raises(ValueError, match=r"1 of 3 images without a mask: .*3.png. dataset.unlabel"):
+    with pytest.raises(ValueError, match=r"1 of 3 images without a mask: .*3.png.* dataset.unlab"):
         folder(tmp_path, **layout).ids("train")
 
 
@@ -153,6 +153,9 @@ def test_validation_share_pattern_and_list(tmp_path):
     assert set(chosen) < set(folder(tmp_path, **layout, validation=0.5).ids("val"))
     pattern = folder(tmp_path, **layout, validation="im/0*.png")
     assert pattern.ids("val") == [f"im/0{i}" for i in range(10)]
+    put(tmp_path, "im/more/1.png", "mask/more/1.png")
+    nested = {"images": "im/{parent}/*.png", "masks": "mask/{parent}/*.png"}
+    assert folder(tmp_path, **nested, validation="im/more").ids("val") == ["im/more/1"]
     write_lines(tmp_path / "val.txt", ["03", "im/04.png", "/elsewhere/im/05.png mask/05.png"])
     listed = folder(tmp_path, **layout, validation="val.txt", test="im/19*")
     assert listed.ids("val") == ["im/03", "im/04", "im/05"]

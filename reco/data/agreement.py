@@ -101,11 +101,22 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
                 if place.colour != place.number * _GREY and grey_places:
                     other = grey_places.get(place.number) or next(iter(grey_places.values()))
                     _complain(other, place, [*greys, mask], table)
+    for mask in coloured:
+        # Greys that are values of the table, in another order: a program that made files smaller.
+        places = _places(mask)
+        if all(p.colour % _GREY == 0 and p.colour // _GREY in table.named for p in places):
+            moved = next(p for p in places if p.colour != p.number * _GREY)
+            _complain(moved, moved, [mask], table)
 
 
 def _complain(
     first: _Place, second: _Place, masks: Sequence[MaskContent], table: ClassTable
 ) -> None:
+    but = f"{first.number} is {colour_name(first.colour)} in {first.mask.path}"
+    palettes = f"{_shown(second.mask)}; {_shown(first.mask)}"
+    if first is second:
+        but = f"that is the grey value {first.colour // _GREY}, which stands for a class too"
+        palettes = _shown(first.mask)
     colours = sorted({place.colour for mask in masks for place in _places(mask)})
     quoted = [f'"{colour_name(colour)}"' for colour in colours]
     names = table.spec.class_names
@@ -118,8 +129,7 @@ def _complain(
         way_out = f"Say in dataset.classes what these colours are: {enumerate_some(quoted)}"
     raise ValueError(
         f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
-        f"{first.number} is {colour_name(first.colour)} in {first.mask.path}, so that the index "
-        f"cannot be the class. Palettes: {_shown(second.mask)}; {_shown(first.mask)}. {way_out}"
+        f"{but}, so that the index cannot be the class. Palettes: {palettes}. {way_out}"
     )
 
 

@@ -179,7 +179,8 @@ class FolderReader(FileReader):
 
     def _id(self, path: str) -> str:
         """Path without ending, and without folders that only the layout brings."""
-        id = str(PurePosixPath(normal(path)).with_suffix(""))
+        name, dot, ending = normal(path).rpartition(".")
+        id = name if dot and "/" not in ending else normal(path)
         if self._layout.images is None:
             return id.removeprefix("images/")
         if self._is_copy:
@@ -198,10 +199,12 @@ class FolderReader(FileReader):
                     return f"There is {other}, which cannot be read as a mask: PNG can. "
                 if pattern := suggest_masks(other, groups):
                     return f'There is {other}: with dataset.masks: "{pattern}" it is the mask. '
-        unlabelled = self._layout.images or f"{self.root / 'unlabelled'} (a folder)"
-        if self._layout.images:
-            return f'dataset.unlabelled: "{unlabelled}" makes them unlabelled images. '
-        return f"Images without labels belong in {self.root / 'unlabelled'}. "
+        if self._layout.images is None:
+            return f"Images without labels belong in {self.root / 'unlabelled'}. "
+        return (
+            f"{{stem}} of the first is {stem!r}. If they are unlabelled images, write "
+            f'dataset.unlabelled: "{self._layout.images}". '
+        )
 
     @cached_property
     def _unread_folders(self) -> dict[str, int]:

@@ -38,7 +38,7 @@ class Layout:
         unlabelled: further images for training. Of images that ``images`` takes too, those without
             a mask.
         validation: which of the images are for validation: a share such as 0.2, chosen by name, a
-            list, or a pattern.
+            list, a pattern or a folder.
         test: likewise, without a share.
     """
 
@@ -183,20 +183,15 @@ class _Search:
                 )
             order = sorted(train, key=lambda path: stable_seed(key, path))
             return {path: train[path] for path in sorted(order[:count])}
-        if is_pattern(what):
-            pattern = Pattern(what, f"dataset.{key}")
+        path = self._list_file(what)
+        if path is None:
+            pattern = self._pattern(key, what)
             chosen = {p: m for p, m in train.items() if pattern.match(p, IMAGE_ENDINGS) is not None}
             if not chosen:
                 raise ValueError(
                     f"dataset.{key} = {what}: takes none of the {len(train)} images with masks"
                 )
             return chosen
-        path = self._list_file(what)
-        if path is None:
-            raise FileNotFoundError(
-                f"dataset.{key} = {what}: no such file; expected a share such as 0.2, a list or a "
-                "pattern"
-            )
         chosen = {}
         for image, behind in read_ids(path, self._index(), f"dataset.{key}").items():
             mask = self._mask(image, behind) or train.get(image)

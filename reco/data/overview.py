@@ -77,9 +77,9 @@ def _read_masks(reader: FileReader, ids: Sequence[str]) -> None:
 
 def _places(reader: FileReader, ids: Iterable[str]) -> str:
     """The folders that images lie in, those of one folder of the data set taken together."""
-    by_first: dict[str, list[str]] = defaultdict(list)
+    by_first: dict[str, set[str]] = defaultdict(set)
     for id in ids:
         folder = reader.path(id).rpartition("/")[0]
-        by_first[folder.partition("/")[0]].append(folder)
+        by_first[folder.partition("/")[0]].add(folder)
     folders = [os.path.commonpath(found) or "." for found in by_first.values()]
     return f" ({enumerate_some(sorted(folders), 3)})"

@@ -55,7 +55,10 @@ class Pattern:
         self.text = text
         path = PurePosixPath(normal(f"{text}/*" if text.endswith("**") else text))
         if path.is_absolute() or ".." in path.parts:
-            raise ValueError(f"{key} = {text!r}: expected a path below dataset.root")
+            raise ValueError(
+                f"{key} = {text!r}: expected a path below dataset.root; a link to a folder "
+                "elsewhere is followed"
+            )
         # A name that Unicode writes in two ways is looked for, not gone to.
         fixed = itertools.takewhile(lambda p: not is_pattern(p) and p.isascii(), path.parts[:-1])
         self.top = "/".join(fixed)

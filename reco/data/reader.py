@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -269,7 +270,8 @@ class FileReader:
 
     def path(self, id: str) -> str:
         """Path of an image below :attr:`root`, with ``/``."""
-        return self._find(id).image.relative_to(self.root).as_posix()
+        path = str(self._find(id).image).removeprefix(f"{self.root}{os.sep}")
+        return path.replace(os.sep, "/")
 
     def place_in_copy(self, id: str, files: Files) -> tuple[Path, Path | None]:
         """Where image and mask lie below the folder of a resized copy: where they lie here."""

@@ -177,7 +177,7 @@ def check_labelled(reader: Reader, config: Config) -> None:
         labelled = _checked_count(dataset.labelled_images, len(train))
     else:
         return
-    none_left = labelled == len(train) and dataset.partial_labels is None
+    none_left = labelled == len(train) and not (dataset.partial_labels or dataset.unlabelled_ids)
     if config.method.unsupervised and none_left and not _extra_ids(reader, dataset):
         raise ConfigError(
             f"dataset.labelled_images = {dataset.labelled_images}: every image is in the labelled "
