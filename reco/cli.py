@@ -170,8 +170,9 @@ def evaluate(parser: ArgumentParser) -> Work:
         reco eval --checkpoint last.pt --set dataset.root=/where/the/data/are/now
 
     Prints IoU per class and the usual means, and writes <checkpoint>-<split>.json and .csv beside
-    each checkpoint. Without options the protocol is that of training's own validation. Report
-    last.pt: best.pt was chosen by its mIoU on the evaluation split, where its figure is too good.
+    each checkpoint, or to the folder of --output. Without options the protocol is that of
+    training's own validation. Report last.pt: best.pt was chosen by its mIoU on the evaluation
+    split, where its figure is too good.
     """
     add = parser.add_argument
     add("--checkpoint", required=True, nargs="+", type=Path, help="last.pt or best.pt of a run")
@@ -181,6 +182,7 @@ def evaluate(parser: ArgumentParser) -> Work:
     _add_mode(parser)
     add("--original-size", action="store_true", help="compare at the size of the label files")
     add("--boundary-width", type=int, default=3, help="pixels (default 3)")
+    add("--output", type=Path, help="folder of the files; default: beside each checkpoint")
     _add_device(parser)
 
     def work(arguments: Namespace) -> int:
@@ -195,6 +197,7 @@ def evaluate(parser: ArgumentParser) -> Work:
             original_size=arguments.original_size,
             boundary_width=arguments.boundary_width,
             device=arguments.device,
+            output=arguments.output,
         )
         print(table)
         return 0

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,11 +18,14 @@ from make_checkpoint import write_checkpoint
 from PIL import Image
 from test_trainer import assert_same
 
+from reco.cli import main
+from reco.data import synthetic
 from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 from reco.inference import export
+from reco.inference.evaluate import evaluate_checkpoints
 from reco.inference.files import predict_files
 from reco.inference.predictor import load
-from reco.runs.checkpoint import load_checkpoint
+from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.folder import RunFolder
 from reco.training.trainer import Trainer, train
 
@@ -167,3 +171,45 @@ def test_a_file_whose_name_is_as_long_as_may_be(tmp_path):
     name = "ü" * 124 + ".csv"  # 252 bytes
     write_table(tmp_path / name, ["number"], [[1]])
     assert os.listdir(tmp_path) == [name]
+
+
+def test_eval_prints_its_table_where_it_cannot_write(disk, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 1, "val": 2, "test": 1})
+    monkeypatch.setattr(warnings, "formatwarning", lambda message, *_: f"warning: {message}\n")
+    subprocess.run(["mount", "-o", "remount,size=128m", str(disk)], check=True)
+    (disk / "run").mkdir()
+    checkpoint = write_checkpoint(disk / "run" / "last.pt")
+    set_read_only(disk)
+    words = ["eval", "--checkpoint", str(checkpoint), "--device", "cpu"]
+    with pytest.warns(UserWarning, match=r"last-val\.json: cannot be written: .*--output FOLDER"):
+        assert main(words) == 0
+    table = capsys.readouterr().out
+    assert "mIoU" in table
+    output = tmp_path / "figures"
+    assert main([*words, "--output", str(output)]) == 0
+    assert capsys.readouterr().out == table
+    assert sorted(os.listdir(output)) == ["run-last-val.csv", "run-last-val.json"]
+    assert main([*words, "--output", str(disk / "figures")]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].endswith("Read-only file system")
+
+
+def test_eval_opens_all_checkpoints_before_it_evaluates_the_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic, "SCENES", {"train": 1, "val": 2, "test": 1})
+    good = write_checkpoint(tmp_path / "a" / "last.pt")
+    again = write_checkpoint(tmp_path / "b" / "a" / "last.pt")
+    broken = tmp_path / "broken.pt"
+    broken.write_bytes(good.read_bytes()[:1000])
+    supervised = write_checkpoint(
+        tmp_path / "c" / "last.pt", "method.unsupervised=false", "reco.enabled=false"
+    )
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("evaluated")
+
+    monkeypatch.setattr("reco.inference.evaluate.evaluate", never)
+    with pytest.raises(CheckpointError, match=r"broken\.pt: not a readable checkpoint"):
+        evaluate_checkpoints([good, broken], device="cpu")
+    with pytest.raises(CheckpointError, match="network = 'teacher': this run has the student"):
+        evaluate_checkpoints([good, supervised], which="teacher", device="cpu")
+    with pytest.raises(ValueError, match=r"in .* would both be a-last"):
+        evaluate_checkpoints([good, again], output=tmp_path / "out", device="cpu")

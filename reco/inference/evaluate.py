@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,7 +14,8 @@ from reco import distributed
 from reco.data import open_dataset
 from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, eval_loader
-from reco.files import write_table, write_text_whole
+from reco.data.reader import Reader
+from reco.files import WriteError, write_table, write_text_whole, writing
 from reco.inference.evaluation import (
     BOUNDARY_WIDTH,
     Evaluation,
@@ -36,6 +38,7 @@ def evaluate_checkpoints(
     original_size: bool = False,
     boundary_width: int = BOUNDARY_WIDTH,
     device: str = "auto",
+    output: Path | None = None,
 ) -> str:
     """Evaluate checkpoints by the protocol of their configuration, side by side.
 
@@ -44,6 +47,8 @@ def evaluate_checkpoints(
     their content) and options it is of, and in ``deviations`` what was not done as training's own
     validation does it. What deviates, or is of images in another ``dataset.root`` that are not
     known to be those of the run, gets a name of its own: ``<name>-<split>-<eight digits>.json``.
+    Files that cannot be written there are a warning. All checkpoints are opened before the first
+    one is evaluated.
 
     Args:
         paths: checkpoints; each is evaluated on the data its own configuration names.
@@ -54,13 +59,17 @@ def evaluate_checkpoints(
         original_size: compare at the size of the label files instead of ``dataset.image_size``.
         boundary_width: pixels on either side of a boundary that count as near it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        output: folder of the files, instead of the checkpoints' own ones; their names then begin
+            with that of the run's folder.
 
     Returns:
         A table with one column for each network.
 
     Raises:
         CheckpointError: an unreadable checkpoint, or checkpoints of different classes.
-        ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit.
+        ConfigError, FileNotFoundError, ValueError: overrides or data that do not fit, or two
+            checkpoints whose files would have one name in ``output``.
+        WriteError: ``output`` cannot be made.
     """
     chosen = distributed.find_device(device)
     mode = mode or InferenceMode()
@@ -70,17 +79,14 @@ def evaluate_checkpoints(
         "boundary_width": boundary_width,
     }
     columns: dict[str, Evaluation] = {}
-    class_names: Sequence[str] = ()
     notes = []
-    for path in paths:
+    bases = _places(paths, output)
+    class_names = _open_all(paths, split, overrides, which)
+    for path, base in zip(paths, bases, strict=True):
         digest = checkpoint_digest(path)
-        run = TrainedRun.read(path, overrides)
-        config, reader = run.config, run.reader()
-        if class_names and list(class_names) != list(reader.spec.class_names):
-            raise CheckpointError(f"{path}: other classes than {paths[0]}; evaluate it alone")
-        class_names = reader.spec.class_names
+        run, reader, of_split = _open(path, split, overrides)
+        config = run.config
         names = run.states if which == "both" else (which,)
-        of_split = split or config.dataset.eval_split
         ids = reader.ids(of_split)
         images = fingerprint(reader, ids)
         dataset = EvalDataset(
@@ -118,7 +124,15 @@ def evaluate_checkpoints(
         distinct: list[Any] = [deviations] if deviations else []
         if _elsewhere(run, of_split, images):
             distinct.append(images)
-        _write(path.with_name(f"{path.stem}-{of_split}{_suffix(distinct)}.json"), content, results)
+        target = base.with_name(f"{base.name}-{of_split}{_suffix(distinct)}.json")
+        try:
+            _write(target, content, results)
+        except WriteError as error:
+            warnings.warn(
+                f"{error}: the figures are in the table alone; an output folder elsewhere "
+                "(--output FOLDER) gets them",
+                stacklevel=2,
+            )
         if run.chosen_on == of_split:
             notes.append(
                 f"{path} was chosen by its mIoU on {of_split}, which is too good therefore: report "
@@ -127,6 +141,50 @@ def evaluate_checkpoints(
         prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
         columns |= {f"{prefix}{name}": result for name, result in results.items()}
     return "\n".join([format_evaluations(columns, class_names), *notes])
+
+
+def _open(
+    path: Path, split: str | None, overrides: Sequence[str]
+) -> tuple[TrainedRun, Reader, str]:
+    """A checkpoint, its data set, and the split to evaluate it on."""
+    run = TrainedRun.read(path, overrides)
+    return run, run.reader(), split or run.config.dataset.eval_split
+
+
+def _open_all(
+    paths: Sequence[Path], split: str | None, overrides: Sequence[str], which: Which
+) -> tuple[str, ...]:
+    """Find what would stop an evaluation of the last checkpoint; the classes of all of them.
+
+    They are not kept open: their networks together may be too large for the memory.
+    """
+    class_names: tuple[str, ...] = ()
+    for path in paths:
+        run, reader, of_split = _open(path, split, overrides)
+        if class_names and class_names != reader.spec.class_names:
+            raise CheckpointError(f"{path}: other classes than {paths[0]}; evaluate it alone")
+        class_names = reader.spec.class_names
+        for name in run.states if which == "both" else (which,):
+            run.network(name)
+        reader.ids(of_split)
+    return class_names
+
+
+def _places(paths: Sequence[Path], output: Path | None) -> list[Path]:
+    """Where the files of each checkpoint go, and how their names begin."""
+    if output is None:
+        return [path.with_suffix("") for path in paths]
+    with writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+    places = [output / f"{path.resolve().parent.name}-{path.stem}" for path in paths]
+    for place in places:
+        alike = [str(path) for path, other in zip(paths, places, strict=True) if other == place]
+        if len(alike) > 1:
+            raise ValueError(
+                f"{' and '.join(alike)}: their files in {output} would both be {place.name}-…; "
+                "evaluate them in several calls, each with another output folder"
+            )
+    return places
 
 
 def _deviations(
