@@ -260,8 +260,9 @@ def test_a_transformers_maps_are_four_depths_through_the_last_norm() -> None:
         torch.testing.assert_close(maps.flatten(2).transpose(1, 2), patches)
 
 
-def test_one_exported_program_serves_every_size() -> None:
-    network = build("timm/test_vit").eval()
+@pytest.mark.parametrize("backbone", ["timm/test_vit", "timm/vit_tiny_patch16_dinov3_qkvb"])
+def test_one_exported_program_serves_every_size(backbone: str) -> None:
+    network = build(backbone).eval()
     batches = [images(1, size=(97, 131)), images(3, size=(64, 96)), images(2, size=(40, 33))]
     with torch.no_grad():
         expected = [network(batch).logits for batch in batches]

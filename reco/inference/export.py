@@ -9,6 +9,7 @@ Shapes: images (B, I, H, W), any B and any H, W >= 17, RGB where I is 3; logits 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -52,8 +53,9 @@ class Deployable(nn.Module):
             raise ValueError(f"input = {input!r}: expected one of {', '.join(get_args(Input))}")
         network.representation = None
         for module in network.modules():
-            if type(module).__name__ == "Conv2dSame":  # timm's, which need not be installed
-                module.__class__ = _SamePaddedConv2d
+            # Of timm, which need not be installed.
+            if type(module).__name__ in _EXPORTABLE:
+                module.__class__ = _EXPORTABLE[type(module).__name__]
         self.network = network
         self.input = input
         self.eval()
@@ -98,6 +100,36 @@ class _SamePaddedConv2d(nn.Conv2d):
             self.dilation,
             self.groups,
         )
+
+
+class _AnyGridRotary(nn.Module):
+    """DINOv3's rotary embedding for a grid of any size: timm's would take the example's alone."""
+
+    dim: int
+    periods: Tensor  # (dim / 4,)
+    grid_offset: float
+    grid_indexing: str
+    rotate_half: bool
+
+    def get_embed(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """``(h * w, 2 * dim)``: sines, then cosines, of the places of ``shape`` (h, w) patches."""
+        axes = [
+            2 * (torch.arange(n, device=self.periods.device) + 0.5 + self.grid_offset) / n - 1
+            for n in shape
+        ]
+        places = torch.stack(torch.meshgrid(axes, indexing=self.grid_indexing), -1).flatten(0, 1)
+        angles = (2 * math.pi * places[:, :, None] / self.periods).flatten(1)
+        if self.rotate_half:
+            angles = torch.cat([angles, angles], -1)
+        else:
+            angles = angles.repeat_interleave(2, -1)
+        return torch.cat([angles.sin(), angles.cos()], -1).to(dtype or self.periods.dtype)
+
+
+_EXPORTABLE: dict[str, type[nn.Module]] = {
+    "Conv2dSame": _SamePaddedConv2d,
+    "RotaryEmbeddingDinoV3": _AnyGridRotary,
+}
 
 
 class Exported(NamedTuple):
