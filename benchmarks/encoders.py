@@ -11,6 +11,7 @@ docs/encoders.csv; exit code 1 where it does not agree with that list.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -91,6 +92,7 @@ _MEMBERS = {
     "vovnet": "ese_vovnet19b_slim",
     "xcit": "xcit_nano_12_p16_224",
 }
+_MOST_SECONDS = 600  # for one member
 _STEP_SIZE = (97, 131)
 _EXPORTED_AT = ((97, 131), (160, 224))  # the second is none that was traced
 
@@ -113,11 +115,14 @@ def try_family(family: str) -> Trial:
     listed = encoders.TIMM_FAMILIES.get(family)
     for kind in [listed] if listed else get_args(encoders.Kind):
         encoders.TIMM_FAMILIES[family] = kind
+        signal.alarm(_MOST_SECONDS)
         try:
             trial = _try_member(family, member, kind)
         except Exception as error:  # whatever stops a network is what the table is to say
             text = " ".join(f"{type(error).__name__}: {error}".split())
             trial = Trial(family, member, kind, "", "", "", text[:160])
+        finally:
+            signal.alarm(0)
         if not trial.problem:
             break
     if listed is None:
@@ -166,7 +171,12 @@ def _try_member(family: str, member: str, kind: str) -> Trial:
     )
 
 
+def _give_up(*_: object) -> None:
+    raise TimeoutError(f"not done within {_MOST_SECONDS} seconds")
+
+
 def main() -> int:
+    signal.signal(signal.SIGALRM, _give_up)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -7,6 +7,7 @@ a command needs is imported when it runs, so that ``reco --help`` answers at onc
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import sys
@@ -35,6 +36,11 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command and its options; by default those of the command line.
     """
     arguments = command_parser().parse_args(words)
+    log = logging.getLogger("reco")
+    if not log.handlers:
+        log.addHandler(_ToStderr())
+        # One of several processes is enough to say what all do.
+        log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if sys.stderr is None:  # closed, as for a program without a terminal
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -55,6 +61,13 @@ def main(words: Sequence[str] | None = None) -> int:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         return 130
     return code
+
+
+class _ToStderr(logging.Handler):
+    """What the package logs, such as which weights were loaded, as lines on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def command_parser() -> ArgumentParser:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import TINY
 from torch import Tensor, nn
 
-from reco.inference.export import Deployable
+from reco.cli import main
+from reco.config import Config
+from reco.inference.export import Deployable, export_checkpoint
 from reco.method.teacher import MeanTeacher
 from reco.models.decoders import DPTDecoder, without_padding
 from reco.models.encoders import TIMM_FAMILIES
@@ -281,3 +285,25 @@ def test_one_exported_program_serves_every_size(backbone: str) -> None:
 
 def test_families_of_timm_are_there() -> None:
     assert set(TIMM_FAMILIES) <= set(timm.models.list_modules())
+
+
+def test_a_frozen_transformer_goes_through_a_run(
+    tiny: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From a file of weights to a checkpoint and its export; the run says what it loaded."""
+    weights = build("timm/test_vit").encoder.network.state_dict()
+    torch.save({"model": weights}, tmp_path / "pretrained.pth")
+    words = [f"output_dir={tmp_path}/runs", f"model.weights={tmp_path}/pretrained.pth"]
+    words += [*TINY, "model.backbone=timm/test_vit", "model.freeze=true", "train.iterations=2"]
+    assert main(["train", "--config", "demo.yaml", "--set", *words]) == 0
+    (last,) = tmp_path.glob("runs/**/last.pt")
+    count = len(weights)
+    assert f"loaded {count} of {count} tensors into backbone timm/test_vit; missing: nothing" in (
+        capsys.readouterr().err
+    )
+    content = torch.load(last, weights_only=True)
+    for network, prefix in (("student", ""), ("teacher", "network.")):
+        for name, value in weights.items():
+            assert torch.equal(content[network][f"{prefix}encoder.network.{name}"], value), name
+    (exported,) = export_checkpoint(last, formats=["state_dict"])
+    assert exported.agreement == 1

@@ -12,7 +12,6 @@ Shapes: B batch, H×W image.
 from __future__ import annotations
 
 import difflib
-import logging
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -24,8 +23,6 @@ from torchvision.models import get_model
 
 from reco.extras import import_extra
 from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, adapt_channels
-
-logger = logging.getLogger(__name__)
 
 Kind = Literal["dilating", "pyramid", "transformer"]
 
