@@ -25,6 +25,7 @@ from reco.config import ConfigError, load_config
 from reco.data.loading import TrainSample
 from reco.files import write_table
 from reco.loss import ReCoLoss
+from reco.training.build import build_run
 from reco.training.profiling import phase_seconds, profiler_activities
 from reco.training.trainer import Trainer
 
@@ -120,7 +121,7 @@ def benchmark_step(
                     bench.name,
                     what,
                     seconds[bench.name, what],
-                    bench.trainer.images_per_step,
+                    bench.trainer.config.images_per_step,
                     # On the CPU the allocator's reserves would hide it.
                     peak_bytes(step, device) if device.type == "cuda" else None,
                 )
@@ -146,7 +147,7 @@ class _Bench:
         self.name, self.device = variant.name, device
         fixed = [f"train.device={device}", f"train.iterations={_ITERATIONS}"]
         loaded = load_config(config, [*overrides, *fixed, *variant.overrides])
-        self.trainer = trainer = Trainer(loaded, folder)
+        self.trainer = trainer = Trainer(build_run(loaded), folder)
         self.batches: Generator[Batch, None, None] = trainer.batches()
         self.batch = next(self.batches)
         labelled, unlabelled = self.batch
@@ -160,8 +161,8 @@ class _Bench:
             LOADING: lambda: trainer.train_step(*next(self.batches)),
             PASSES: self._passes,
         }
-        if isinstance(trainer.objective.reco, ReCoLoss):
-            self.steps[LOSS] = self._loss_step(trainer.objective.reco)
+        if isinstance(trainer.parts.objective.reco, ReCoLoss):
+            self.steps[LOSS] = self._loss_step(trainer.parts.objective.reco)
 
     def _passes(self) -> None:
         """Student forward and backward, teacher forward: what no implementation can leave out."""

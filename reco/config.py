@@ -222,6 +222,11 @@ class Config:
             return self.train.labelled_batch_size
         return self.train.labelled_batch_size + self.train.unlabelled_batch_size
 
+    @property
+    def images_per_step(self) -> int:
+        """Labelled and unlabelled images a step, over all ranks."""
+        return self.train.labelled_batch_size + self.train.unlabelled_batch_size
+
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dict of lists, numbers and strings, as YAML and checkpoints hold it."""
         plain: dict[str, Any] = _plain(dataclasses.asdict(self))

@@ -12,6 +12,7 @@ from make_data import save_image, save_mask
 from reco.config import ConfigError, load_config
 from reco.data import open_dataset
 from reco.data.balance import class_weights
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 
@@ -61,8 +62,8 @@ def test_weights_that_cannot_be_are_refused(tmp_path):
 
 def test_two_classes_contrast_and_the_weights_reach_the_objective(tmp_path):
     config = configuration(two_classes(tmp_path), "train.class_weights=balanced")
-    trainer = Trainer(config, tmp_path / "run")
-    assert trainer.objective.class_weights.tolist() == pytest.approx([0.5 / 0.975, 20])
+    trainer = Trainer(build_run(config), tmp_path / "run")
+    assert trainer.parts.objective.class_weights.tolist() == pytest.approx([0.5 / 0.975, 20])
     trainer.run()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines if "total" in line]

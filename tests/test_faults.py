@@ -26,6 +26,7 @@ from reco.data.loading import TrainStream
 from reco.data.splits import make_split
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.results import read_metrics
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 OVERRIDES = (
@@ -168,20 +169,20 @@ def test_a_validation_mask_that_cannot_be_used_is_found_before_training(photogra
 def test_the_best_figure_outlives_a_run_that_ends_after_a_validation(tiny, tmp_path):
     config = tiny("train.validate_every=2")
     folder = tmp_path / "run"
-    trainer = Trainer(config, folder)
+    trainer = Trainer(build_run(config), folder)
     at_step(trainer, 3, raising(MemoryError()))
     with pytest.raises(MemoryError):
         trainer.run()
     shutil.copy(folder / "previous.pt", folder / "last.pt")  # as if killed: written before it
     assert load_checkpoint(folder / "last.pt")["best"] == -1
-    resumed = Trainer(config, folder, resume=True)
+    resumed = Trainer(build_run(config), folder, resume=True)
     assert resumed.best == load_checkpoint(folder / "best.pt")["best"] > 0
 
 
 def at_step(trainer: Trainer, iteration: int, happen, *, where: str = "forward") -> None:
     """Let something happen in the step after ``iteration`` steps, once the student has run."""
     target, name = {
-        "forward": (trainer.objective, "forward"),
+        "forward": (trainer.parts.objective, "forward"),
         "update": (trainer.teacher, "update"),
     }[where]
     method = getattr(target, name)
@@ -229,7 +230,7 @@ def twice_stopped() -> None:
 def test_whatever_ends_a_run_its_steps_are_kept(tiny, tmp_path, happen, error):
     """The step that failed has left no trace, not in batch norm's running statistics either."""
     config = tiny("train.checkpoint_every=100")
-    trainer = Trainer(config, tmp_path / "run")
+    trainer = Trainer(build_run(config), tmp_path / "run")
     at_step(trainer, 3, happen)
     with pytest.raises(error):
         trainer.run()
@@ -238,7 +239,7 @@ def test_whatever_ends_a_run_its_steps_are_kept(tiny, tmp_path, happen, error):
 
 def test_half_an_update_is_not_kept(tiny, tmp_path, capsys):
     config = tiny()
-    trainer = Trainer(config, tmp_path / "run")
+    trainer = Trainer(build_run(config), tmp_path / "run")
     at_step(trainer, 3, raising(MemoryError("no room")), where="update")
     with pytest.raises(MemoryError, match="no room"):
         trainer.run()
@@ -248,13 +249,13 @@ def test_half_an_update_is_not_kept(tiny, tmp_path, capsys):
 
 def test_a_closed_terminal_stops_a_run_with_a_checkpoint(tiny, tmp_path):
     config = tiny("train.checkpoint_every=100")
-    trainer = Trainer(config, tmp_path / "run")
+    trainer = Trainer(build_run(config), tmp_path / "run")
     at_step(trainer, 1, lambda: os.kill(os.getpid(), signal.SIGHUP))
     before = signal.signal(signal.SIGHUP, lambda *_: None)
     try:
         assert not trainer.run().finished
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-        resumed = Trainer(config, tmp_path / "run", resume=True)
+        resumed = Trainer(build_run(config), tmp_path / "run", resume=True)
         at_step(resumed, 2, lambda: os.kill(os.getpid(), signal.SIGHUP))
         assert resumed.run().finished
     finally:
@@ -269,7 +270,7 @@ def kill_loaders() -> None:
 
 def test_a_killed_loader_costs_no_iterations(tiny, tmp_path):
     config = tiny("train.workers=1", "train.checkpoint_every=100")
-    trainer = Trainer(config, tmp_path / "run")
+    trainer = Trainer(build_run(config), tmp_path / "run")
     at_step(trainer, 2, kill_loaders, where="update")
     with pytest.raises(ChildProcessError, match=r"images ha.*train\.workers=0, instead of 1"):
         trainer.run()
@@ -278,16 +279,18 @@ def test_a_killed_loader_costs_no_iterations(tiny, tmp_path):
 
 
 def test_any_error_of_a_reader_names_the_image(photographs, tmp_path):
-    trainer = Trainer(photographs, tmp_path / "run")
-    read = trainer.reader.image
+    trainer = Trainer(build_run(photographs), tmp_path / "run")
+    read = trainer.parts.reader.image
 
     def image(id: str):
-        if id == trainer.split.unlabelled[-1]:
+        if id == trainer.parts.split.unlabelled[-1]:
             raise KeyError("a table of the reader")
         return read(id)
 
-    trainer.reader.image = image
-    with pytest.raises(ValueError, match=f"{trainer.split.unlabelled[-1]}: .*KeyError: 'a table"):
+    trainer.parts.reader.image = image
+    with pytest.raises(
+        ValueError, match=f"{trainer.parts.split.unlabelled[-1]}: .*KeyError: 'a table"
+    ):
         trainer.run()
 
 

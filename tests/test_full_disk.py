@@ -27,6 +27,7 @@ from reco.inference.files import predict_files
 from reco.inference.predictor import load
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.folder import RunFolder
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 SIZE = 2**22
@@ -121,7 +122,7 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint(disk, tiny, tmp_path):
     """The disk fills up in the step before a checkpoint; emptied, the run ends as undisturbed."""
     subprocess.run(["mount", "-o", "remount,size=128m", str(disk)], check=True)
     config, folder = tiny("train.checkpoint_every=1"), disk / "run"
-    trainer = Trainer(config, folder)
+    trainer = Trainer(build_run(config), folder)
     step, filling = trainer.train_step, disk / "filling"
 
     def step_and_fill(*batch):

@@ -7,6 +7,7 @@ import torch
 
 from reco import cli
 from reco.studies.gradients import term_gradients
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 
@@ -18,7 +19,7 @@ def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsy
     assert supervised.cosine_to_supervised == unsupervised.cosine_to_unsupervised == 1.0
     assert supervised.cosine_to_unsupervised == unsupervised.cosine_to_supervised
 
-    trainer = Trainer(config, tmp_path / "other")
+    trainer = Trainer(build_run(config), tmp_path / "other")
     checkpoint = torch.load(folder / "last.pt", weights_only=True)
     trainer.student.load_state_dict(checkpoint["student"])
     trainer.teacher.load_state_dict(checkpoint["teacher"])

@@ -17,6 +17,7 @@ from reco.data import open_dataset
 from reco.data.check import check_dataset
 from reco.data.images import RGB, ImageFormat, read_pixels, upright
 from reco.data.value_range import find_value_range, judge_value_range
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 
@@ -154,7 +155,7 @@ def test_a_run_keeps_the_range_and_its_predictions_take_it(tmp_path, capsys):
     root = folder(
         tmp_path, lambda path, seed: write_png16(path.with_suffix(".png"), camera(12, 3, seed))
     )
-    trainer = Trainer(configuration(root), tmp_path / "run")
+    trainer = Trainer(build_run(configuration(root)), tmp_path / "run")
     assert "dataset.value_range = [0, 4095]" in capsys.readouterr().out
     trainer.run()
     assert load_config(tmp_path / "run" / "config.yaml").dataset.value_range == ((0, 4095),)
@@ -166,7 +167,7 @@ def test_a_run_keeps_the_range_and_its_predictions_take_it(tmp_path, capsys):
     assert (predictor.predict(path).confidence == predictor.predict(as_8_bit).confidence).all()
     values = camera(12, 3, 0)
     assert (predictor.predict(values).confidence == predictor.predict(as_8_bit).confidence).all()
-    resumed = Trainer(configuration(root), tmp_path / "run", resume=True)
+    resumed = Trainer(build_run(configuration(root)), tmp_path / "run", resume=True)
     assert resumed.iteration == 4
 
 

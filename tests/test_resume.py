@@ -14,6 +14,7 @@ from reco.config import ConfigError, load_config
 from reco.runs.checkpoint import load_checkpoint, save_checkpoint
 from reco.runs.folder import run_path
 from reco.runs.results import last_iteration, read_points
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, learning_rate, train
 
 STATE = ("student", "teacher", "optimizer", "iteration", "split")
@@ -69,7 +70,7 @@ def test_resume_starts_a_run_that_is_not_there(command, tiny, tmp_path):
 def test_resume_goes_on_with_other_settings_that_change_no_number(command, tiny, tmp_path):
     train(tiny(), tmp_path / "whole")
     folder = run_path(tiny(), "tiny")
-    stopped = Trainer(tiny("train.workers=1"), folder)
+    stopped = Trainer(build_run(tiny("train.workers=1")), folder)
     stopped.stop_signal = 2
     assert stopped.run().iteration == 1
     code, out = command("--config", "tiny.yaml", "--resume", "--set", "train.workers=0")
@@ -80,7 +81,7 @@ def test_resume_goes_on_with_other_settings_that_change_no_number(command, tiny,
 @pytest.mark.parametrize("named", ["", "last.pt"])
 def test_resume_needs_no_configuration_beside_a_folder(command, tiny, tmp_path, named):
     folder = tmp_path / "moved"
-    stopped = Trainer(tiny("reco.temperature=0.3"), folder)
+    stopped = Trainer(build_run(tiny("reco.temperature=0.3")), folder)
     stopped.stop_signal = 2
     stopped.run()
     code, out = command("--resume", str(folder / named), "--set", "train.log_every=2")
@@ -203,7 +204,7 @@ def test_starting_names_runs_that_may_have_been_meant(command, tiny, tmp_path):
 def test_a_run_of_an_earlier_version_is_resumed_by_its_folder(command, tiny, tmp_path):
     """Its folder has the hash of another scheme, and its configuration other keys."""
     folder = tmp_path / "runs" / "demo" / "8a58f955-s0"
-    stopped = Trainer(tiny(), folder)
+    stopped = Trainer(build_run(tiny()), folder)
     stopped.stop_signal = 2
     stopped.run()
     checkpoint = load_checkpoint(folder / "last.pt")

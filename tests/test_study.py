@@ -22,6 +22,7 @@ from reco.studies.progress import Progress
 from reco.studies.runner import run_study
 from reco.studies.study import load_study, study_runs
 from reco.studies.tables import results_table
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 STUDY = """
@@ -100,7 +101,7 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, capsys):
 
     # The third run was stopped half-way once.
     third = study_runs(study, overrides)[2]
-    stopped = Trainer(third.config, third.folder)
+    stopped = Trainer(build_run(third.config), third.folder)
     step = stopped.train_step
 
     def step_and_stop(*batch):

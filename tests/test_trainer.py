@@ -22,7 +22,7 @@ from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import run_path, sole_use
-from reco.training.build import build_objective
+from reco.training.build import build_objective, build_run
 from reco.training.meter import Meter, RelationMeter
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
@@ -97,7 +97,7 @@ def test_stopping_and_resuming_changes_nothing(tiny, tmp_path, workers):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(tiny(), whole)
     config = tiny(f"train.workers={workers}")
-    interrupted = Trainer(config, parts)
+    interrupted = Trainer(build_run(config), parts)
     step = interrupted.train_step
 
     def step_and_interrupt(*batch):
@@ -133,8 +133,8 @@ def test_a_used_folder_is_refused(tiny, tmp_path):
 def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, log_every):
     """Found at the next logging step, or before the next checkpoint, and named."""
     folder = tmp_path / "run"
-    broken = Trainer(tiny(f"train.log_every={log_every}"), folder)
-    compute = broken.objective.forward
+    broken = Trainer(build_run(tiny(f"train.log_every={log_every}")), folder)
+    compute = broken.parts.objective.forward
 
     def forward(*arguments):
         losses, statistics = compute(*arguments)
@@ -142,14 +142,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(tiny, tmp_path, log_every):
             losses = losses._replace(total=losses.total * math.nan, reco=losses.reco * math.nan)
         return losses, statistics
 
-    broken.objective.forward = forward
+    broken.parts.objective.forward = forward
     with pytest.raises(NonFiniteLossError, match=r"not finite: total, .*reco,.*learning_rate"):
         broken.run()
     assert load_checkpoint(folder / "last.pt")["iteration"] == 2
 
 
 def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
-    run = Trainer(tiny(), tmp_path / "run")
+    run = Trainer(build_run(tiny()), tmp_path / "run")
     step = run.train_step
 
     def step_and_break(*batch):
@@ -196,9 +196,9 @@ def test_the_objective_knows_whether_labels_are_partial(tiny):
 
 def test_teacher_stands_still_where_the_scaler_skips_the_step(tiny, tmp_path):
     """fp16 overflows in the second of three steps: nothing but the batch norm statistics moves."""
-    run = Trainer(tiny("train.iterations=3"), tmp_path / "run")
+    run = Trainer(build_run(tiny("train.iterations=3")), tmp_path / "run")
     run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    compute = run.objective.forward
+    compute = run.parts.objective.forward
 
     def forward(*arguments):
         losses, statistics = compute(*arguments)
@@ -210,7 +210,7 @@ def test_teacher_stands_still_where_the_scaler_skips_the_step(tiny, tmp_path):
         of_both = (*run.student.parameters(), *run.teacher.network.parameters())
         return [parameter.detach().clone() for parameter in of_both]
 
-    run.objective.forward = forward
+    run.parts.objective.forward = forward
     states = [weights()]
     for batch in run.batches():
         run.train_step(*batch)
@@ -259,10 +259,10 @@ def test_statistics_over_all_ranks_need_cuda(tiny, tmp_path, monkeypatch):
 def test_batches_are_divided_among_ranks(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
     with pytest.raises(ConfigError, match=r"labelled_batch_size = 2: .* the 3 processes"):
-        Trainer(tiny(), tmp_path / "run")
+        Trainer(build_run(tiny()), tmp_path / "run")
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(ConfigError, match=r"1 for each of 2 processes, but method\.mix = classmix"):
-        Trainer(tiny(), tmp_path / "run")
+        Trainer(build_run(tiny()), tmp_path / "run")
 
 
 def test_meter_leaves_out_what_has_nothing_to_say():

@@ -17,6 +17,7 @@ from reco.config import load_config
 from reco.data import synthetic
 from reco.method import views
 from reco.training import trainer
+from reco.training.build import build_run
 
 ITERATIONS = 8
 
@@ -36,7 +37,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
         # Augmentation draws random numbers image by image, and each process has fewer images.
         views.photometric_flip = lambda images, *masks: (images, *masks)
     config = load_config("demo.yaml", [*TINY, f"train.iterations={ITERATIONS}", *overrides])
-    run_ = trainer.Trainer(config, Path(folder, f"{world}"))
+    run_ = trainer.Trainer(build_run(config), Path(folder, f"{world}"))
     if exact:
         for module in run_.student.modules():
             if isinstance(module, nn.BatchNorm2d):  # frozen: its statistics are the batch's
@@ -46,13 +47,13 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
         if world == 1:
             # The order in which two processes hold the images, so that the same draws are the
             # same pixels: labelled and unlabelled ones of the first, then those of the second.
-            in_order, compute = [0, 1, 4, 5, 2, 3, 6, 7], run_.objective.reco.with_statistics
+            in_order, compute = [0, 1, 4, 5, 2, 3, 6, 7], run_.parts.objective.reco.with_statistics
 
             def with_statistics(representations, logits, labels, *, valid):
                 batch = (tensor[in_order] for tensor in (representations, logits, labels))
                 return compute(*batch, valid=valid[in_order])
 
-            run_.objective.reco.with_statistics = with_statistics
+            run_.parts.objective.reco.with_statistics = with_statistics
     seen = first_running_means(run_)
     try:
         run_.run()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from reco.config import Config
 from reco.method.teacher import MeanTeacher
 from reco.models.network import SegmentationNetwork
@@ -34,7 +36,7 @@ def network_arguments(config: Config, num_classes: int) -> dict[str, Any]:
     }
 
 
-def build_teacher(config: Config, network: SegmentationNetwork) -> MeanTeacher | None:
+def build_teacher(config: Config, network: nn.Module) -> MeanTeacher | None:
     """The teacher of ``network``, or ``None`` for a supervised run."""
     if not config.method.unsupervised:
         return None

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reco.runs.checkpoint import TrainedRun, load_state
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 TERMS = ("supervised", "unsupervised", "reco")
@@ -49,7 +50,7 @@ def term_gradients(
     run = TrainedRun.read(path, [*overrides, *few_steps])
     found: list[dict[str, Tensor]] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(run.config, Path(folder) / "run")
+        trainer = Trainer(build_run(run.config), Path(folder) / "run")
         load_state(trainer.student, run.states["student"], str(path))
         if trainer.teacher is not None:
             load_state(trainer.teacher, run.states["teacher"], str(path))

@@ -1,19 +1,145 @@
-"""From a configuration to the objective that it describes."""
+"""From a configuration to the parts of a run: data, networks, objective, optimiser."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import torch
+from torch import nn
 from tqdm import tqdm
 
 from reco import distributed
-from reco.config import Config
+from reco.config import Config, ConfigError
+from reco.data import open_dataset
+from reco.data.balance import class_weights
+from reco.data.overview import overview
 from reco.data.reader import FileReader, Reader
+from reco.data.splits import Split, check_evaluated, check_labelled, make_split
 from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
+from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
+from reco.runs.build import build_network, build_teacher
+from reco.training.optimisation import build_optimizer
+
+
+@dataclass
+class RunParts:
+    """What a run is made of. :class:`reco.training.trainer.Trainer` puts it to work."""
+
+    config: Config
+    device: torch.device
+    reader: Reader
+    split: Split
+    student: nn.Module
+    teacher: MeanTeacher | None  # None for a supervised run
+    optimizer: torch.optim.Optimizer
+    views: Views
+    objective: Objective
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """By name; the last one is what one would use."""
+        networks = {"student": self.student}
+        return networks if self.teacher is None else networks | {"teacher": self.teacher.network}
+
+
+def build_run(
+    config: Config,
+    *,
+    reader: Reader | None = None,
+    network: nn.Module | None = None,
+    pretrained: bool = True,
+) -> RunParts:
+    """Make the parts of a run, on the run's device; joins torchrun's process group.
+
+    Args:
+        config: the experiment.
+        reader: a data set of one's own in place of the configuration's.
+        network: a student of one's own in place of the configuration's: images ``(B, 3, H, W)`` in
+            [0, 1] to logits and representations in train mode, as
+            :class:`reco.models.network.SegmentationOutput` holds them.
+        pretrained: fill the encoder with ``model.weights``; ``False`` where a checkpoint will.
+
+    Raises:
+        ConfigError, FileNotFoundError, ValueError: anything about configuration or data that can
+            be known before the work starts.
+    """
+    device = distributed.set_up(config.train.device)
+    _check_sync_batchnorm(config, device)
+    _check_shares(config)
+    reader = open_dataset(config.dataset) if reader is None else reader
+    config = with_value_range(config, reader)
+    check_labelled(reader, config)
+    split = make_split(reader, config.dataset)
+    first_lines = overview(reader, split, config.dataset)
+    if distributed.rank() == 0:
+        tqdm.write("\n".join(first_lines))
+        _note_lonely_class(config, reader, split)
+        check_evaluated(reader, config.dataset.eval_split)
+    torch.manual_seed(config.train.seed)
+    if network is None:
+        network = build_network(config, reader.spec.num_classes, pretrained=pretrained)
+    student = network.to(device).to(memory_format=torch.channels_last)
+    teacher = build_teacher(config, student)
+    if config.train.sync_batchnorm and distributed.is_active():
+        for each in (student, teacher):
+            nn.SyncBatchNorm.convert_sync_batchnorm(each)  # type: ignore[no-untyped-call]
+    weights = class_weights(reader, split.labelled, config)
+    return RunParts(
+        config=config,
+        device=device,
+        reader=reader,
+        split=split,
+        student=student,
+        teacher=teacher,
+        optimizer=build_optimizer(student, config.train),
+        views=build_views(config),
+        objective=build_objective(config, weights).to(device),
+    )
+
+
+def _note_lonely_class(config: Config, reader: Reader, split: Split) -> None:
+    """Say so where ReCo will find nothing to contrast."""
+    present = [name for name, images in split.images_per_class.items() if images]
+    if config.reco.enabled and len(present) < 2:
+        tqdm.write(
+            f"note: of {reader.spec.num_classes} classes the labelled masks hold "
+            f"{', '.join(present) or 'none'} alone: ReCo has no negatives and adds 0"
+        )
+
+
+def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
+    """Batch statistics over all ranks only where torch has them: on CUDA."""
+    if config.train.sync_batchnorm and device.type != "cuda":
+        raise ConfigError(
+            f"train.sync_batchnorm = true: expected false, since train.device = "
+            f"{config.train.device} means {device.type} here and batch statistics over all "
+            "processes need CUDA. Set train.sync_batchnorm=false (each process then uses its own "
+            "share of the batch)"
+        )
+
+
+def _check_shares(config: Config) -> None:
+    """Every rank gets an equal, whole and sufficient share of each batch."""
+    ranks, train, method = distributed.world_size(), config.train, config.method
+    batches = {"train.labelled_batch_size": config.labelled_batch_size}
+    if method.unsupervised:
+        batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
+    for key, size in batches.items():
+        if size % ranks:
+            raise ConfigError(
+                f"{key} = {size}: expected a multiple of the {ranks} processes, among which the "
+                "batch is divided"
+            )
+    share = train.unlabelled_batch_size // ranks
+    if method.unsupervised and method.mix in ("classmix", "cutmix") and share < 2:
+        raise ConfigError(
+            f"train.unlabelled_batch_size = {train.unlabelled_batch_size}: that is {share} for "
+            f"each of {ranks} processes, but method.mix = {method.mix} mixes at least 2 images"
+        )
 
 
 def with_value_range(config: Config, reader: Reader) -> Config:

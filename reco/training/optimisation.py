@@ -1,0 +1,65 @@
+"""Optimiser, learning rate and precision of a run."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+from torch import nn
+
+from reco.config import Config, TrainConfig
+
+LEARNING_RATE_FLOOR = 1e-6
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, as in the paper."""
+    return torch.optim.SGD(
+        network.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=True,
+        foreach=True,
+    )
+
+
+def learning_rate(config: Config, iteration: int) -> float:
+    """Polynomial decay to a floor: ``max(lr · (1 - t/T)^0.9, 1e-6)``."""
+    left = 1 - iteration / config.train.iterations
+    decayed: float = config.train.learning_rate * left**0.9
+    return max(decayed, LEARNING_RATE_FLOOR)
+
+
+def build_precision(
+    precision: str, device: torch.device
+) -> tuple[contextlib.AbstractContextManager[Any], torch.amp.GradScaler]:
+    """Autocast context and gradient scaler; ``auto`` is bf16 where a GPU has it, else float32."""
+    if precision == "auto":
+        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        precision = "bf16" if has_bf16 else "fp32"
+    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:
+    """An optimiser step, unless a gradient overflowed in fp16; whether it was made.
+
+    The scaler does not say so, but it calls the optimiser only then (one with ``fused=True`` would
+    always be called). Asking the scale it chose next would wait for the device.
+    """
+    stepped = False
+
+    def note(*_: object) -> None:
+        nonlocal stepped
+        stepped = True
+
+    hook = optimizer.register_step_post_hook(note)
+    try:
+        scaler.step(optimizer)
+    finally:
+        hook.remove()
+    scaler.update()
+    return stepped
