@@ -123,9 +123,13 @@ def test_palettes_that_agree(tmp_path):
         make(make(tmp_path / name, masks), {"v": masks["a"]}, "val")
         start(tmp_path / name, class_names=THREE)
     make_pascal(tmp_path / "voc")  # palette masks, and grey ones in SegmentationClassAug
-    assert (
-        check_dataset(open_dataset(DatasetConfig("pascal", str(tmp_path / "voc")))).problems == []
-    )
+    # Background and cars, which are black and grey in VOC's palette.
+    mask = tmp_path / "voc/VOCdevkit/VOC2012/SegmentationClass/2007_000032.png"
+    palette = [v for colour in voc_palette(256) for v in colour]
+    size = Image.open(mask).size[::-1]
+    save_mask(mask, draw_mask((0, 7), 0, size=size), palette=palette)
+    pascal = open_dataset(DatasetConfig("pascal", str(tmp_path / "voc")))
+    assert check_dataset(pascal).problems == []
 
 
 def test_palettes_of_an_official_data_set(tmp_path):

@@ -95,17 +95,14 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
     greys = [m for m in masks if m.kind == "value" or (m.kind == "index" and _is_identity(m))]
     grey_places = {i: _Place(i, i * _GREY, m) for m in greys for i in m.values if 0 <= i < 256}
     for mask in coloured:
-        places = _places(mask)
-        if all(place.colour % _GREY == 0 for place in places):
-            for place in places:
-                if place.colour != place.number * _GREY and grey_places:
-                    other = grey_places.get(place.number) or next(iter(grey_places.values()))
-                    _complain(other, place, [*greys, mask], table)
-    for mask in coloured:
-        # Greys that are values of the table, in another order: a program that made files smaller.
-        places = _places(mask)
-        if all(p.colour % _GREY == 0 and p.colour // _GREY in table.named for p in places):
-            moved = next(p for p in places if p.colour != p.number * _GREY)
+        if any(colour % _GREY for colour in mask.palette):
+            continue
+        moved = next(place for place in _places(mask) if place.colour != place.number * _GREY)
+        if grey_places:
+            other = grey_places.get(moved.number) or next(iter(grey_places.values()))
+            _complain(other, moved, [*greys, mask], table)
+        if all(place.colour // _GREY in table.named for place in _places(mask)):
+            # Values of the table in another order: a program that makes files smaller wrote them.
             _complain(moved, moved, [mask], table)
 
 
