@@ -300,7 +300,7 @@ def info_nce(positive: Tensor, negative_logsumexp: Tensor) -> Tensor:
     return torch.logaddexp(positive, negative_logsumexp) - positive
 
 
-def reco_loss(
+def reco_loss_with_statistics(
     representations: Tensor,
     logits: Tensor,
     labels: Tensor,
@@ -413,6 +413,20 @@ def reco_loss(
                 negative_similarity=torch.where(counted, negative_similarity, 0.0).sum() / pairs,
             )
     return loss, statistics
+
+
+def reco_loss(
+    representations: Tensor,
+    logits: Tensor,
+    labels: Tensor,
+    options: ReCoOptions = ReCoOptions(),
+    **arguments: Any,
+) -> Tensor:
+    """The ReCo loss (Eq. 1-4), a scalar, as :class:`ReCoLoss` returns it.
+
+    Arguments as for :func:`reco_loss_with_statistics`.
+    """
+    return reco_loss_with_statistics(representations, logits, labels, options, **arguments)[0]
 
 
 class ReCoLoss(nn.Module):
@@ -557,7 +571,7 @@ class ReCoLoss(nn.Module):
                 f"ReCoLoss: class_weights has {len(self.class_weights)} numbers: expected one for "
                 f"each of the {num_classes} classes in logits"
             )
-        return reco_loss(
+        return reco_loss_with_statistics(
             representations,
             logits,
             labels,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reco import IGNORE
 from reco import loss as module
-from reco.loss import ReCoStatistics, reco_loss
+from reco.loss import ReCoStatistics, reco_loss_with_statistics
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -69,7 +69,7 @@ def loss_and_rows(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "_take", spy)
-        value, statistics = reco_loss(
+        value, statistics = reco_loss_with_statistics(
             *batch, num_queries=num_queries, num_negatives=num_negatives, **arguments
         )
     query_rows, *chunks = seen

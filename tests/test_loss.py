@@ -23,6 +23,7 @@ from reco.loss import (
     class_means,
     label_confidence,
     reco_loss,
+    reco_loss_with_statistics,
     relation_graph,
 )
 from reco.loss_reference import reference_loss
@@ -122,8 +123,8 @@ def test_valid_switches_pixels_off(monkeypatch: pytest.MonkeyPatch) -> None:
     valid = torch.rand(batch[2].shape, generator=seeded(3)) < 0.5
     assert_reference(monkeypatch, batch, valid=valid)
     assert not torch.equal(
-        reco_loss(*batch, generator=seeded(1))[0],
-        reco_loss(*batch, valid=valid, generator=seeded(1))[0],
+        reco_loss_with_statistics(*batch, generator=seeded(1))[0],
+        reco_loss_with_statistics(*batch, valid=valid, generator=seeded(1))[0],
     )
 
 
@@ -139,8 +140,10 @@ def test_labels_and_logits_of_other_sizes(
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
 def test_labels_of_any_whole_number_type(dtype: torch.dtype) -> None:
     representations, logits, labels = make_batch()
-    expected, _ = reco_loss(representations, logits, labels, generator=seeded(0))
-    value, _ = reco_loss(representations, logits, labels.to(dtype), generator=seeded(0))
+    expected, _ = reco_loss_with_statistics(representations, logits, labels, generator=seeded(0))
+    value, _ = reco_loss_with_statistics(
+        representations, logits, labels.to(dtype), generator=seeded(0)
+    )
     assert torch.equal(value, expected)
 
 
@@ -169,7 +172,7 @@ def test_gradcheck(
         monkeypatch.setattr(module, "class_means", lambda *_, **__: means)
 
     def value(varied: Tensor) -> Tensor:
-        return reco_loss(
+        return reco_loss_with_statistics(
             torch.where(labels[:, None] < 2, varied, fixed),
             logits,
             labels,
@@ -215,7 +218,7 @@ def test_only_queries_carry_gradient_unless_means_are_asked_to(
 def test_relation_graph_is_equation_3() -> None:
     representations, logits, labels = make_batch(classes=5, dtype=torch.float64)
     labels[labels == 3] = IGNORE  # absent
-    _, statistics = reco_loss(representations, logits, labels)
+    _, statistics = reco_loss_with_statistics(representations, logits, labels)
     pixels = representations.detach().permute(0, 2, 3, 1)
     for p in range(5):
         for q in range(5):
@@ -254,7 +257,9 @@ def test_a_pixel_at_the_threshold_is_hard() -> None:
     representations, _, labels = make_batch(classes=2)
     logits = torch.zeros(2, 2, 7, 9)  # every confidence is one half, exactly
     for threshold, hard in ((0.5, 1.0), (0.4999, 0.0)):
-        _, statistics = reco_loss(representations, logits, labels, strong_threshold=threshold)
+        _, statistics = reco_loss_with_statistics(
+            representations, logits, labels, strong_threshold=threshold
+        )
         assert statistics.hard_share.tolist() == [hard, hard]
 
 
@@ -335,14 +340,22 @@ def test_a_wrong_argument_is_named_at_construction(name: str, value: Any) -> Non
         ReCoLoss(**{name: value})
 
 
+def test_function_and_module_return_the_same() -> None:
+    batch = make_batch()
+    value = reco_loss(*batch, num_queries=8, generator=seeded(0))
+    assert torch.equal(value, ReCoLoss(num_queries=8)(*batch, generator=seeded(0)))
+    both = reco_loss_with_statistics(*batch, num_queries=8, generator=seeded(0))
+    assert torch.equal(value, both[0])
+
+
 def test_options_come_whole_or_one_by_one() -> None:
     options = ReCoOptions(num_queries=3, temperature=1, key_sampling="random")
     assert ReCoLoss(num_queries=3, temperature=1.0, key_sampling="random").options == options
     changed = ReCoLoss(options, num_queries=4).options
     assert (changed.num_queries, changed.key_sampling) == (4, "random")
     batch = make_batch()
-    whole, _ = reco_loss(*batch, options, generator=seeded(0))
-    single, _ = reco_loss(
+    whole, _ = reco_loss_with_statistics(*batch, options, generator=seeded(0))
+    single, _ = reco_loss_with_statistics(
         *batch, num_queries=3, temperature=1, key_sampling="random", generator=seeded(0)
     )
     assert torch.equal(whole, single)
@@ -466,7 +479,7 @@ def test_any_batch_gives_a_finite_connected_scalar(
     change(*batch[1:])
     without_queries = {every_pixel_hard: "easy", no_pixel_hard: "hard"}.get(change)
     is_zero = is_zero or query_sampling == without_queries
-    value, statistics = reco_loss(
+    value, statistics = reco_loss_with_statistics(
         *batch,
         num_queries=200,  # more than there are pixels
         num_negatives=20,
@@ -489,7 +502,7 @@ def test_any_batch_gives_a_finite_connected_scalar(
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 23)])
 def test_any_size_and_number_of_classes(size: tuple[int, int], classes: int) -> None:
     batch = make_batch(batch=3, classes=classes, size=size, label_size=(37, 53), ignored=0)
-    value, _ = reco_loss(*batch, num_queries=3, num_negatives=4, ignore_index=-1)
+    value, _ = reco_loss_with_statistics(*batch, num_queries=3, num_negatives=4, ignore_index=-1)
     assert value.isfinite()
     assert gradient_of(value, batch).isfinite().all()
 
@@ -524,7 +537,7 @@ def test_four_million_pixels(channels_last: bool) -> None:
     batch = make_batch(
         batch=1, classes=3, channels=4, size=(2000, 2000), channels_last=channels_last
     )
-    value, statistics = reco_loss(*batch, num_queries=8, num_negatives=8)
+    value, statistics = reco_loss_with_statistics(*batch, num_queries=8, num_negatives=8)
     assert value.isfinite()
     assert gradient_of(value, batch).isfinite().all()
     assert statistics.valid_pixels.item() == (batch[2] != IGNORE).sum()
@@ -537,9 +550,9 @@ def test_a_class_without_a_query_adds_zero_and_counts_in_the_mean() -> None:
     twice = torch.cat([representations, representations]).detach().requires_grad_()
     labels = torch.cat([torch.zeros_like(labels), torch.ones_like(labels)])
     logits = torch.cat([logits, logits])
-    both, _ = reco_loss(twice, logits, labels, num_queries=2000, num_negatives=2000)
+    both, _ = reco_loss_with_statistics(twice, logits, labels, num_queries=2000, num_negatives=2000)
     no_pixel_hard(logits[2:], labels[2:])
-    one, _ = reco_loss(twice, logits, labels, num_queries=2000, num_negatives=2000)
+    one, _ = reco_loss_with_statistics(twice, logits, labels, num_queries=2000, num_negatives=2000)
     assert one.item() == pytest.approx(both.item() / 2, rel=0.02)
 
 
@@ -557,7 +570,7 @@ def test_half_precision_inputs_are_worked_on_in_float32(
     rounded = half[0].detach().float().requires_grad_(), half[1].float(), exact[2]
     values = []
     for batch in (half, rounded, exact):
-        value, _ = reco_loss(
+        value, _ = reco_loss_with_statistics(
             *batch,
             num_queries=64,
             num_negatives=32,
@@ -580,9 +593,9 @@ def test_half_precision_inputs_are_worked_on_in_float32(
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_does_not_reach_inside(dtype: torch.dtype) -> None:
     batch = make_batch(channels=64)
-    expected, _ = reco_loss(*batch, generator=seeded(0))
+    expected, _ = reco_loss_with_statistics(*batch, generator=seeded(0))
     with torch.autocast("cpu", dtype=dtype):
-        value, statistics = reco_loss(*batch, generator=seeded(0))
+        value, statistics = reco_loss_with_statistics(*batch, generator=seeded(0))
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(value, expected)
     assert statistics.relation_graph.dtype == torch.float32
@@ -633,7 +646,7 @@ def test_representations_are_not_copied(negatives: str, channels_last: bool) -> 
     batch = make_batch(channels=256, size=(20, 20), channels_last=channels_last)
     size = batch[0].untyped_storage().nbytes()
     with Allocations(*batch) as forward:
-        value, _ = reco_loss(*batch, **options)
+        value, _ = reco_loss_with_statistics(*batch, **options)
     assert forward.sizes[0] < size / 3
     with Allocations(*batch, value) as backward:
         value.backward()
@@ -648,7 +661,9 @@ def test_per_query_never_holds_all_keys(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(module, "_CHUNK_NUMBERS_CPU", 2**14)
     batch = make_batch(channels=32)
     with Allocations(*batch) as mode:
-        reco_loss(*batch, num_queries=32, num_negatives=64, negatives="per_query")[0].backward()
+        reco_loss_with_statistics(*batch, num_queries=32, num_negatives=64, negatives="per_query")[
+            0
+        ].backward()
     # The positions of the numbers to gather are int64, twice their size.
     assert mode.sizes[0] <= 8 * 2**14 < 4 * (4 * 32 * 64 * 32) / 5
 
@@ -668,7 +683,7 @@ def test_representations_of_other_strides(strange: str) -> None:
         tensor.requires_grad_()
     values = []
     for representations in (view, base):
-        value, _ = reco_loss(representations, *batch[1:], generator=seeded(0))
+        value, _ = reco_loss_with_statistics(representations, *batch[1:], generator=seeded(0))
         values += [value, *torch.autograd.grad(value, representations)]
     torch.testing.assert_close(values[:2], values[2:])
 
@@ -682,7 +697,7 @@ def test_a_generator_repeats_a_step_to_the_bit(negatives: str, channels_last: bo
     batch = make_batch(channels=128, channels_last=channels_last)
     steps = []
     for seed in (0, 0, 0, 1):
-        value, statistics = reco_loss(
+        value, statistics = reco_loss_with_statistics(
             *batch,
             num_queries=500,
             num_negatives=16,
@@ -708,10 +723,10 @@ def test_the_global_seed_repeats_a_step() -> None:
 
 def test_pixels_that_take_no_part_do_not_matter() -> None:
     representations, logits, labels = make_batch(ignored=0.3)
-    expected, _ = reco_loss(representations, logits, labels, generator=seeded(0))
+    expected, _ = reco_loss_with_statistics(representations, logits, labels, generator=seeded(0))
     ignored = (labels == IGNORE)[:, None]
     other = representations.detach().masked_fill(ignored, 1e30)
-    value, statistics = reco_loss(
+    value, statistics = reco_loss_with_statistics(
         other, logits.masked_fill(ignored, 7.0), labels, generator=seeded(0)
     )
     assert torch.equal(value, expected)
@@ -739,7 +754,7 @@ def test_module_and_function_agree() -> None:
     batch = make_batch(classes=5, ignored=0)
     valid = torch.rand(batch[2].shape) < 0.8
     value, statistics = loss.with_statistics(*batch, valid=valid, generator=seeded(0))
-    expected, expected_statistics = reco_loss(
+    expected, expected_statistics = reco_loss_with_statistics(
         *batch,
         valid=valid,
         negative_classes=torch.tensor([True, False, True, False, False]),

@@ -13,7 +13,7 @@ from loss_batches import Batch, make_batch
 from torch import Tensor
 
 from reco import IGNORE
-from reco.loss import ReCoLoss, reco_loss
+from reco.loss import ReCoLoss, reco_loss_with_statistics
 
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX", "g++")) is None, reason="inductor needs a C++ compiler"
@@ -91,7 +91,7 @@ def test_one_graph_with_every_argument_and_statistics() -> None:
 
 def test_one_graph_of_a_function_that_sets_options() -> None:
     def loss(*batch: Tensor) -> Tensor:
-        return reco_loss(*batch, num_queries=8, num_negatives=9)[0]
+        return reco_loss_with_statistics(*batch, num_queries=8, num_negatives=9)[0]
 
     batch = make_batch()
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")

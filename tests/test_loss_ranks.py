@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from reco import IGNORE
 from reco import loss as module
-from reco.loss import class_means, reco_loss
+from reco.loss import class_means, reco_loss_with_statistics
 
 WORLD = 2
 CLASSES = 4
@@ -72,7 +72,7 @@ def joined_batch(arguments: dict[str, Any]) -> Batch:
 
 
 def loss_result(batch: Batch, arguments: dict[str, Any], seed: int) -> LossResult:
-    value, statistics = reco_loss(
+    value, statistics = reco_loss_with_statistics(
         *batch, num_queries=5, num_negatives=7, generator=seeded(seed), **arguments
     )
     (gradient,) = torch.autograd.grad(value, batch[0])
@@ -110,7 +110,7 @@ def ddp_gradient(rank: int | None) -> Tensor:
         share = slice(0, SHARES[0]) if rank == 0 else slice(SHARES[0], None)
         images, logits, labels = images[share], logits[share], labels[share]
         model = DistributedDataParallel(head)
-    value, _ = reco_loss(
+    value, _ = reco_loss_with_statistics(
         model(images.detach()), logits, labels, num_queries=5, num_negatives=7, generator=seeded(7)
     )
     value.backward()
@@ -119,7 +119,7 @@ def ddp_gradient(rank: int | None) -> Tensor:
 
 
 def alone(**arguments: Any) -> Tensor:
-    value, _ = reco_loss(
+    value, _ = reco_loss_with_statistics(
         *make_batch(), num_queries=5, num_negatives=7, generator=seeded(3), **arguments
     )
     return value.detach()

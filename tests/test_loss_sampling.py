@@ -13,7 +13,7 @@ from torch import Tensor
 
 from reco import IGNORE
 from reco import loss as module
-from reco.loss import KeySampling, Negatives, QuerySampling, reco_loss
+from reco.loss import KeySampling, Negatives, QuerySampling, reco_loss_with_statistics
 
 # A right draw fails once in a hundred thousand tests, and the seeds are fixed. A mutant gives
 # far less than this.
@@ -280,7 +280,7 @@ def deviation(batch: Batch, expected: float, **arguments: object) -> float:
     """Standard errors between the mean over 150 seeds and ``expected``."""
     values = torch.stack(
         [
-            reco_loss(
+            reco_loss_with_statistics(
                 *batch, num_negatives=1, temperature=0.3, generator=seeded(seed), **arguments
             )[0].detach()
             for seed in range(150)

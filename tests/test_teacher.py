@@ -90,7 +90,7 @@ def test_pseudo_labels_are_the_most_probable_class():
     torch.manual_seed(1)
     teacher = MeanTeacher(Network())
     images = torch.randn(2, 3, 32, 40)
-    labels, confidence = teacher.pseudo_label(images)
+    labels, confidence = teacher(images)
     logits = nn.functional.interpolate(
         teacher.network(images).logits, (32, 40), mode="bilinear", align_corners=False
     )

@@ -81,6 +81,10 @@ class MeanTeacher(nn.Module):
             for buffer, student in zip(self.network.buffers(), network.buffers(), strict=True):
                 buffer.copy_(student)
 
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Pseudo-labels and their confidence, as :meth:`pseudo_label` gives them."""
+        return self.pseudo_label(images)
+
     @torch.no_grad()
     def pseudo_label(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Most probable class of each pixel, ``(B, H, W)`` int64, and its probability.
