@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -276,6 +277,39 @@ def test_a_killed_loader_costs_no_iterations(tiny, tmp_path):
         trainer.run()
     assert load_checkpoint(tmp_path / "run" / "last.pt")["iteration"] >= 3
     assert_resumes(config, tmp_path / "run", 3)
+
+
+def one_of_two(rank: int, folder: Path, port: int) -> None:
+    """Train together with another process; the second one fails in the step after the third."""
+    torch.set_num_threads(1)
+    synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    os.environ["MASTER_PORT"] = str(port)
+    shares = ["train.labelled_batch_size=4", "train.unlabelled_batch_size=4"]
+    config = load_config("demo.yaml", [*OVERRIDES, *shares, "train.checkpoint_every=100"])
+    trainer = Trainer(build_run(config), folder)
+    if rank == 1:
+        at_step(trainer, 3, raising(ValueError("a.png: cannot be read")))
+    trainer.run()
+
+
+def test_of_two_processes_the_first_keeps_the_steps(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("forkserver")
+    processes = [
+        context.Process(target=one_of_two, args=(rank, tmp_path / "run", port)) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 1
+    checkpoint = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert checkpoint["iteration"] == 3
+    teacher = checkpoint["teacher"]
+    assert all(torch.isfinite(v).all() for v in teacher.values() if isinstance(v, torch.Tensor))
 
 
 def test_any_error_of_a_reader_names_the_image(photographs, tmp_path):
