@@ -242,3 +242,14 @@ def test_prepare_shows_what_it_understood(tmp_path, capsys, monkeypatch):
     assert (picture == (0, 0, 0)).all(axis=2).sum() > 1000
     assert main(["prepare", "folder", "--config", "crack.yaml", "--masks-picture", "x.png"]) == 0
     assert (tmp_path / "x.png").is_file()
+
+
+def test_a_wrong_table_is_one_problem(tmp_path):
+    masks = {f"{i}": Image.fromarray(classes_of(i).astype(np.uint8) * 100) for i in range(7)}
+    make(make(tmp_path, masks), {"v": masks["0"]}, "val")
+    (problem,) = check_dataset(FolderReader(tmp_path, THREE)).problems
+    assert problem.startswith("8 masks hold what is no class: 100 in 8 masks, 200 in 8 masks. They")
+    assert problem.count(".png") == 6
+    for path in sorted((tmp_path / "labels/train").iterdir())[:4]:
+        make(tmp_path, {path.stem: with_palette(classes_of(0), [0, 1, 2])})
+    assert len(check_dataset(FolderReader(tmp_path, THREE)).problems) == 4

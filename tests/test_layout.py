@@ -82,6 +82,8 @@ def test_patterns():
         "parent": "ulm",
     }
     assert match("{city}/{city}_{stem}.png", "ulm/jena_1.png") is None
+    assert match("a/*_sat.jpg", "a/7_sat.jpg") == {"stem": "7", "parent": ""}
+    assert match("a/*_*.jpg", "a/7_sat.jpg") == {"stem": "7_sat", "parent": ""}
     assert match("**", "a/b/x.png") == {"stem": "x", "parent": "a/b"}
     assert Pattern("a/b/*.png").top == "a/b"
     for wrong in ("/a/*.png", "../*.png", "a/{}.png", "a/{st em}.png"):
@@ -97,6 +99,8 @@ def test_masks_beside_images(tmp_path):
     assert reader.ids("train") == ["1", "2"]
     assert reader.unlabelled_ids() == ["3"]
     assert [str(p) for p in reader.listing("train").masks_alone] == [f"{tmp_path}/9_mask.png"]
+    stars = folder(tmp_path, images="*.png", masks="*_mask.png", unlabelled="*.png")
+    assert names_of(stars, "train") == names_of(reader, "train")
     with pytest.raises(ValueError, match=r"1 of 3 images without a mask: .*3.png.* dataset.unlab"):
         folder(tmp_path, **layout).ids("train")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from reco import IGNORE
 from reco.data.agreement import check_masks, two_ways
-from reco.data.classes import ClassTable
+from reco.data.classes import ClassTable, enumerate_some
 from reco.data.folder import FolderReader
 from reco.data.images import orientation
+from reco.data.masks import UnknownValueError
 from reco.data.overview import repeated
 from reco.data.patterns import SPLITS
 from reco.data.reader import FileReader, Files
@@ -42,6 +44,9 @@ OFFICIAL_IMAGES = {
 _UNREADABLE = (ValueError, OSError, MemoryError, ImportError)
 
 
+_FEW = 5  # masks with unknown values that are told of one by one
+
+
 @dataclass(frozen=True)
 class Report:
     """The outcome of a check."""
@@ -51,6 +56,7 @@ class Report:
     pixels: dict[str, npt.NDArray[np.int64]]  # by split: (256,) pixels per class, IGNORE at 255
     problems: list[str] = field(default_factory=list)  # one line each, files by name
     notes: list[str] = field(default_factory=list)
+    unknown: list[UnknownValueError] = field(default_factory=list)  # told of among the problems
 
     def format(self) -> str:
         """Number of images, pixels per class, notes, problems; one a line."""
@@ -86,6 +92,8 @@ def check_dataset(reader: FileReader) -> Report:
         try:
             found = reader.listing(split)
         except (ValueError, FileNotFoundError) as error:
+            if split == "test" and isinstance(reader, FolderReader):
+                continue  # nobody said that there were images for a test
             (report.notes if split == "test" else report.problems).append(f"{split}: {error}")
             continue
         if found.missing:
@@ -101,6 +109,7 @@ def check_dataset(reader: FileReader) -> Report:
         if split != "unlabelled" and not found.pairs and not found.images_alone:
             report.problems.append(f"{split}: no images")
         _read_all(reader, split, found.pairs, report)
+    _tell_unknown(report)
     _compare_with_official(reader, report)
     _look_at_values(reader, report)
     _look_at_orientation(reader, report)
@@ -142,28 +151,48 @@ def _read_all(reader: FileReader, split: str, pairs: dict[str, Files], report: R
         results = pool.map(lambda item: _read(reader, *item), sorted(pairs.items()))
         bar = tqdm(results, f"reading {split}", len(pairs), leave=False, delay=1)
         pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-        for histogram, problems in bar:
+        for histogram, errors in bar:
             pixels += histogram
-            report.problems.extend(problems)
+            for error in errors:
+                if isinstance(error, UnknownValueError):
+                    report.unknown.append(error)
+                else:
+                    report.problems.append(str(error))
     if split != "unlabelled":
         report.pixels[split] = pixels
 
 
-def _read(reader: FileReader, id: str, files: Files) -> tuple[npt.NDArray[np.int64], list[str]]:
+def _read(
+    reader: FileReader, id: str, files: Files
+) -> tuple[npt.NDArray[np.int64], list[Exception]]:
     """Pixels per class of one mask, and what is wrong with it or its image."""
-    histogram, problems = np.zeros(IGNORE + 1, dtype=np.int64), []
+    histogram, errors = np.zeros(IGNORE + 1, dtype=np.int64), list[Exception]()
     try:
         reader.image(id)
     except _UNREADABLE as error:
-        problems.append(str(error))
+        errors.append(error)
     if files.mask is not None:
         try:
             histogram += reader.content(id).pixels
         except _UNREADABLE as error:
             # Of a broken image the label's size check complains once more.
-            if not (problems and str(error).startswith(f"{files.image}:")):
-                problems.append(str(error))
-    return histogram, problems
+            if not (errors and str(error).startswith(f"{files.image}:")):
+                errors.append(error)
+    return histogram, errors
+
+
+def _tell_unknown(report: Report) -> None:
+    """Masks with values that are no classes: each by itself, or what they have in common."""
+    if len(report.unknown) <= _FEW:
+        report.problems.extend(map(str, report.unknown))
+        return
+    masks = Counter(value for error in report.unknown for value in error.found)
+    values = enumerate_some([f"{value} in {count} masks" for value, count in masks.most_common()])
+    names = enumerate_some([error.source for error in report.unknown], _FEW)
+    report.problems.append(
+        f"{len(report.unknown)} masks hold what is no class: {values}. They are {names}. "
+        f"The first: {report.unknown[0]}"
+    )
 
 
 def _compare_files(reader: FileReader, report: Report) -> None:

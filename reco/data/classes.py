@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import ImageColor
 
 from reco import IGNORE
-from reco.data.masks import Mask, colour_name
+from reco.data.masks import Mask, UnknownValueError, colour_name
 from reco.data.spec import DatasetSpec, default_palette
 
 Pixels = npt.NDArray[np.uint8]
@@ -93,7 +93,10 @@ class ClassTable:
             return classes
         if mask.lossy or self._went_through_jpeg:
             return self._read_nearest(mask, source)
-        raise ValueError(f"{source}: {self._complaint(mask, unknown)}")
+        colours = mask.kind == "colour" or (self.by_colour and mask.kind != "value")
+        found = np.unique((_as_colours(mask) if colours else mask.values)[unknown])[:256].tolist()
+        named = [colour_name(value) if colours else str(value) for value in found]
+        raise UnknownValueError(source, self._complaint(mask, unknown), named)
 
     def _look_up(self, mask: Mask) -> Pixels:
         """Class indices, ``_UNKNOWN`` where the table has none."""

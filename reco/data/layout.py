@@ -174,6 +174,8 @@ class _Search:
 
     def choose(self, key: str, what: float | str, train: dict[str, str]) -> dict[str, str]:
         """Images for validation or test, with their masks."""
+        if not train and not self.from_list:
+            return {}  # that there are no masks is told of first
         if isinstance(what, int | float):
             count = max(1, round(what * len(train)))
             if count >= len(train):

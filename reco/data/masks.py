@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,15 @@ _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 class BrokenMaskError(ValueError):
     """A mask that cannot be read, or has another size than its image."""
+
+
+class UnknownValueError(ValueError):
+    """A mask that holds what stands for no class."""
+
+    def __init__(self, source: object, text: str, found: Sequence[str]) -> None:
+        super().__init__(f"{source}: {text}")
+        self.source = str(source)
+        self.found = tuple(found)  # values or colours, as text
 
 
 class Mask(NamedTuple):

@@ -3,8 +3,8 @@
 A pattern is a path below the data set's folder with ``*``, ``**`` and names in braces:
 ``images/{split}/{parent}/{stem}.*``. A name stands for a part of a file name or for one folder,
 ``{parent}`` for any number of folders or none. An image and a mask belong together where the names
-that both patterns share stand for the same. ``.*`` is any ending that is read; one that is written
-out is taken as it is.
+that both patterns share stand for the same; without ``{stem}``, the one ``*`` of a file name is it.
+``.*`` is any ending that is read; one that is written out is taken as it is.
 """
 
 from __future__ import annotations
@@ -67,6 +67,10 @@ class Pattern:
         self._has_parent = "{parent}" in text
         self.names: frozenset[str] = frozenset()
         body = str(path).removesuffix(ending or ".*")
+        stars = path.name.removesuffix(ending or ".*").count("*")
+        self._star_is_stem = "{stem}" not in body and stars == 1
+        if self._star_is_stem:
+            body = "{stem}".join(body.rsplit("*", 1))
         expression = "".join(map(self._translate, _TOKEN.finditer(body)))
         if "{" in _BRACES.sub("", body):
             raise ValueError(f"{key} = {text!r}: expected a name in braces, such as {{stem}}")
@@ -89,7 +93,8 @@ class Pattern:
         self.names |= {name}
         if name == "parent":
             return "(?:(?P<parent>.+)/)?" if slash else "(?P<parent>.+)"
-        return f"(?P<{name}>[^/]+){slash}"
+        length = "*" if name == "stem" and self._star_is_stem else "+"
+        return f"(?P<{name}>[^/]{length}){slash}"
 
     def match(self, path: str, endings: frozenset[str]) -> dict[str, str] | None:
         """What the names stand for in ``path``; None if it is no such path.
