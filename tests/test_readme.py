@@ -16,6 +16,7 @@ from reco.training import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
 
 
 def blocks(language: str) -> list[str]:
@@ -36,16 +37,14 @@ def test_snippets_run(tmp_path, monkeypatch):
 
 def commands(text: str) -> list[list[str]]:
     """The words of each line that starts a command of ours."""
-    pattern = r"^ *(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
+    pattern = r"^ *(?:.* && )?(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
     found = re.findall(pattern, text.replace("\\\n", ""), re.MULTILINE)
     shown = [f"{script} {words}".split(" > ")[0].replace("…", "x") for script, words in found]
     return [shlex.split(words, comments=True) for words in shown]
 
 
 def test_every_command_shown_is_understood():
-    shown = commands(README)
-    for page in ("results.md", "own_images.md"):
-        shown += commands((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    shown = [words for text in (README, *PAGES.values()) for words in commands(text)]
     for describe in cli.COMMANDS.values():
         shown += commands(cleandoc(describe.__doc__))
     assert len({words[0] for words in shown}) == len(cli.COMMANDS)
@@ -75,8 +74,7 @@ def test_configurations_of_commands_load():
 def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
     help_text = cli.train.__doc__
     pattern = r"torchrun --nproc_per_node=(\d)(?: --\S+)* scripts/train\.py --config (\S+)"
-    page = (ROOT / "docs" / "several_gpus.md").read_text(encoding="utf-8")
-    for text in (README, help_text, page):
+    for text in (README, help_text, PAGES["several_gpus.md"]):
         commands = re.findall(pattern, text)
         assert commands
         for processes, name in commands:
@@ -85,18 +83,15 @@ def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
 
 
 def test_studies_named_are_there():
-    for text in (README, (ROOT / "docs" / "results.md").read_text(encoding="utf-8")):
-        names = re.findall(r"studies/(\w+\.yaml)", text)
-        assert names
-        for name in names:
-            assert (ROOT / "configs" / "studies" / name).is_file(), name
+    names = re.findall(r"studies/(\w+\.yaml)", " ".join(PAGES.values()))
+    assert names
+    for name in names:
+        assert (ROOT / "configs" / "studies" / name).is_file(), name
 
 
 def test_experiments_of_the_table_load():
-    section = README[
-        README.index("## The paper's experiments") : README.index("## Your own images")
-    ]
-    names = re.findall(r"`([a-z0-9_]+\.yaml)`", section)
+    section = PAGES["experiments.md"]
+    names = [name for name in re.findall(r"`([a-z0-9_]+\.yaml)`", section) if "my" not in name]
     assert names
     for name in names:
         load_config(name)
@@ -106,6 +101,9 @@ def test_experiments_of_the_table_load():
         load_config("cityscapes_5shot.yaml", overrides.split())
 
 
-def test_pictures_are_there():
-    for picture in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", README):
-        assert (ROOT / picture).is_file()
+def test_pictures_and_pages_are_there():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+    for page in PAGES.values():
+        for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+            assert (ROOT / "docs" / target).is_file(), target
