@@ -218,7 +218,7 @@ def image_tensor(image: Image.Image | Pixels) -> Tensor:
     if isinstance(image, Image.Image):
         tensor: Tensor = pil_to_tensor(image)
         return tensor
-    return torch.tensor(image).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(image.transpose(2, 0, 1).copy())
 
 
 def to_rgb(image: Pixels) -> Pixels:

@@ -206,6 +206,8 @@ def export_checkpoint(
         "input": _describe(input, format.channels),
         "output": "float32 logits (batch, classes, height, width) at the input's size",
         "image_size": config.dataset.image_size,
+        # Values that became 0 and 255 in files of more than 8 bits.
+        "value_range": config.dataset.value_range,
         "mean": _numbers(trained.mean),
         "std": _numbers(trained.std),
         # Arguments of reco.models.network.SegmentationNetwork, which takes the state dict.

@@ -46,18 +46,22 @@ def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
     """Colour jitter, blur and horizontal flip, drawn for each image of a batch.
 
     Jitter (probability 0.8) of brightness, contrast, saturation and hue by up to ±0.25; Gaussian
-    blur (0.5) with σ from 0.15 to 1.15 pixels; flip (0.5), of the masks too.
+    blur (0.5) with σ from 0.15 to 1.15 pixels; flip (0.5), of the masks too. Where channels are not
+    red, green and blue, the jitter is of brightness and contrast alone, the same for all channels.
 
     Args:
-        images: ``(B, 3, H, W)`` floating in [0, 1], at least 5 x 5.
+        images: ``(B, C, H, W)`` floating in [0, 1], at least 5 x 5.
         masks: ``(B, H, W)`` each.
 
     Returns:
         Images and masks; shapes and dtypes as they came.
     """
+    jitter: v2.Transform = v2.ColorJitter(0.25, 0.25, 0.25, 0.25)
+    if images.shape[1] not in (1, 3):  # of grey images torchvision leaves saturation and hue alone
+        jitter = v2.Lambda(_jitter_brightness_and_contrast, tv_tensors.Image)
     transform = v2.Compose(
         [
-            v2.RandomApply([v2.ColorJitter(0.25, 0.25, 0.25, 0.25)], p=0.8),
+            v2.RandomApply([jitter], p=0.8),
             v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.15, 1.15))], p=0.5),
             v2.RandomHorizontalFlip(0.5),
         ]
@@ -72,3 +76,12 @@ def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
         torch.stack([values.as_subclass(Tensor) for values in part])
         for part in zip(*samples, strict=True)
     )
+
+
+def _jitter_brightness_and_contrast(image: Tensor) -> Tensor:
+    """Both by up to ±0.25, of an image ``(C, H, W)``; contrast is the distance from its mean."""
+    brightness, contrast = (0.75 + 0.5 * torch.rand(2, device="cpu")).tolist()
+    image = (image * brightness).clamp(0, 1)
+    mean = image.mean()
+    jittered: Tensor = (mean + (image - mean) * contrast).clamp(0, 1)
+    return jittered

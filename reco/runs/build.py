@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -12,15 +13,29 @@ from reco.models.network import SegmentationNetwork
 
 
 def build_network(
-    config: Config, num_classes: int, *, pretrained: bool = True
+    config: Config,
+    num_classes: int,
+    *,
+    pretrained: bool = True,
+    mean_and_std: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> SegmentationNetwork:
-    """The network of ``config``; ``pretrained=False`` when a checkpoint will fill it."""
+    """The network of ``config``.
+
+    Args:
+        config: of the run.
+        num_classes: C.
+        pretrained: False when a checkpoint will fill the network.
+        mean_and_std: of the images, for each channel; ``None``: those of the encoder's weights.
+    """
+    mean, std = mean_and_std or (None, None)
     return SegmentationNetwork(
         **network_arguments(config, num_classes),
         weights=config.model.weights if pretrained else "none",
         representation_dim=config.model.representation_dim if config.reco.enabled else None,
         freeze=config.model.freeze,
         drop_path=config.model.drop_path,
+        mean=mean,
+        std=std,
     )
 
 

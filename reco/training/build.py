@@ -16,6 +16,7 @@ from reco.data.balance import class_weights
 from reco.data.overview import overview
 from reco.data.reader import FileReader, Reader
 from reco.data.splits import Split, check_evaluated, check_labelled, make_split
+from reco.data.statistics import mean_and_std
 from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
@@ -81,7 +82,12 @@ def build_run(
         check_evaluated(reader, config.dataset.eval_split)
     torch.manual_seed(config.train.seed)
     if network is None:
-        network = build_network(config, reader.spec.num_classes, pretrained=pretrained)
+        of_images = None
+        if pretrained and config.dataset.channels != 3:
+            of_images = mean_and_std(reader, [*split.labelled, *split.unlabelled])
+        network = build_network(
+            config, reader.spec.num_classes, pretrained=pretrained, mean_and_std=of_images
+        )
     student = network.to(device).to(memory_format=torch.channels_last)
     teacher = build_teacher(config, student)
     if config.train.sync_batchnorm and distributed.is_active():
