@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def picture(path: Path, size: tuple[int, int] = SIZE, *, turn: int = 1) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     exif = Image.Exif()
     exif[0x0112] = turn
-    noise = np.random.default_rng(len(path.name)).integers(0, 255, (size[1], size[0], 3), np.uint8)
+    random = np.random.default_rng(zlib.crc32(str(path).encode()))  # no two pictures are the same
+    noise = random.integers(0, 255, (size[1], size[0], 3), np.uint8)
     Image.fromarray(noise).save(path, exif=exif)
     return path
 
@@ -166,6 +168,7 @@ def test_coco_splits_of_roboflow_and_of_datumaro(tmp_path):
         path.unlink()
     done = Imported("coco", tmp_path / "in", tmp_path / "out")
     assert done.names == ["background", "cat"]
+    assert "no classes, since they have no areas: things" in done.text
     assert done.reader.ids("train") == ["train/a", "train/b"]
     assert done.reader.ids("val") == ["val/a", "val/b"]
 
@@ -325,6 +328,7 @@ def test_cvat_xml(tmp_path):
     expected[14:18, 22:28] = labels[14:18, 22:28]
     np.testing.assert_array_equal(labels, expected)
     assert "1 shapes of the kind polyline left out: they enclose no area" in done.text
+    assert "import with --uncovered void" not in done.text
     assert "1 areas of 'bird', which the annotations do not declare: void" in done.text
     (source / "annotations.xml").write_text("<annotations><track/></annotations>")
     with pytest.raises(ValueError, match="export the task as 'CVAT for images'"):
@@ -402,6 +406,18 @@ def test_validation_images_depend_on_names_alone(tmp_path):
     assert any(p.is_symlink() for p in (tmp_path / "one").rglob("*"))
 
 
+def test_areas_that_cover_all_but_slivers_are_pointed_out(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png", (60, 50))
+        shapes = [square("sky", 0, 0, 59, 30), square("road", 0, 31, 59, 49)]
+        labelme(tmp_path / "p" / f"{name}.json", shapes, size=(60, 50))
+    told = import_dataset("labelme", tmp_path / "p", tmp_path / "one").format()
+    assert "background, the pixels of no area, fills 0.000%" in told
+    done = Imported("labelme", tmp_path / "p", tmp_path / "two", uncovered="void")
+    assert done.names == ["road", "sky"]
+    assert "import with --uncovered void" not in done.text
+
+
 def test_the_command(tmp_path, capsys):
     for name in "abc":
         picture(tmp_path / "p" / f"{name}.png")
@@ -426,12 +442,14 @@ def test_files_that_datumaro_wrote(tmp_path):
     pytest.importorskip("pycocotools")
     ring = box(12, 2, 28, 18) & ~box(16, 6, 20, 10)
     small = box(16, 6, 18, 8)
-    noise = np.random.default_rng(0).integers(0, 255, (20, 30, 3), np.uint8)
+    random = np.random.default_rng(0)
     items = [
         datumaro.DatasetItem(
             id=id,
             subset=subset,
-            media=datumaro.components.media.Image.from_numpy(noise),
+            media=datumaro.components.media.Image.from_numpy(
+                random.integers(0, 255, (20, 30, 3), np.uint8)
+            ),
             annotations=[
                 datumaro.Polygon(corners(0, 0, 12, 12), label=0, z_order=0),
                 datumaro.Mask(ring, label=1, z_order=1),

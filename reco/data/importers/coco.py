@@ -62,8 +62,10 @@ def read_coco(source: Path, options: ImportOptions) -> Source:
         del contents[path]
     root = source if source.is_dir() else source.parent
     images = Images(options.images or _image_root(root))
-    names = [name for path, content in contents.items() for name in _names(path, content)]
-    classes = class_table(names, options)
+    names = [_names(path, content) for path, content in contents.items()]
+    used = [name for with_areas, _ in names for name in with_areas]
+    classes = class_table(used, options)
+    classes.note_unused(name for _, without in names for name in without)
     annotated: dict[Path, Annotated] = {}
     for path, content in contents.items():
         for item in _images_of(
@@ -122,22 +124,17 @@ def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
     return None
 
 
-def _names(path: Path, content: dict[str, Any]) -> list[str]:
-    """Category names in the order of their ids.
-
-    Without those that only stand for a group of others, as the first one of Roboflow's files does.
-    """
-    categories = content["categories"]
-    for category in categories:
+def _names(path: Path, content: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Categories that have annotations, in the order of their ids, and the names of the others."""
+    for category in content["categories"]:
         require(category, "name", str, f"{path}: categories")
         require(category, "id", int, f"{path}: categories")
+    categories = sorted(content["categories"], key=lambda c: int(c["id"]))
     used = {annotation.get("category_id") for annotation in content["annotations"]}
-    groups = {c.get("supercategory") for c in categories if c.get("supercategory") != c["name"]}
-    return [
-        c["name"]
-        for c in sorted(categories, key=lambda c: int(c["id"]))
-        if c["id"] in used or c["name"] not in groups
-    ]
+    return (
+        [c["name"] for c in categories if c["id"] in used],
+        [c["name"] for c in categories if c["id"] not in used],
+    )
 
 
 def _image_root(root: Path) -> Path:

@@ -64,11 +64,19 @@ def read_cvat(source: Path, options: ImportOptions) -> Source:
     root = source if source.is_dir() else source.parent
     images = Images(options.images or root)
     trees = {path: _read_xml(path) for path in files}
-    declared = {
-        path: [name.text or "" for name in tree.findall("./meta//labels/label/name")]
-        for path, tree in trees.items()
+    declared = [
+        name.text or ""
+        for tree in trees.values()
+        for name in tree.findall("./meta//labels/label/name")
+    ]
+    used = {
+        shape.get("label")
+        for tree in trees.values()
+        for shape in tree.iterfind("image/*")
+        if shape.tag in _AREAS
     }
-    classes = class_table([name for names in declared.values() for name in names], options)
+    classes = class_table([name for name in declared if name in used], options)
+    classes.note_unused(name for name in declared if name not in used)
     annotated: dict[Path, Annotated] = {}
     left_out: list[str] = []
     for path, tree in trees.items():

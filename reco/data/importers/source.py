@@ -111,6 +111,12 @@ class Classes(NamedTuple):
             events[f"areas of {name!r}, which the annotations do not declare: void"] += 1
         return self.class_of.get(name, IGNORE)
 
+    def note_unused(self, names: Iterable[str]) -> None:
+        """Tell of names without any area: a class that no mask holds would stop a run."""
+        unused = [name for name in dict.fromkeys(names) if name not in self.class_of]
+        if unused:
+            self.notes.append(f"no classes, since they have no areas: {', '.join(unused)}")
+
 
 def class_table(
     found: Iterable[str], options: ImportOptions, *, adds_background: bool = True

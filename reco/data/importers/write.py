@@ -44,6 +44,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_SLIVERS = 0.001  # a smaller share of background is what lies between areas
+
 
 class Summary(NamedTuple):
     """What was written, and all that a user should know of it."""
@@ -131,6 +133,11 @@ def write_folder(source: Source, target: Path, options: ImportOptions) -> Summar
         _link(path, target / f"{name}{path.suffix}", copy=options.copy)
         images["unlabelled"] += 1
     notes = source.notes + [f"{count:,} {event}" for event, count in events.items() if count]
+    if source.class_names[0] == "background" and pixels[0] < _SLIVERS * pixels.sum():
+        notes.append(
+            f"background, the pixels of no area, fills {pixels[0] / pixels.sum():.3%}: where areas "
+            "are meant to cover everything, import with --uncovered void"
+        )
     summary = Summary(
         target / "data.yaml", source.class_names, dict(images), pixels, notes, left_out
     )
@@ -247,7 +254,7 @@ def _yaml(summary: Summary, target: Path) -> str:
     counts = ", ".join(f"{count} {split}" for split, count in summary.images.items())
     content = {
         "base": "folder.yaml",
-        "dataset": {"root": str(target.resolve()), "class_names": list(summary.class_names)},
+        "dataset": {"root": ".", "class_names": list(summary.class_names)},
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, default_flow_style=None)
     return f"# {counts} images.\n{text}"
