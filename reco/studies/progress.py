@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from reco.data import open_dataset
 from reco.data.fingerprint import fingerprint
 from reco.extras import import_extra
-from reco.files import write_text_whole
+from reco.files import write_text_whole, write_whole
 from reco.pictures import plots
 from reco.runs.results import (
     ClassIoU,
@@ -120,14 +121,14 @@ class Progress:
         if any(self.images(run) is None for run in self.runs if run.folder in self.finished):
             notes.append("- The data are not here: figures are taken as they are.")
         folder = self.study.results_dir
-        folder.mkdir(parents=True, exist_ok=True)
         write_csv(rows, Result, folder / "results.csv")
         write_csv(classes, ClassIoU, folder / "classes.csv")
         write_csv(points, Point, folder / "curves.csv")
         text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
         if rows and find_spec("matplotlib") is not None:
-            plots.study_results(rows).savefig(folder / "results.png", dpi=150)
-            plots.study_curves(points).savefig(folder / "curves.png", dpi=150)
+            pictures = {"results": plots.study_results(rows), "curves": plots.study_curves(points)}
+            for name, picture in pictures.items():
+                write_whole(folder / f"{name}.png", partial(picture.savefig, dpi=150))
             text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
         write_text_whole(folder / "results.md", "\n".join([text, self.summary(), *notes, ""]))
 

@@ -30,7 +30,7 @@ from reco.data.importers.source import (
 )
 from reco.data.patterns import SPLIT_WORDS
 from reco.data.spec import default_palette
-from reco.files import write_text_whole
+from reco.files import write_text_whole, write_whole
 
 _ORIENTATION = 0x0112
 # EXIF orientation -> what turns the stored pixels upright, as ImageOps.exif_transpose does.
@@ -219,8 +219,7 @@ def _free_name(name: PurePosixPath, image: Path, taken: set[PurePosixPath]) -> P
 def _save_labels(labels: Labels, palette: Iterable[int], path: Path) -> Path:
     image = Image.fromarray(labels)
     image.putpalette(list(palette))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path)
+    write_whole(path, image.save)
     return path
 
 
@@ -231,22 +230,21 @@ def _place_image(item: Annotated, place: Path, *, copy: bool) -> Path:
     data = item.embedded()
     with Image.open(io.BytesIO(data)) as image:
         ending = (image.format or "png").lower()
-    place.parent.mkdir(parents=True, exist_ok=True)
     file = place.with_name(f"{place.name}.{ending}")
-    file.write_bytes(data)
+    write_whole(file, lambda to: to.write_bytes(data))
     return file
 
 
 def _link(path: Path, place: Path, *, copy: bool) -> Path:
     """A symbolic link, or a copy where asked for or where the system makes no links."""
-    place.parent.mkdir(parents=True, exist_ok=True)
     if not copy:
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(path.resolve(), place)
             return place
         except OSError:
             pass  # Windows without the right to make links
-    shutil.copyfile(path, place)
+    write_whole(place, lambda to: shutil.copyfile(path, to))
     return place
 
 
