@@ -184,9 +184,11 @@ class TrainConfig:
     iterations: Count = 40_000
     labelled_batch_size: Count = 2
     unlabelled_batch_size: WholeNumber = 2
+    optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 2.5e-3
+    encoder_learning_rate_factor: Positive = 1.0  # the encoder's learning rate over the others'
     weight_decay: NotNegative = 5e-4
-    momentum: Momentum = 0.9
+    momentum: Momentum = 0.9  # of SGD
     class_weights: Literal["balanced"] | ClassWeights | None = None  # in the cross-entropies
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"

@@ -8,15 +8,49 @@ from typing import Any
 import torch
 from torch import nn
 
-from reco.config import Config, TrainConfig
+from reco.config import Config, ConfigError, TrainConfig
+from reco.models.network import SegmentationNetwork
 
 LEARNING_RATE_FLOOR = 1e-6
+ADAMW_BETAS = (0.9, 0.999)
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, as in the paper."""
+    """SGD with Nesterov momentum, as in the paper, or AdamW.
+
+    Where the encoder has a learning rate of its own, its parameters are a group of their own.
+
+    Args:
+        network: the student; to set the encoder apart, a ``SegmentationNetwork``.
+        config: of the run.
+
+    Raises:
+        ConfigError: a factor for the encoder of a network that does not tell its encoder.
+    """
+    factor = config.encoder_learning_rate_factor
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "factor": 1.0}]
+    if factor != 1:
+        if not isinstance(network, SegmentationNetwork):
+            raise ConfigError(
+                f"train.encoder_learning_rate_factor = {factor}: expected 1, since "
+                f"{type(network).__name__} is no SegmentationNetwork, whose encoder is known"
+            )
+        parts = network.parameter_groups()
+        groups = [
+            {"params": parts["encoder"], "factor": factor},
+            {"params": parts["decoder"], "factor": 1.0},
+        ]
+        groups = [group for group in groups if group["params"]]  # none of a frozen encoder
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            betas=ADAMW_BETAS,
+            weight_decay=config.weight_decay,
+            foreach=True,
+        )
     return torch.optim.SGD(
-        network.parameters(),
+        groups,
         lr=config.learning_rate,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
@@ -30,6 +64,13 @@ def learning_rate(config: Config, iteration: int) -> float:
     left = 1 - iteration / config.train.iterations
     decayed: float = config.train.learning_rate * left**0.9
     return max(decayed, LEARNING_RATE_FLOOR)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, iteration: int) -> None:
+    """Give each group its factor times :func:`learning_rate`."""
+    for group in optimizer.param_groups:
+        # Checkpoints of before there were factors hold none.
+        group["lr"] = group.setdefault("factor", 1.0) * learning_rate(config, iteration)
 
 
 def build_precision(

@@ -39,7 +39,12 @@ from reco.seeding import stable_seed
 from reco.training.build import RunParts, build_run
 from reco.training.interrupts import WholeSteps, signals_to, some_stderr, undisturbed
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
-from reco.training.optimisation import build_precision, learning_rate, optimizer_step
+from reco.training.optimisation import (
+    build_precision,
+    learning_rate,
+    optimizer_step,
+    set_learning_rate,
+)
 from reco.training.profiling import StepProfiler
 from reco.training.resume import extended, refusal
 from reco.training.schedule import due_after
@@ -205,8 +210,7 @@ class Trainer:
         """One optimisation step on a batch; nothing here waits for the device."""
         seed = stable_seed("step", self.config.train.seed, self.iteration, distributed.rank())
         torch.manual_seed(seed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, self.iteration)
+        set_learning_rate(self.optimizer, self.config, self.iteration)
         with self.autocast:
             losses, statistics = self.losses(labelled, unlabelled)
         with record_function("backward"):
