@@ -72,32 +72,25 @@ def evaluate_checkpoints(
         WriteError: ``output`` cannot be made.
     """
     chosen = distributed.find_device(device)
-    mode = mode or InferenceMode()
     options = {
-        **asdict(mode),
+        **asdict(mode or InferenceMode()),
         "original_size": original_size,
         "boundary_width": boundary_width,
     }
     columns: dict[str, Evaluation] = {}
     notes = []
-    bases = _places(paths, output)
     class_names = _open_all(paths, split, overrides, which)
-    for path, base in zip(paths, bases, strict=True):
+    for path, base in zip(paths, _places(paths, output), strict=True):
         digest = checkpoint_digest(path)
         run, reader, of_split = _open(path, split, overrides)
-        config = run.config
         names = run.states if which == "both" else (which,)
         ids = reader.ids(of_split)
-        images = fingerprint(reader, ids)
-        dataset = EvalDataset(
-            reader,
-            ids,
-            config.dataset.image_size,
-            original_labels=original_size,
+        data = EvalDataset(
+            reader, ids, run.config.dataset.image_size, original_labels=original_size
         )
         results = evaluate(
             {name: run.network(name).to(chosen) for name in names},
-            eval_loader(dataset, workers=config.train.workers),
+            eval_loader(data, workers=run.config.train.workers),
             len(class_names),
             device=chosen,
             mode=mode,
@@ -108,31 +101,19 @@ def evaluate_checkpoints(
                 f"{path}: every pixel of the {len(ids)} masks of split {of_split!r} is void, "
                 "expected classes to measure on"
             )
-        deviations = _deviations(run, options, names)
         content = {
             "checkpoint": path.name,
             "checkpoint_digest": digest,
             "iteration": run.iteration,
             "chosen_on": run.chosen_on,
             "split": of_split,
-            "images": {"fingerprint": images, "ids": ids},
+            "images": {"fingerprint": fingerprint(reader, ids), "ids": ids},
             "options": {**options, "overrides": list(overrides)},
-            "deviations": deviations,
+            "deviations": _deviations(run, options, names),
             "class_names": list(class_names),
             "networks": {name: result.to_dict() for name, result in results.items()},
         }
-        distinct: list[Any] = [deviations] if deviations else []
-        if _elsewhere(run, of_split, images):
-            distinct.append(images)
-        target = base.with_name(f"{base.name}-{of_split}{_suffix(distinct)}.json")
-        try:
-            _write(target, content, results)
-        except WriteError as error:
-            warnings.warn(
-                f"{error}: the figures are in the table alone; an output folder elsewhere "
-                "(--output FOLDER) gets them",
-                stacklevel=2,
-            )
+        _write_or_warn(base, content, results, run)
         if run.chosen_on == of_split:
             notes.append(
                 f"{path} was chosen by its mIoU on {of_split}, which is too good therefore: report "
@@ -225,6 +206,25 @@ def _suffix(distinct: Sequence[Any]) -> str:
     if not distinct:
         return ""
     return "-" + hashlib.sha256(json.dumps(distinct, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _write_or_warn(
+    base: Path, content: dict[str, Any], results: Mapping[str, Evaluation], run: TrainedRun
+) -> None:
+    """Write an evaluation beside ``base``, under a name that tells it from others; warn if not."""
+    distinct: list[Any] = [content["deviations"]] if content["deviations"] else []
+    images = content["images"]["fingerprint"]
+    if _elsewhere(run, content["split"], images):
+        distinct.append(images)
+    try:
+        target = base.with_name(f"{base.name}-{content['split']}{_suffix(distinct)}.json")
+        _write(target, content, results)
+    except WriteError as error:
+        warnings.warn(
+            f"{error}: the figures are in the table alone; an output folder elsewhere "
+            "(--output FOLDER) gets them",
+            stacklevel=3,
+        )
 
 
 def _write(path: Path, content: dict[str, Any], results: Mapping[str, Evaluation]) -> None:
