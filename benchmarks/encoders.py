@@ -5,15 +5,19 @@
 
 Weights are random, images odd in size. Families that :data:`reco.models.encoders.TIMM_FAMILIES`
 lacks are tried as each kind, so that a new one that works is noticed. The table goes to
-docs/encoders.csv; exit code 1 where it does not agree with that list.
+docs/encoders.csv, where rows of other families stay; exit code 1 where it does not agree with that
+list.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -23,7 +27,7 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from reco.files import write_table
-from reco.inference.export import Deployable
+from reco.inference.export import Deployable, trace
 from reco.models import encoders
 from reco.models.network import SegmentationNetwork
 
@@ -92,21 +96,23 @@ _MEMBERS = {
     "vovnet": "ese_vovnet19b_slim",
     "xcit": "xcit_nano_12_p16_224",
 }
-_MOST_SECONDS = 600  # for one member
+_MOST_SECONDS = 60  # of the processor, to train and again to export
 _STEP_SIZE = (97, 131)
 _EXPORTED_AT = ((97, 131), (160, 224))  # the second is none that was traced
 
 
 class Trial(NamedTuple):
-    """What became of a member of a family; ``problem`` is empty where all went well."""
+    """What became of a member of a family."""
 
     family: str
     member: str
     kind: str
     strides: str  # of the maps that the decoder gets
     million_parameters: str  # of the encoder
+    trains: str  # "yes", or why not
+    exports: str  # likewise, to a .pt2 for all sizes
     agreement: str  # share of pixels with one label before and after export, at two sizes
-    problem: str
+    timm: str = timm.__version__
 
 
 def try_family(family: str) -> Trial:
@@ -115,87 +121,113 @@ def try_family(family: str) -> Trial:
     listed = encoders.TIMM_FAMILIES.get(family)
     for kind in [listed] if listed else get_args(encoders.Kind):
         encoders.TIMM_FAMILIES[family] = kind
-        signal.alarm(_MOST_SECONDS)
-        try:
-            trial = _try_member(family, member, kind)
-        except Exception as error:  # whatever stops a network is what the table is to say
-            text = " ".join(f"{type(error).__name__}: {error}".split())
-            trial = Trial(family, member, kind, "", "", "", text[:160])
-        finally:
-            signal.alarm(0)
-        if not trial.problem:
+        trial = _try_member(Trial(family, member, kind, "", "", "", "", ""))
+        if trial.trains == "yes":
             break
     if listed is None:
         del encoders.TIMM_FAMILIES[family]
     return trial
 
 
-def _try_member(family: str, member: str, kind: str) -> Trial:
+def _try_member(trial: Trial) -> Trial:
     torch.manual_seed(0)
+    try:
+        with _limited():
+            network = _train(trial.member)
+    except Exception as error:  # whatever stops a network is what the table is to say
+        return trial._replace(trains=_reason(error))
+    trial = trial._replace(
+        strides=" ".join(map(str, network.encoder.strides)),
+        million_parameters=f"{sum(p.numel() for p in network.encoder.parameters()) / 1e6:.1f}",
+        trains="yes",
+    )
+    try:
+        with _limited():
+            agreement = _export(network)
+    except Exception as error:
+        return trial._replace(exports=_reason(error))
+    same = "yes" if agreement > 0.999 else "the exported network says something else"
+    return trial._replace(exports=same, agreement=f"{agreement:.4f}")
+
+
+def _train(member: str) -> SegmentationNetwork:
     network = SegmentationNetwork(
         3, backbone=f"timm/{member}", weights="none", representation_dim=8, channels=16
     )
     logits, representations = network.train()(torch.rand(2, 3, *_STEP_SIZE))
+    assert representations is not None
     (logits.square().mean() + representations.square().mean()).backward()
-    trained = [p for p in network.parameters() if p.requires_grad]
-    if not all(p.grad is not None and p.grad.isfinite().all() for p in trained):
+    if not all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters()):
         raise ValueError("some parameters get no finite gradient")
-    torch.optim.SGD(trained, lr=1e-3).step()
+    torch.optim.SGD(network.parameters(), lr=1e-3).step()
+    return network
+
+
+def _export(network: SegmentationNetwork) -> float:
+    """Share of pixels with one label before and after."""
     network.eval()
     images = [torch.rand(1, 3, *size) for size in _EXPORTED_AT]
     with torch.no_grad():
         expected = [network(batch).logits for batch in images]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.pt2"
-        dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-        example = (torch.rand(2, 3, 65, 97),)
-        with torch.no_grad():
-            deployable = Deployable(network, input="float")
-            program = torch.export.export(deployable, example, dynamic_shapes=dynamic)
-        torch.export.save(program, path)
+        torch.export.save(trace(Deployable(network, input="float")), path)
         run = torch.export.load(path).module()
-        same = pixels = 0
-        for batch, before in zip(images, expected, strict=True):
-            before = F.interpolate(before, batch.shape[2:], mode="bilinear", align_corners=False)
-            with torch.no_grad():
-                equal = run(batch).argmax(1) == before.argmax(1)
-            same, pixels = same + int(equal.sum()), pixels + equal.numel()
-    return Trial(
-        family,
-        member,
-        kind,
-        " ".join(map(str, network.encoder.strides)),
-        f"{sum(p.numel() for p in network.encoder.parameters()) / 1e6:.1f}",
-        f"{same / pixels:.4f}",
-        "" if same > 0.999 * pixels else "the exported network says something else",
-    )
+    same = pixels = 0
+    for batch, before in zip(images, expected, strict=True):
+        before = F.interpolate(before, batch.shape[2:], mode="bilinear", align_corners=False)
+        with torch.no_grad():
+            equal = run(batch).argmax(1) == before.argmax(1)
+        same, pixels = same + int(equal.sum()), pixels + equal.numel()
+    return same / pixels
 
 
-def _give_up(*_: object) -> None:
-    raise TimeoutError(f"not done within {_MOST_SECONDS} seconds")
+@contextmanager
+def _limited() -> Iterator[None]:
+    """Stop what takes too much of the processor's time."""
+
+    def give_up(*_: object) -> None:
+        raise TimeoutError(f"not done within {_MOST_SECONDS} seconds of processor time")
+
+    before = signal.signal(signal.SIGPROF, give_up)
+    signal.setitimer(signal.ITIMER_PROF, _MOST_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+
+
+def _read(path: Path) -> dict[str, Trial]:
+    if not path.is_file():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["family"]: Trial(**row) for row in csv.DictReader(file)}
 
 
 def main() -> int:
-    signal.signal(signal.SIGALRM, _give_up)
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--families", nargs="+", default=timm.models.list_modules())
     parser.add_argument("--output", type=Path, default=Path("docs/encoders.csv"))
     arguments = parser.parse_args()
-    trials = []
+    trials = _read(arguments.output)
     for family in tqdm(arguments.families, unit="family"):
-        trials.append(try_family(family))
-        tqdm.write(" | ".join(trials[-1]))
-        header = [*Trial._fields, "timm"]
-        write_table(arguments.output, header, [[*t, timm.__version__] for t in trials])
-    works = {trial.family for trial in trials if not trial.problem}
-    listed = set(encoders.TIMM_FAMILIES) & set(arguments.families)
-    for family in sorted(works - listed):
-        print(f"{family}: works, but TIMM_FAMILIES lacks it")
-    for family in sorted(listed - works):
-        print(f"{family}: is in TIMM_FAMILIES, but does not work")
-    return int(works != listed)
+        trials[family] = try_family(family)
+        tqdm.write(" | ".join(trials[family]))
+        write_table(arguments.output, Trial._fields, [trials[f] for f in sorted(trials)])
+    trains = {family for family, trial in trials.items() if trial.trains == "yes"}
+    listed = set(encoders.TIMM_FAMILIES) & set(trials)
+    for family in sorted(trains - listed):
+        print(f"{family}: trains, but TIMM_FAMILIES lacks it")
+    for family in sorted(listed - trains):
+        print(f"{family}: is in TIMM_FAMILIES, but does not train")
+    return int(trains != listed)
 
 
 if __name__ == "__main__":

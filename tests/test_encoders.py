@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from reco.cli import main
 from reco.config import Config
-from reco.inference.export import Deployable, export_checkpoint
+from reco.inference.export import Deployable, export_checkpoint, trace
 from reco.method.teacher import MeanTeacher
 from reco.models.decoders import DPTDecoder, without_padding
 from reco.models.encoders import TIMM_FAMILIES
@@ -270,10 +270,8 @@ def test_one_exported_program_serves_every_size(backbone: str) -> None:
     batches = [images(1, size=(97, 131)), images(3, size=(64, 96)), images(2, size=(40, 33))]
     with torch.no_grad():
         expected = [network(batch).logits for batch in batches]
-    dynamic = (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-    deployable = Deployable(network, input="float")
     logging.disable(logging.INFO)  # pytest's capture of torch's debug logs is slow
-    program = torch.export.export(deployable, (images(2, size=(65, 97)),), dynamic_shapes=dynamic)
+    program = trace(Deployable(network, input="float"))
     logging.disable(logging.NOTSET)
     for batch, logits in zip(batches, expected, strict=True):
         with torch.no_grad():

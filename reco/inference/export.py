@@ -9,7 +9,6 @@ Shapes: images (B, I, H, W), any B and any H, W >= 17, RGB where I is 3; logits 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from reco.data.images import ImageFormat
 from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.predictor import AnyImage, Predictor
+from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork
 from reco.runs.build import network_arguments
@@ -31,8 +31,10 @@ Format = Literal["pt2", "onnx", "state_dict"]
 Input = Literal["uint8", "float", "normalised"]
 
 _ENDINGS: dict[Format, str] = {"pt2": ".pt2", "onnx": ".onnx", "state_dict": "-state.pt"}
-# The size of the traced example: no size that rounds evenly anywhere.
-_EXAMPLE = (2, 65, 97)
+# The size of the traced example: none that rounds evenly anywhere, and so large that windowed
+# networks see more than one window of it, since a 1 would be taken for a constant. Tracing costs
+# the same at every size.
+_EXAMPLE = (2, 1057, 1217)
 # A traced network refuses images whose feature map, a sixteenth of them, would be one pixel wide.
 _SMALLEST = 17
 _RANDOM_IMAGES = ((96, 128), (75, 203))
@@ -52,10 +54,6 @@ class Deployable(nn.Module):
         if input not in get_args(Input):
             raise ValueError(f"input = {input!r}: expected one of {', '.join(get_args(Input))}")
         network.representation = None
-        for module in network.modules():
-            # Of timm, which need not be installed.
-            if type(module).__name__ in _EXPORTABLE:
-                module.__class__ = _EXPORTABLE[type(module).__name__]
         self.network = network
         self.input = input
         self.eval()
@@ -74,62 +72,6 @@ class Deployable(nn.Module):
             return images
         unit = to_unit(images)
         return unit if self.input == "float" else (unit - self.network.mean) / self.network.std
-
-
-class _SamePaddedConv2d(nn.Conv2d):
-    """TensorFlow's "same" padding in whole numbers: torch.export cannot write timm's math.ceil."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        padding: list[Any] = []
-        for size, kernel, stride, dilation in zip(
-            input.shape[2:], self.kernel_size, self.stride, self.dilation, strict=True
-        ):
-            extent = (kernel - 1) * dilation + 1
-            # Not -(-size // stride): ONNX rounds the quotient of negative numbers towards 0.
-            missing: Any = ((size + stride - 1) // stride - 1) * stride + extent - size
-            if extent < stride:  # otherwise it is never negative, and simpler without
-                missing = torch.sym_max(missing, 0)
-            # F.pad starts with the last axis.
-            padding = [missing // 2, missing - missing // 2, *padding]
-        return F.conv2d(
-            F.pad(input, padding),
-            self.weight,
-            self.bias,
-            self.stride,
-            0,
-            self.dilation,
-            self.groups,
-        )
-
-
-class _AnyGridRotary(nn.Module):
-    """DINOv3's rotary embedding for a grid of any size: timm's would take the example's alone."""
-
-    dim: int
-    periods: Tensor  # (dim / 4,)
-    grid_offset: float
-    grid_indexing: str
-    rotate_half: bool
-
-    def get_embed(self, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
-        """``(h * w, 2 * dim)``: sines, then cosines, of the places of ``shape`` (h, w) patches."""
-        axes = [
-            2 * (torch.arange(n, device=self.periods.device) + 0.5 + self.grid_offset) / n - 1
-            for n in shape
-        ]
-        places = torch.stack(torch.meshgrid(axes, indexing=self.grid_indexing), -1).flatten(0, 1)
-        angles = (2 * math.pi * places[:, :, None] / self.periods).flatten(1)
-        if self.rotate_half:
-            angles = torch.cat([angles, angles], -1)
-        else:
-            angles = angles.repeat_interleave(2, -1)
-        return torch.cat([angles.sin(), angles.cos()], -1).to(dtype or self.periods.dtype)
-
-
-_EXPORTABLE: dict[str, type[nn.Module]] = {
-    "Conv2dSame": _SamePaddedConv2d,
-    "RotaryEmbeddingDinoV3": _AnyGridRotary,
-}
 
 
 class Exported(NamedTuple):
@@ -222,7 +164,7 @@ def export_checkpoint(
     targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
     runs: dict[Format, Callable[[Tensor], Tensor]] = {}
     if "pt2" in formats or "onnx" in formats:
-        program = _trace(deployable)
+        program = trace(deployable)
         if "pt2" in formats:
             runs["pt2"] = _write_pt2(program, targets["pt2"], metadata)
         if "onnx" in formats:
@@ -269,12 +211,13 @@ def _reference(network: nn.Module, images: Tensor) -> Tensor:
     return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
 
 
-def _trace(deployable: Deployable) -> torch.export.ExportedProgram:
+def trace(deployable: Deployable) -> torch.export.ExportedProgram:
+    """A program for any number of images of any size from 17 x 17 on."""
     batch, *size = _EXAMPLE
     zeros = torch.zeros(batch, len(deployable.network.mean), *size, dtype=torch.uint8)
     images = deployable.convert(zeros)
     dynamic = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-    with torch.no_grad():
+    with torch.no_grad(), traceable():
         return torch.export.export(deployable, (images,), dynamic_shapes=(dynamic,))
 
 
