@@ -166,6 +166,8 @@ class MethodConfig:
     unsupervised_threshold: Probability = 0.97  # η counts pixels above it
     teacher_decay: Decay = 0.99
     teacher_mode: Literal["train", "eval"] = "train"  # batch norm while pseudo-labelling
+    # In mode eval, running statistics: the student's, or their moving average.
+    teacher_buffers: Literal["copied", "averaged"] = "copied"
 
 
 @dataclass(frozen=True)
@@ -591,8 +593,14 @@ def _require(
 
 def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
     """Keys of which one would win without a word; as :func:`_rules`."""
-    dataset = config.dataset
+    dataset, method = config.dataset, config.method
     return [
+        (
+            "method.teacher_buffers",
+            method.teacher_buffers == "copied" or method.teacher_mode == "eval",
+            "copied, since with method.teacher_mode = train the teacher gathers running statistics "
+            "itself; or method.teacher_mode = eval",
+        ),
         (
             "dataset.root",
             dataset.name != "synthetic" or dataset.root is None,

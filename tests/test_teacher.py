@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from reco.config import ConfigError
 from reco.method.teacher import MeanTeacher
 from reco.models.network import SegmentationOutput
+from reco.runs.build import build_teacher
 
 
 class Network(nn.Module):
@@ -84,6 +86,36 @@ def test_eval_mode_teacher_follows_the_students_statistics():
     teacher.update(student)
     assert not teacher.network.body[1].training
     assert torch.equal(teacher.network.body[1].running_mean, student.body[1].running_mean)
+
+
+def test_averaged_buffers_by_hand():
+    torch.manual_seed(0)
+    student = Network()
+    teacher = MeanTeacher(student, decay=0.7, batch_statistics=False, average_buffers=True)
+    expected = copy.deepcopy(dict(student.named_buffers()))
+    for t in range(5):
+        teacher.pseudo_label(torch.randn(2, 3, 16, 16))  # moves nothing
+        student.train()(torch.randn(4, 3, 16, 16) + t)
+        teacher.update(student)
+        decay = min(1 - 1 / (t + 1), 0.7)
+        for name, buffer in student.named_buffers():
+            if name.endswith("num_batches_tracked"):
+                expected[name] = buffer.clone()
+            else:
+                expected[name] = decay * expected[name] + (1 - decay) * buffer
+    for name, buffer in teacher.network.named_buffers():
+        torch.testing.assert_close(buffer, expected[name], msg=name)
+    running_mean = teacher.network.body[1].running_mean
+    assert not torch.allclose(running_mean, student.body[1].running_mean)
+
+
+def test_averaged_buffers_need_a_teacher_in_eval_mode(tiny):
+    with pytest.raises(ValueError, match="average_buffers=True: expected batch_statistics=False"):
+        MeanTeacher(Network(), average_buffers=True)
+    with pytest.raises(ConfigError, match=r"method\.teacher_buffers = 'averaged': expected copied"):
+        tiny("method.teacher_buffers=averaged")
+    config = tiny("method.teacher_buffers=averaged", "method.teacher_mode=eval")
+    assert build_teacher(config, Network()).average_buffers
 
 
 def test_pseudo_labels_are_the_most_probable_class():

@@ -27,24 +27,36 @@ class MeanTeacher(nn.Module):
     In train mode only batch norm trains (batch statistics), and that of a frozen encoder does not:
     no dropout, and the network itself stays in eval mode, so that it runs no representation head.
     ``batch_statistics=False`` keeps batch norm in eval mode too; its running statistics then follow
-    the student's.
+    the student's: copied, or with ``average_buffers`` averaged as the parameters are.
 
     Args:
         network: the student; in eval mode it gives logits ``(B, C, h, w)``, alone or as
             :class:`reco.models.network.SegmentationOutput`.
         decay: η of the moving average, in [0, 1).
         batch_statistics: pseudo-label with the batch's own statistics.
+        average_buffers: running statistics are the moving average of the student's, as in UniMatch
+            (arXiv 2208.09910); only without ``batch_statistics``.
 
     Raises:
-        ValueError: ``decay`` out of range.
+        ValueError: ``decay`` out of range, or ``average_buffers`` with ``batch_statistics``.
     """
 
     def __init__(
-        self, network: nn.Module, decay: float = 0.99, *, batch_statistics: bool = True
+        self,
+        network: nn.Module,
+        decay: float = 0.99,
+        *,
+        batch_statistics: bool = True,
+        average_buffers: bool = False,
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"MeanTeacher: decay = {decay}: expected a number in [0, 1)")
+        if average_buffers and batch_statistics:
+            raise ValueError(
+                "MeanTeacher: average_buffers=True: expected batch_statistics=False, since with "
+                "them the teacher gathers running statistics itself"
+            )
         # Batch norm that the student does not train stays in eval mode here too.
         self._frozen = {
             name
@@ -54,6 +66,7 @@ class MeanTeacher(nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
         self.decay = decay
         self.batch_statistics = batch_statistics
+        self.average_buffers = average_buffers
         self.updates = 0
         self.train()
 
@@ -79,7 +92,10 @@ class MeanTeacher(nn.Module):
             torch._foreach_lerp_(parameters, students, 1 - decay)
         if not self.batch_statistics:
             for buffer, student in zip(self.network.buffers(), network.buffers(), strict=True):
-                buffer.copy_(student)
+                if self.average_buffers and buffer.is_floating_point():
+                    buffer.lerp_(student, 1 - decay)
+                else:
+                    buffer.copy_(student)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-labels and their confidence, as :meth:`pseudo_label` gives them."""

@@ -59,4 +59,5 @@ def build_teacher(config: Config, network: nn.Module) -> MeanTeacher | None:
         network,
         config.method.teacher_decay,
         batch_statistics=config.method.teacher_mode == "train",
+        average_buffers=config.method.teacher_buffers == "averaged",
     )
