@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -86,7 +87,7 @@ def set_up(device: str) -> torch.device:
         torch.cuda.set_device(chosen)
     if launched and not in_group():
         try:
-            dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+            _join("nccl" if chosen.type == "cuda" else "gloo")
         except (ValueError, RuntimeError) as error:
             raise ValueError(
                 "RANK and WORLD_SIZE are set, but the processes do not meet "
@@ -94,6 +95,24 @@ def set_up(device: str) -> torch.device:
                 "one process trains"
             ) from error
     return chosen
+
+
+def _join(backend: str) -> None:
+    """Meet the other processes at the store that the environment names.
+
+    ``torchrun`` keeps one store for all attempts of a job, and in it the addresses of processes
+    that have died since, at which those that are started again would wait for each other. So each
+    attempt has keys of its own. Where agents on several nodes count their attempts, they may not
+    agree on the number; docs/several_gpus.md says what to do there.
+    """
+    from torch.distributed import distributed_c10d
+    from torch.distributed.rendezvous import rendezvous
+
+    store, rank, size = next(rendezvous("env://"))
+    if os.environ.get("GROUP_WORLD_SIZE", "1") == "1":
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed_c10d.PrefixStore(f"attempt {attempt}", store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
 def in_group() -> bool:
@@ -152,7 +171,7 @@ def from_first_rank(tensor: Tensor) -> Tensor:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """``module`` with gradients averaged over ranks; buffers stay each rank's until averaged."""
+    """``module`` with gradients averaged over ranks; buffers are each rank's until averaged."""
     # Newer versions of torch have a new name for the switch, and warn of the old one.
     names = inspect.signature(DistributedDataParallel).parameters
     switch = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
@@ -160,14 +179,25 @@ def data_parallel(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module, **off)
 
 
-def average_buffers(module: nn.Module) -> None:
+def average_buffers(modules: Iterable[nn.Module]) -> None:
     """Make batch norm's running statistics the ranks' mean; other buffers are constants."""
-    if is_active():
-        for layer in module.modules():
-            for buffer in layer.buffers() if isinstance(layer, _BatchNorm) else ():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= world_size()
+    if not is_active():
+        return
+    buffers = [
+        buffer
+        for module in modules
+        for layer in module.modules()
+        if isinstance(layer, _BatchNorm)
+        for buffer in layer.buffers()
+        if buffer.is_floating_point()
+    ]
+    if not buffers:
+        return
+    together = torch.cat([buffer.flatten() for buffer in buffers])
+    dist.all_reduce(together)
+    parts = torch.split(together / world_size(), [buffer.numel() for buffer in buffers])
+    for buffer, part in zip(buffers, parts, strict=True):
+        buffer.copy_(part.view_as(buffer))
 
 
 def any_rank(flag: bool, device: torch.device) -> bool:

@@ -216,6 +216,8 @@ class Trainer:
         with record_function("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+            # After each step: when the run is validated and saved then changes no number.
+            distributed.average_buffers(self.parts.networks.values())
         with record_function("optimiser"):
             stepped = optimizer_step(self.optimizer, self.scaler)
             if stepped and self.teacher is not None:
@@ -331,7 +333,6 @@ class Trainer:
 
     def _validate(self) -> None:
         """Evaluate student and teacher, and keep the best."""
-        self._average_statistics()
         results = self.validation.evaluate(self.parts.networks, self.iteration)
         if distributed.rank() != 0:
             return
@@ -349,17 +350,9 @@ class Trainer:
         """The teacher is what one would use; without one, the student."""
         return list(self.parts.networks)[-1]
 
-    def _average_statistics(self) -> None:
-        """Give all ranks the mean of their batch norms' running statistics."""
-        if distributed.is_active():
-            with self.steps.step():
-                for network in self.parts.networks.values():
-                    distributed.average_buffers(network)
-
     def _checkpoint(self) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""
         self._require_finite_weights()
-        self._average_statistics()
         if distributed.rank() == 0:
             save_latest(self._state(), self.folder.path)
         self.saved = self.iteration
