@@ -370,7 +370,7 @@ class Trainer:
         """Whatever ends the run, log and save the steps before it; but not weights that are broken.
 
         Where several processes train, the first one saves what it has: the others may be gone, so
-        that neither metrics nor batch norm's running statistics can be averaged with theirs.
+        that metrics cannot be averaged with theirs.
         """
         try:
             yield
