@@ -18,7 +18,7 @@ from reco.data.check import check_dataset
 from reco.data.folder import FolderReader
 from reco.data.overview import overview
 from reco.data.spec import voc_palette
-from reco.data.splits import make_split
+from reco.data.splits import check_evaluated, make_split
 
 THREE = ("ground", "road", "tree")
 COLOURS = [(0, 0, 0), (128, 64, 128), (0, 128, 0)]
@@ -48,7 +48,9 @@ def start(root: Path, **settings) -> list[str]:
     """What a run does before its first step."""
     config = DatasetConfig("folder", str(root), **settings)
     reader = open_dataset(config)
-    return overview(reader, make_split(reader, config), config)
+    split = make_split(reader, config)
+    check_evaluated(reader, config.eval_split)
+    return overview(reader, split, config)
 
 
 def classes_of(i: int) -> np.ndarray:

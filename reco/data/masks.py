@@ -86,15 +86,6 @@ def read_mask(path: str | Path) -> Mask:
     )
 
 
-def mask_palette(path: Path) -> tuple[int, ...] | None:
-    """Palette of a mask file, ``()`` for one without; reads the header only, None if it can't."""
-    try:
-        with open_image(path) as image:
-            return _palette(image)
-    except Exception:  # as above; whoever needs the pixels will say what is wrong
-        return None
-
-
 def pack(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
     """``(H, W)`` colours 0xRRGGBB of ``(H, W, 3 or more)`` pixels."""
     packed = pixels[..., 0].astype(np.int32)

@@ -5,12 +5,8 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from reco import distributed
 from reco.data.agreement import check_masks, same_pictures
 from reco.data.classes import enumerate_some
 from reco.data.folder import FolderReader
@@ -22,12 +18,10 @@ if TYPE_CHECKING:
 
 
 def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
-    """Make sure that labelled masks and those to evaluate on agree; tell what there is, by line.
-
-    Of a ``folder`` data set the masks to evaluate on are all read.
+    """Tell what there is, by line, and make sure that the masks that were read agree.
 
     Raises:
-        ValueError: masks that disagree, or one to evaluate on that cannot be used.
+        ValueError: labelled masks, or those to evaluate on, that disagree.
         FileNotFoundError: no images to evaluate on.
     """
     evaluated = reader.ids(config.eval_split)
@@ -39,8 +33,6 @@ def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
     if not isinstance(reader, FileReader):
         counts = ", ".join(f"{len(ids):,} {name}" for name, ids in groups.items())
         return [f"data: {counts} images of {reader.spec.name}"]
-    if isinstance(reader, FolderReader):
-        _read_masks(reader, evaluated)
     checked = {*split.labelled, *evaluated} & reader.contents.keys()
     check_masks((reader.contents[id] for id in checked), reader.table)
     told = (
@@ -64,15 +56,6 @@ def repeated(
         return []
     shown = [f"{a.relative_to(reader.root)} = {b.relative_to(reader.root)}" for a, b in pairs]
     return [f"{len(pairs)} pictures to evaluate on are also {role}: {enumerate_some(shown)}"]
-
-
-def _read_masks(reader: FileReader, ids: Sequence[str]) -> None:
-    """Read masks on all cores; what they hold stays in ``reader.contents``."""
-    hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        read = pool.map(reader.classes, ids)
-        for _ in tqdm(read, "reading masks", len(ids), leave=False, delay=2, disable=hidden):
-            pass
 
 
 def _places(reader: FileReader, ids: Iterable[str]) -> str:

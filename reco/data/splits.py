@@ -193,7 +193,14 @@ def check_evaluated(reader: Reader, split: str) -> None:
         ValueError: a mask that cannot be used, by name, or nothing but void in all of them.
     """
     ids = reader.ids(split)
-    found = _read_all(lambda id: present_classes(reader.label(id)), ids)
+
+    def classes(id: str) -> frozenset[int]:
+        # Not those of a copy's originals: the files here are the ones to measure on.
+        if isinstance(reader, FileReader):
+            return reader.content(id).classes
+        return present_classes(reader.label(id))
+
+    found = _read_all(classes, ids)
     if not any(found):
         raise ValueError(
             f"split {split!r}: every pixel of its {len(ids)} masks is void, expected classes to "

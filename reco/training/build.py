@@ -75,11 +75,10 @@ def build_run(
     config = with_value_range(config, reader)
     check_labelled(reader, config)
     split = make_split(reader, config.dataset)
-    first_lines = overview(reader, split, config.dataset)
     if distributed.rank() == 0:
-        tqdm.write("\n".join(first_lines))
-        _note_lonely_class(config, reader, split)
         check_evaluated(reader, config.dataset.eval_split)
+        tqdm.write("\n".join(overview(reader, split, config.dataset)))
+        _note_lonely_class(config, reader, split)
     torch.manual_seed(config.train.seed)
     if network is None:
         of_images = None
