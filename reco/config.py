@@ -153,6 +153,9 @@ class ModelConfig:
     output_stride: Literal[8, 16, 32] = 16
     representation_dim: Count = 256
     channels: Count = 256  # width of decoder and heads
+    # What brings images to zero mean: what timm says of the backbone, or ImageNet's mean and
+    # deviation, for weights files made for these.
+    normalisation: Literal["backbone", "imagenet"] = "backbone"
     freeze: bool = False  # the encoder is not trained, and costs no memory for it
     drop_path: Decay | None = None  # of timm's encoders; null: as timm has it
 

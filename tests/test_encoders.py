@@ -15,12 +15,13 @@ from conftest import TINY
 from torch import Tensor, nn
 
 from reco.cli import main
-from reco.config import Config
+from reco.config import Config, load_config
 from reco.inference.export import Deployable, export_checkpoint, trace
 from reco.method.teacher import MeanTeacher
 from reco.models.decoders import DPTDecoder, without_padding
 from reco.models.encoders import TIMM_FAMILIES
 from reco.models.network import SegmentationNetwork
+from reco.runs.build import build_network
 
 timm = pytest.importorskip("timm")
 ODD = (97, 131)
@@ -283,6 +284,14 @@ def test_one_exported_program_serves_every_size(backbone: str) -> None:
 
 def test_families_of_timm_are_there() -> None:
     assert set(TIMM_FAMILIES) <= set(timm.models.list_modules())
+
+
+def test_weights_made_for_imagenets_normalisation_get_it() -> None:
+    """Files into which their own was folded, say."""
+    lite0 = "model.backbone=timm/tf_efficientnet_lite0"
+    for words, mean in (([lite0], 0.5), ([lite0, "model.normalisation=imagenet"], 0.485)):
+        network = build_network(load_config("demo.yaml", [*TINY, *words]), 3, pretrained=False)
+        assert network.mean[0].item() == pytest.approx(mean)
 
 
 def test_a_frozen_transformer_goes_through_a_run(

@@ -10,6 +10,7 @@ from torch import nn
 from reco.config import Config
 from reco.method.teacher import MeanTeacher
 from reco.models.network import SegmentationNetwork
+from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
 
 def build_network(
@@ -25,8 +26,11 @@ def build_network(
         config: of the run.
         num_classes: C.
         pretrained: False when a checkpoint will fill the network.
-        mean_and_std: of the images, for each channel; ``None``: those of the encoder's weights.
+        mean_and_std: of the images, for each channel; ``None``: as ``model.normalisation`` says.
     """
+    imagenet = config.model.normalisation == "imagenet" and config.dataset.channels == 3
+    if mean_and_std is None and imagenet:
+        mean_and_std = IMAGENET_MEAN, IMAGENET_STD
     mean, std = mean_and_std or (None, None)
     return SegmentationNetwork(
         **network_arguments(config, num_classes),
