@@ -98,7 +98,7 @@ def train(parser: ArgumentParser) -> Work:
         reco train --config camvid_5shot.yaml --resume
         reco train --resume runs/camvid_5shot/0123abcd-s0 --set train.workers=0
         reco train --config camvid_5shot.yaml --resume --extend-to 80000
-        reco train --config camvid_5shot.yaml mine.yaml --show
+        reco train --config camvid_5shot.yaml my.yaml --show
         torchrun --nproc_per_node=2 --max-restarts=3 scripts/train.py --config pascal_200.yaml \\
             --resume
 
