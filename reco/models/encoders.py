@@ -232,9 +232,10 @@ def build_encoder(
     """The encoder called ``name``; see :class:`reco.models.network.SegmentationNetwork`."""
     try:
         if name.startswith("timm/"):
-            name = name.removeprefix("timm/")
             options = {} if drop_path is None else {"drop_path_rate": drop_path}
-            return _timm_encoder(name, pretrained, output_stride, in_channels, options, frozen)
+            return _timm_encoder(
+                name.removeprefix("timm/"), pretrained, output_stride, in_channels, options, frozen
+            )
         if drop_path is not None:
             raise ValueError(
                 f"drop_path = {drop_path}: backbone={name!r} has none; those of timm/<name> may"
@@ -344,8 +345,10 @@ def _timm_encoder(
             **options,
         },
     )
-    trained: Any = timm.get_pretrained_cfg(name)
-    facts = {"kind": kind, "mean": trained.mean, "std": trained.std, "frozen": frozen}
+    facts: dict[str, Any] = {"kind": kind, "frozen": frozen}
+    trained = timm.get_pretrained_cfg(name)
+    if trained is not None:
+        facts |= {"mean": trained.mean, "std": trained.std}
     if kind == "transformer":
         info = network.feature_info
         blocks = [len(info) * (i + 1) // _NUM_DEPTHS - 1 for i in range(_NUM_DEPTHS)]
