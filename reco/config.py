@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import hashlib
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -388,7 +389,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(read_text(path), _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not a YAML file: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = read_text(path).splitlines()[mark.line :][:1] if mark else []
+        unquoted = any(re.search(r":\s+[*{][\w.}/]", text) for text in line)
+        hint = '; a pattern needs quotes: "{stem}.jpg", "*.jpg"' if unquoted else ""
+        raise ConfigError(f"{path}: not a YAML file: {error}{hint}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     content = {} if content is None else content

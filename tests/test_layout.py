@@ -20,7 +20,7 @@ from make_data import (
 )
 from PIL import Image
 
-from reco.config import DatasetConfig, load_config
+from reco.config import ConfigError, DatasetConfig, load_config
 from reco.data import open_dataset
 from reco.data.check import check_dataset
 from reco.data.folder import FolderReader
@@ -297,6 +297,16 @@ def test_paths_in_a_yaml_are_relative_to_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "lists")
     (tmp_path / "lists/other.yaml").write_text("base: my.yaml\ndataset: {root: nowhere}")
     assert load_config("other.yaml").dataset.root == "nowhere"
+
+
+@pytest.mark.parametrize("pattern", ["{stem}.jpg", "*.jpg", "{tile}/images/{stem}.*"])
+def test_a_pattern_without_quotes(tmp_path, pattern):
+    path = tmp_path / "my.yaml"
+    path.write_text(f"dataset:\n  name: folder\n  images: {pattern}\n  root: .\n")
+    with pytest.raises(
+        ConfigError, match=r"my.yaml: not a YAML file: [\s\S]*a pattern needs quotes"
+    ):
+        load_config(path)
 
 
 # --- nothing silent --------------------------------------------------------------------------
