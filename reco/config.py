@@ -167,7 +167,8 @@ class MethodConfig:
 
     mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
     unsupervised: bool = True
-    unsupervised_threshold: Probability = 0.97  # η counts pixels above it
+    unsupervised_loss: Literal["share", "threshold"] = "share"  # η, or confident pixels alone
+    unsupervised_threshold: Probability = 0.97  # of the confidence, in either loss
     teacher_decay: Decay = 0.99
     teacher_mode: Literal["train", "eval"] = "train"  # batch norm while pseudo-labelling
     # In mode eval, running statistics: the student's, or their moving average.

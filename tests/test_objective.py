@@ -19,6 +19,7 @@ from reco.method.objective import (
     known_or_nearest_pixels,
     nearest_pixels,
     supervised_loss,
+    threshold_loss,
     unsupervised_loss,
 )
 from reco.method.teacher import MeanTeacher
@@ -247,6 +248,7 @@ def test_losses_are_zero_not_nan_where_nothing_is_valid():
     confidence = torch.ones(2, 8, 8)
     for loss in (
         supervised_loss(logits, nothing),
+        threshold_loss(logits, nothing, confidence, strong_threshold=0.9),
         unsupervised_loss(logits, nothing, confidence, strong_threshold=0.9),
     ):
         assert loss == 0
@@ -279,6 +281,39 @@ def test_labels_out_of_range_are_named_or_ignored(value, monkeypatch):
 def test_more_classes_than_labels_can_tell_from_ignore():
     with pytest.raises(ValueError, match="supervised_loss: 256 classes: expected at most 255"):
         supervised_loss(torch.randn(1, 256, 2, 2), torch.zeros(1, 2, 2, dtype=torch.long))
+
+
+@pytest.mark.parametrize("weights", [None, [1.0, 2.0, 0.5]])
+def test_threshold_loss_by_hand(plain_views, weights):
+    """Of a view with padding: the sum over confident pixels by the weight of all valid ones."""
+    torch.manual_seed(0)
+    student, batch, (unlabelled, truth) = Network(), uint8_batch(1), uint8_batch(2)
+    teacher = MeanTeacher(student)
+    inside = everywhere(unlabelled)
+    inside[0, :5] = False
+    pseudo, confidence = teacher.pseudo_label(unlabelled.float() / 255)
+    threshold = confidence[1, 7, 7].item()  # that pixel is at the threshold, and counts
+    objective = Objective(
+        unsupervised_loss="threshold", unsupervised_threshold=threshold, class_weights=weights
+    )
+    planes = (unlabelled, torch.full_like(truth, IGNORE), inside, truth)
+    losses, _ = losses_of(objective, Views(mix="none"), student, teacher, batch, planes)
+    logits, _ = student(torch.cat([batch[0], unlabelled]).float() / 255)
+    large = nn.functional.interpolate(logits, (16, 16), mode="bilinear", align_corners=False)
+    log_probabilities = large[2:].log_softmax(1)
+    total = valid = confident = 0.0
+    for b in range(2):
+        for y in range(16):
+            for x in range(16):
+                if inside[b, y, x]:
+                    answer = pseudo[b, y, x].item()
+                    weight = 1.0 if weights is None else weights[answer]
+                    valid += weight
+                    if confidence[b, y, x].item() >= threshold:
+                        confident += weight
+                        total -= weight * log_probabilities[b, answer, y, x].item()
+    assert 0.1 < confident / valid < 0.9
+    torch.testing.assert_close(losses.unsupervised.item(), total / valid, rtol=1e-5, atol=0)
 
 
 def test_eta_leaves_padding_out():

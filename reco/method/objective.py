@@ -1,5 +1,7 @@
 """The training objective, Eq. 5: supervised + η · unsupervised + ReCo.
 
+In place of η, which weighs an image's pixels alike, a threshold may choose among them (FixMatch).
+
 Shapes: B_l labelled and B_u unlabelled images of one size H x W, floating (B, 3, H, W) in [0, 1];
 labels (B, H, W) int64 with IGNORE where nothing is known; h x w is the network's output size.
 
@@ -10,7 +12,7 @@ through here: with partial labels, images that serve as unlabelled bring the lab
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     supervised: Tensor
-    unsupervised: Tensor  # η is in it already, image by image
+    unsupervised: Tensor  # η, image by image, or the choice of pixels is in it already
     reco: Tensor  # times its weight
 
 
@@ -60,7 +62,9 @@ class Objective(nn.Module):
     Args:
         partial_labels: labels are those of a few pixels, so that ReCo looks for one all over a cell
             of the network's output; else the pixel nearest to the cell's centre alone has a say.
-        unsupervised_threshold: δ_s of η, in [0, 1].
+        unsupervised_loss: ``share`` weighs each unlabelled image by η, as the paper; ``threshold``
+            takes confident pixels alone, as :func:`threshold_loss` says.
+        unsupervised_threshold: δ_s of η, or of single pixels, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
@@ -73,6 +77,7 @@ class Objective(nn.Module):
         self,
         *,
         partial_labels: bool = False,
+        unsupervised_loss: Literal["share", "threshold"] = "share",
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
         reco: ReCoLoss | None = None,
@@ -81,6 +86,7 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         self.partial_labels = partial_labels
+        self.unsupervised_loss = unsupervised_loss
         self.unsupervised_threshold = unsupervised_threshold
         self.weak_threshold = weak_threshold
         self.reco = reco
@@ -122,7 +128,7 @@ class Objective(nn.Module):
             )
             unsupervised = supervised.new_zeros(())
             if view is not None:
-                unsupervised = unsupervised_loss(
+                unsupervised = _UNSUPERVISED[self.unsupervised_loss](
                     full_size[len(labels) :],
                     view.labels,
                     view.confidence,
@@ -237,6 +243,28 @@ def unsupervised_loss(
     eta = confident_share(labels, confidence, strong_threshold)
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
     return _mean_over_ranks(losses * eta[:, None, None], _pixel_weights(labels, class_weights))
+
+
+def threshold_loss(
+    logits: Tensor,
+    labels: Tensor,
+    confidence: Tensor,
+    *,
+    strong_threshold: float,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of confident pixels, averaged over all valid ones; 0 without any.
+
+    A pixel is confident at ``strong_threshold`` or above it. Sohn et al., "FixMatch", NeurIPS 2020;
+    pixel by pixel as in UniMatch, CVPR 2023. Arguments and errors as for :func:`unsupervised_loss`.
+    """
+    labels = checked_labels(labels, logits.shape[1], "threshold_loss")
+    losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
+    confident = losses.where(confidence >= strong_threshold, 0)
+    return _mean_over_ranks(confident, _pixel_weights(labels, class_weights))
+
+
+_UNSUPERVISED = {"share": unsupervised_loss, "threshold": threshold_loss}
 
 
 def confident_share(labels: Tensor, confidence: Tensor, threshold: float) -> Tensor:

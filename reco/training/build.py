@@ -179,6 +179,7 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
     """
     return Objective(
         partial_labels=config.dataset.partial_labels is not None,
+        unsupervised_loss=config.method.unsupervised_loss,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,
         reco=ReCoLoss(config.reco) if config.reco.enabled else None,
