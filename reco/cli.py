@@ -55,7 +55,8 @@ def main(words: Sequence[str] | None = None) -> int:
         # Of torch's errors, which are of this type too, most are mistakes in the code.
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
-        print(f"error: out of memory: {[*str(error).splitlines(), ''][0]}", file=sys.stderr)
+        reason = f"out of memory: {[*str(error).splitlines(), ''][0]}"
+        print(f"error: {reason.removesuffix(': ')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("error: stopped by Ctrl-C", file=sys.stderr)

@@ -16,11 +16,12 @@ from make_checkpoint import write_checkpoint
 from make_data import make_camvid, make_folder
 
 import reco
-from reco import distributed
+from reco import cli, distributed
 from reco.config import load_config
 from reco.data import open_dataset, synthetic
 from reco.data.loading import EvalDataset, TrainStream
 from reco.inference.evaluate import evaluate_checkpoints
+from reco.pictures import report
 from reco.training.trainer import train
 
 
@@ -113,3 +114,32 @@ def test_a_daemonic_process_hears_that_it_may_have_no_loaders(tiny, tmp_path, mo
     monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
     with pytest.raises(ChildProcessError, match=r"daemonic.*train\.workers=0"):
         train(tiny("train.workers=1"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (MemoryError(), 1, "error: out of memory"),
+        (RuntimeError("CUDA out of memory. Tried\nmore"), 1, "error: out of memory: CUDA out of"),
+        (RuntimeError("[enforce fail] can't allocate memory"), 1, "error: out of memory: [enforce"),
+        (ChildProcessError("a process has died"), 1, "error: a process has died"),
+        (KeyboardInterrupt(), 130, "error: stopped by Ctrl-C"),
+    ],
+)
+def test_what_ends_a_command_is_one_line(monkeypatch, capsys, error, code, line):
+    def write_report(*_: object, **__: object) -> Path:
+        raise error
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    assert cli.main(["report", "run"]) == code
+    (printed,) = capsys.readouterr().err.splitlines()
+    assert printed.startswith(line)
+
+
+def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
+    def write_report(*_: object, **__: object) -> Path:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(report, "write_report", write_report)
+    with pytest.raises(RuntimeError, match="mat1"):
+        cli.main(["report", "run"])

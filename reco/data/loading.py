@@ -327,7 +327,7 @@ _SHARED_MEMORY = re.compile(r"bus error|shared memory|\bshm\b|No space left", re
 
 def _explanation(error: Exception, workers: int) -> Exception:
     caught = _CAUGHT.fullmatch(str(error))
-    message = str(error) if caught is None else caught[2] or "out of memory"
+    message = str(error) if caught is None else caught[2] or caught[1]
     first_line = message.splitlines()[0] if message else type(error).__name__
     if caught is not None and caught[1] != type(error).__name__:
         return ValueError(message)  # of a type that torch could not make anew

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from reco import distributed
 from reco.data import open_dataset
 from reco.data.fingerprint import fingerprint
-from reco.data.loading import EvalDataset, eval_loader
+from reco.data.loading import EvalDataset, deaths_explained, eval_loader
 from reco.data.reader import Reader
 from reco.files import WriteError, write_table, write_text_whole, writing
 from reco.inference.evaluation import (
@@ -88,14 +88,16 @@ def evaluate_checkpoints(
         data = EvalDataset(
             reader, ids, run.config.dataset.image_size, original_labels=original_size
         )
-        results = evaluate(
-            {name: run.network(name).to(chosen) for name in names},
-            eval_loader(data, workers=run.config.train.workers),
-            len(class_names),
-            device=chosen,
-            mode=mode,
-            boundary_width=boundary_width,
-        )
+        workers = run.config.train.workers
+        with deaths_explained(workers):
+            results = evaluate(
+                {name: run.network(name).to(chosen) for name in names},
+                eval_loader(data, workers=workers),
+                len(class_names),
+                device=chosen,
+                mode=mode,
+                boundary_width=boundary_width,
+            )
         if not any(int(result.confusion.matrix.sum()) for result in results.values()):
             raise ValueError(
                 f"{path}: every pixel of the {len(ids)} masks of split {of_split!r} is void, "
