@@ -26,6 +26,7 @@ from reco.data.check import check_dataset
 from reco.data.folder import FolderReader
 from reco.data.layout import Layout
 from reco.data.lists import NameIndex, read_ids
+from reco.data.loading import TrainStream
 from reco.data.patterns import Pattern
 from reco.data.prepare import resize_dataset
 from reco.data.splits import make_split
@@ -436,6 +437,10 @@ def test_a_broken_mask_of_an_unlabelled_image_stops_nothing(tmp_path):
     with pytest.warns(UserWarning, match=r"not drawn as a labelled image: .*site 0/000.png"):
         splits = [make_split(open_dataset(config), config) for config in configs]
     assert all("train/site 0/000" in split.unlabelled for split in splits)
+    ids = splits[0].unlabelled
+    crops = replace(configs[0], crop_size=(32, 32))
+    stream = TrainStream(open_dataset(crops), ids, crops, stream="unlabelled", seed=0)
+    assert all(stream[number].image.shape == (3, 32, 32) for number in range(len(ids)))
     with pytest.raises(ValueError, match=r"site 0/000.png: cannot be read as a mask"):
         make_split(open_dataset(folder), folder)
     assert any("000.png" in problem for problem in check_dataset(open_dataset(folder)).problems)
