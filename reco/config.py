@@ -105,6 +105,10 @@ ValueRange = Annotated[
     tuple[float, float],
     check(lambda pair: pair[0] < pair[1], "the lowest value before the highest, such as [0, 4095]"),
 ]
+AreaRange = Annotated[
+    tuple[float, float],
+    check(lambda areas: 0 < areas[0] <= areas[1] < 1, "0 < smallest <= largest < 1"),
+]
 Decay = Annotated[float, check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
 Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
 
@@ -166,6 +170,9 @@ class MethodConfig:
     """Mean Teacher and mixing; ``unsupervised: false`` trains on labelled images alone."""
 
     mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
+    cutmix_probability: Probability = 1.0  # of a box, image by image
+    cutmix_area: AreaRange = (0.5, 0.5)  # smallest and largest share of the image
+    cutmix_aspect: Scales | None = None  # smallest and largest height : width; null: all that fit
     unsupervised: bool = True
     unsupervised_loss: Literal["share", "threshold"] = "share"  # η, or confident pixels alone
     unsupervised_threshold: Probability = 0.97  # of the confidence, in either loss

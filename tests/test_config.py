@@ -182,6 +182,8 @@ def test_wrong_overrides_are_named(override, words):
         ("dataset.scale_range", "[0, 1]", "0 < smallest <= largest"),
         ("model.representation_dim", "0", "at least 1"),
         ("model.channels", "0", "at least 1"),
+        ("method.cutmix_area", "[0.5, 1]", "0 < smallest <= largest < 1"),
+        ("method.cutmix_aspect", "[0, 1]", "0 < smallest <= largest or null"),
         ("method.teacher_decay", "1", r"a number in \[0, 1\)"),
         ("method.unsupervised_threshold", ".nan", r"a probability in \[0, 1\]"),
         ("reco.weight", "-1", "a number >= 0"),

@@ -96,6 +96,40 @@ def test_boxes_have_half_the_area_and_move():
     assert len(corners) > 40
 
 
+@pytest.mark.parametrize(
+    ("area", "aspect"), [((0.02, 0.4), (0.3, 3.3)), ((0.3, 0.9), None), ((0.25, 0.25), (2.0, 2.0))]
+)
+def test_boxes_of_a_range_by_hand(area, aspect):
+    """Each box is the one that its random numbers ask for, an image at a time."""
+    size, count = 200, 64
+    owner = torch.arange(count)[:, None, None].expand(count, size, size)
+    images, labels = torch.zeros(count, 3, size, size), torch.zeros_like(owner)
+    generator = torch.Generator().manual_seed(0)
+    options = {"probability": 0.5, "area": area, "aspect": aspect}
+    boxes = cutmix(images, labels, owner, **options, generator=generator)[2] == owner
+    generator.manual_seed(0)
+    proportion, *places = torch.rand(3, count, 1, generator=generator)
+    shares = torch.rand(count, 1, generator=generator) if area[0] < area[1] else torch.zeros(count)
+    chosen = torch.rand(count, 1, 1, generator=generator).flatten() < 0.5
+    assert torch.equal(boxes.any((1, 2)), chosen)
+    assert 20 < chosen.sum() < 44
+    for i in torch.where(chosen)[0].tolist():
+        share = area[0] + (area[1] - area[0]) * shares[i].item()
+        # No side is longer than the image's.
+        tallest = min(1 / share, aspect[1]) if aspect else 1 / share
+        flattest = max(share, aspect[0]) if aspect else share
+        ratio = tallest * (flattest / tallest) ** proportion[i].item()
+        rows, columns = boxes[i].any(1), boxes[i].any(0)
+        assert rows.sum() * columns.sum() == boxes[i].sum()
+        for side, length, place in (
+            (rows, (share * ratio) ** 0.5, places[0][i].item()),
+            (columns, (share / ratio) ** 0.5, places[1][i].item()),
+        ):
+            assert side.sum().item() == pytest.approx(length * size, abs=0.501)
+            start = int(place * (size - side.sum().item() + 1))
+            assert side.int().argmax().item() == start
+
+
 def test_generator_makes_mixing_repeatable():
     batch = painted_batch(1)
     for mix in (classmix, cutmix, cutout):
@@ -151,6 +185,9 @@ def test_wrong_batches_are_named():
     images, labels, confidence = painted_batch(0)
     with pytest.raises(ValueError, match=r"images holds 1: expected at least 2"):
         classmix(images[:1], labels[:1], confidence[:1])
+    for option in ("area", "aspect"):
+        with pytest.raises(ValueError, match=rf"cutmix: {option} = \(0\.5, 0\.2\): expected 0 <"):
+            cutmix(images, labels, **{option: (0.5, 0.2)})
     with pytest.raises(ValueError, match=r"mask 1 is \(4, 24, 30\)"):
         cutmix(images, labels, confidence[:, :, 1:])
     assert cutout(images[:1], labels[:1], confidence[:1])[0].shape == (1, 3, H, W)

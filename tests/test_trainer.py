@@ -171,6 +171,10 @@ def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
         ("method.unsupervised=false", "reco.enabled=false"),
         ("method.unsupervised=false",),
         ("reco.enabled=false", "method.mix=cutout"),
+        (
+            *("method.mix=cutmix", "method.cutmix_probability=0.5"),
+            *("method.cutmix_area=[0.02, 0.4]", "method.cutmix_aspect=[0.3, 3.3]"),
+        ),
         ("method.mix=cutmix", "reco.negatives=per_query", "reco.key_sampling=random"),
         ("method.mix=none", "method.teacher_mode=eval", "reco.gradient_through_means=true"),
         ("dataset.labelled_images=all", "dataset.partial_labels=0.25"),

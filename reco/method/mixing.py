@@ -10,6 +10,8 @@ CutMix and ClassMix lay part of image i over image i + 1 of the batch (the last 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,15 +61,36 @@ def cutmix(
     images: Tensor,
     labels: Tensor,
     *masks: Tensor,
+    probability: float = 1.0,
+    area: tuple[float, float] = (0.5, 0.5),
+    aspect: tuple[float, float] | None = None,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, ...]:
-    """Lay a box of half of image i's area over image i + 1.
+    """Lay a box of image i over image i + 1; by default, of half its area.
 
     French et al., "Semi-supervised semantic segmentation needs strong, varied perturbations",
-    BMVC 2020. Arguments and errors as for :func:`classmix`.
+    BMVC 2020. UniMatch (arXiv 2208.09910) has ``probability=0.5``, ``area=(0.02, 0.4)`` and
+    ``aspect=(0.3, 3.3)``. Further arguments and errors as for :func:`classmix`.
+
+    Args:
+        images: ``(B, 3, H, W)``.
+        labels: ``(B, H, W)`` integer, 0 .. 254 or IGNORE.
+        *masks: ``(B, H, W)`` each, such as a confidence.
+        probability: of a box, image by image; without one, image i + 1 stays as it is.
+        area: smallest and largest share of the image, uniform; 0 < smallest <= largest < 1.
+        aspect: smallest and largest height : width of a box, both in shares of the image's own;
+            uniform in its logarithm. Limited to what fits; None: all that fits.
+        generator: makes the choice repeatable.
     """
+    if not 0 < area[0] <= area[1] < 1:
+        raise ValueError(f"cutmix: area = {area}: expected 0 < smallest <= largest < 1")
+    if aspect is not None and not 0 < aspect[0] <= aspect[1]:
+        raise ValueError(f"cutmix: aspect = {aspect}: expected 0 < smallest <= largest")
     labels = _checked(images, labels, *masks, at_least=2)
-    box = _half_box(labels.shape, images.device, generator)
+    box = _box(labels.shape, images.device, generator, area, aspect)
+    if probability < 1:
+        draws = torch.rand(len(box), 1, 1, device=box.device, generator=generator)
+        box &= draws < probability
     return _lay_over_next(images, labels, *masks, where=box)
 
 
@@ -84,7 +107,7 @@ def cutout(
     but a single image will do.
     """
     labels = _checked(images, labels, *masks, at_least=1)
-    box = _half_box(labels.shape, images.device, generator)
+    box = _box(labels.shape, images.device, generator)
     return (
         torch.where(box[:, None], void_colour(images), images),
         *(mask.masked_fill(box, void_value(mask)) for mask in (labels, *masks)),
@@ -99,12 +122,28 @@ def _lay_over_next(images: Tensor, *masks: Tensor, where: Tensor) -> tuple[Tenso
     )
 
 
-def _half_box(shape: torch.Size, device: torch.device, generator: torch.Generator | None) -> Tensor:
-    """``(B, H, W)`` bool: in each image a box of half the area, of random proportions and place."""
+def _box(
+    shape: torch.Size,
+    device: torch.device,
+    generator: torch.Generator | None,
+    area: tuple[float, float] = (0.5, 0.5),
+    aspect: tuple[float, float] | None = None,
+) -> Tensor:
+    """``(B, H, W)`` bool: in each image a box of random proportions and place; see `cutmix`."""
     batch, height, width = shape
     proportion, *places = torch.rand(3, batch, 1, device=device, generator=generator)
-    # The two sides are 2^-u and 2^-(1-u) of the image's: their product is one half.
-    sides = (0.5**proportion, 0.5 ** (1 - proportion))
+    share: Tensor | float = area[0]
+    if area[0] < area[1]:
+        draws = torch.rand(batch, 1, device=device, generator=generator)
+        share = area[0] + (area[1] - area[0]) * draws
+    # The two sides are share^u and share^(1-u) of the image's: their product is the share, and
+    # height : width is share^(2u-1).
+    if aspect is not None:
+        logarithm = (torch.ones((), device=device) * share).log()
+        tallest, flattest = ((1 + math.log(a) / logarithm) / 2 for a in reversed(aspect))
+        lowest, highest = tallest.clamp(0, 1), flattest.clamp(0, 1)
+        proportion = lowest + (highest - lowest) * proportion
+    sides = (share**proportion, share ** (1 - proportion))
     inside: list[Tensor] = []
     for extent, side, place in zip((height, width), sides, places, strict=True):
         length = (side * extent).round()

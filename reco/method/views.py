@@ -6,6 +6,8 @@ labels (B, H, W) uint8 with IGNORE where nothing is known.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,8 +18,6 @@ from reco import IGNORE
 from reco.method.augmentation import photometric_flip, rescale_batch, to_unit
 from reco.method.mixing import classmix, cutmix, cutout
 from reco.method.teacher import MeanTeacher
-
-_MIX = {"classmix": classmix, "cutmix": cutmix, "cutout": cutout}
 
 
 class LabelledView(NamedTuple):
@@ -43,6 +43,9 @@ class Views:
     Args:
         mix: how unlabelled images are mixed.
         scale_range: random scale of the student's view of an unlabelled crop.
+        cutmix_probability: of a box, as :func:`~reco.method.mixing.cutmix` takes it.
+        cutmix_area: of a box, likewise.
+        cutmix_aspect: of a box, likewise.
     """
 
     def __init__(
@@ -50,8 +53,20 @@ class Views:
         *,
         mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix",
         scale_range: tuple[float, float] = (1.0, 1.0),
+        cutmix_probability: float = 1.0,
+        cutmix_area: tuple[float, float] = (0.5, 0.5),
+        cutmix_aspect: tuple[float, float] | None = None,
     ) -> None:
-        self.mix = mix
+        boxes = partial(
+            cutmix, probability=cutmix_probability, area=cutmix_area, aspect=cutmix_aspect
+        )
+        mixing: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+            "classmix": classmix,
+            "cutmix": boxes,
+            "cutout": cutout,
+            "none": lambda *view: view,
+        }
+        self.mix = mixing[mix]
         self.scale_range = scale_range
 
     @torch.no_grad()
@@ -92,9 +107,7 @@ class Views:
         with record_function("augmentation"):
             view: tuple[Tensor, ...] = (images, labels, confidence, known)
             view = rescale_batch(*view, scale_range=self.scale_range)
-            if self.mix != "none":
-                view = _MIX[self.mix](*view)
-            images, labels, confidence, known = photometric_flip(*view)
+            images, labels, confidence, known = photometric_flip(*self.mix(*view))
         return UnlabelledView(
             images=images,
             labels=labels,

@@ -167,7 +167,13 @@ def with_value_range(config: Config, reader: Reader) -> Config:
 
 def build_views(config: Config) -> Views:
     """What the student sees."""
-    return Views(mix=config.method.mix, scale_range=config.dataset.scale_range)
+    return Views(
+        mix=config.method.mix,
+        scale_range=config.dataset.scale_range,
+        cutmix_probability=config.method.cutmix_probability,
+        cutmix_area=config.method.cutmix_area,
+        cutmix_aspect=config.method.cutmix_aspect,
+    )
 
 
 def build_objective(config: Config, class_weights: Sequence[float] | None = None) -> Objective:
