@@ -199,7 +199,7 @@ def evaluate(parser: ArgumentParser) -> Work:
     _add_device(parser)
 
     def work(arguments: Namespace) -> int:
-        from reco.inference.evaluate import evaluate_checkpoints
+        from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 
         table = evaluate_checkpoints(
             arguments.checkpoint,

@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from reco import IGNORE
 from reco.config import DatasetConfig
-from reco.data.classes import ClassTable
+from reco.data.class_table import ClassTable
 from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
 from reco.data.partial import partial_labels

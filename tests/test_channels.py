@@ -10,10 +10,10 @@ import torch
 from test_images import camera, configuration, folder, write_png16, write_tiff
 
 import reco
-from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.inference.export import export_checkpoint
 from reco.method.augmentation import photometric_flip
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import train
 
 NUM_BANDS = (1, 2, 4, 6)

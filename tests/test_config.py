@@ -18,7 +18,7 @@ from reco.config import (
     load_config,
 )
 from reco.loss import ReCoOptions
-from reco.training.build import build_objective
+from reco.training.parts import build_objective
 
 ALL_CONFIGS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
 

@@ -27,7 +27,7 @@ from reco.data.loading import TrainStream
 from reco.data.splits import make_split
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.results import read_metrics
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import Trainer, train
 
 OVERRIDES = (

@@ -22,12 +22,12 @@ from reco.cli import main
 from reco.data import synthetic
 from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 from reco.inference import export
-from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.inference.files import predict_files
 from reco.inference.predictor import load
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.folder import RunFolder
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import Trainer, train
 
 SIZE = 2**22
@@ -207,7 +207,7 @@ def test_eval_opens_all_checkpoints_before_it_evaluates_the_first(tmp_path, monk
     def never(*_: object, **__: object) -> None:
         raise AssertionError("evaluated")
 
-    monkeypatch.setattr("reco.inference.evaluate.evaluate", never)
+    monkeypatch.setattr("reco.inference.evaluate_checkpoints.evaluate", never)
     with pytest.raises(CheckpointError, match=r"broken\.pt: not a readable checkpoint"):
         evaluate_checkpoints([good, broken], device="cpu")
     with pytest.raises(CheckpointError, match="network = 'teacher': this run has the student"):

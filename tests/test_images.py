@@ -17,7 +17,7 @@ from reco.data import open_dataset
 from reco.data.check import check_dataset
 from reco.data.images import RGB, ImageFormat, read_pixels, upright
 from reco.data.value_range import find_value_range, judge_value_range
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import Trainer
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from reco import IGNORE
 from reco.data.loading import EvalSample
-from reco.inference.evaluation import evaluate
+from reco.inference.evaluate_networks import evaluate
 from reco.inference.probabilities import (
     InferenceMode,
     predict_probabilities,

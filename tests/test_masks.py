@@ -13,7 +13,7 @@ from PIL import Image
 from reco import IGNORE
 from reco.config import ConfigError, load_config
 from reco.data import open_dataset
-from reco.data.classes import class_table
+from reco.data.class_table import class_table
 from reco.data.masks import read_mask
 
 GRID = np.array([[0, 1, 2, 0], [1, 1, 2, 2], [0, 0, 2, 1]])  # classes

@@ -14,7 +14,7 @@ import reco
 from reco import cli
 from reco.data.loading import EvalDataset
 from reco.data.synthetic import SyntheticReader
-from reco.inference import evaluation as evaluation_module
+from reco.inference import evaluate_networks as evaluation_module
 from reco.inference import files as files_module
 from reco.inference import predictor as predictor_module
 from reco.inference import tiles as tiles_module

@@ -14,7 +14,7 @@ from reco.config import ConfigError, load_config
 from reco.runs.checkpoint import load_checkpoint, save_checkpoint
 from reco.runs.folder import run_path
 from reco.runs.results import last_iteration, read_points
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import Trainer, learning_rate, train
 
 STATE = ("student", "teacher", "optimizer", "iteration", "split")

@@ -22,7 +22,7 @@ from reco.studies.progress import Progress
 from reco.studies.runner import run_study
 from reco.studies.study import load_study, study_runs
 from reco.studies.tables import results_table
-from reco.training.build import build_run
+from reco.training.parts import build_run
 from reco.training.trainer import Trainer
 
 STUDY = """

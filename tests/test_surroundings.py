@@ -20,7 +20,7 @@ from reco import cli, distributed
 from reco.config import load_config
 from reco.data import open_dataset, synthetic
 from reco.data.loading import EvalDataset, TrainStream
-from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.pictures import report
 from reco.training.trainer import train
 

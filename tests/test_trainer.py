@@ -17,13 +17,13 @@ import torch
 from reco import distributed
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
-from reco.inference.evaluate import evaluate_checkpoints
+from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import run_path, sole_use
-from reco.training.build import build_objective, build_run
 from reco.training.meter import Meter, RelationMeter
+from reco.training.parts import build_objective, build_run
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
 

@@ -17,7 +17,7 @@ from reco.config import load_config
 from reco.data import synthetic
 from reco.method import views
 from reco.training import trainer
-from reco.training.build import build_run
+from reco.training.parts import build_run
 
 ITERATIONS = 8
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from reco.data.camvid import CamVidReader
 from reco.data.cityscapes import CityscapesReader
-from reco.data.classes import as_list
+from reco.data.class_table import as_list
 from reco.data.folder import FolderReader
 from reco.data.images import ImageFormat
 from reco.data.layout import Layout

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reco.data.classes import ClassTable, enumerate_some
+from reco.data.class_table import ClassTable, join_first
 from reco.data.masks import colour_name
 from reco.data.reader import MaskContent
 
@@ -123,7 +123,7 @@ def _complain(
         pairs = ", ".join(f"{name}: {colour}" for name, colour in zip(names, quoted, strict=True))
         way_out = f"Say the colours: dataset.classes: {{{pairs}}}, in whatever order is right"
     else:
-        way_out = f"Say in dataset.classes what these colours are: {enumerate_some(quoted)}"
+        way_out = f"Say in dataset.classes what these colours are: {join_first(quoted)}"
     raise ValueError(
         f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
         f"{but}, so that the index cannot be the class. Palettes: {palettes}. {way_out}"
@@ -133,7 +133,7 @@ def _complain(
 def _shown(mask: MaskContent) -> str:
     if mask.kind != "index":
         return "grey values"
-    return enumerate_some([f"{i} {colour_name(c)}" for i, c in enumerate(mask.palette)])
+    return join_first([f"{i} {colour_name(c)}" for i, c in enumerate(mask.palette)])
 
 
 def _places(mask: MaskContent) -> list[_Place]:

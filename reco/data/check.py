@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from reco import IGNORE
 from reco.data.agreement import check_masks, two_ways
-from reco.data.classes import ClassTable, enumerate_some
+from reco.data.class_table import ClassTable, join_first
 from reco.data.folder import FolderReader
 from reco.data.images import orientation
 from reco.data.masks import UnknownValueError
@@ -187,8 +187,8 @@ def _tell_unknown(report: Report) -> None:
         report.problems.extend(map(str, report.unknown))
         return
     masks = Counter(value for error in report.unknown for value in error.found)
-    values = enumerate_some([f"{value} in {count} masks" for value, count in masks.most_common()])
-    names = enumerate_some([error.source for error in report.unknown], _FEW)
+    values = join_first([f"{value} in {count} masks" for value, count in masks.most_common()])
+    names = join_first([error.source for error in report.unknown], _FEW)
     report.problems.append(
         f"{len(report.unknown)} masks hold what is no class: {values}. They are {names}. "
         f"The first: {report.unknown[0]}"

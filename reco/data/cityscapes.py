@@ -17,7 +17,7 @@ from pathlib import Path
 from torchvision.datasets import Cityscapes
 
 from reco import IGNORE
-from reco.data.classes import ClassTable
+from reco.data.class_table import ClassTable
 from reco.data.reader import FileReader, Files, Listing, absent, list_files, pair
 from reco.data.spec import CITYSCAPES
 

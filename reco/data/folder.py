@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from reco.data.classes import Stands, class_table
+from reco.data.class_table import Stands, class_table
 from reco.data.images import RGB, ImageFormat
 from reco.data.layout import Arrangement, Layout, arrange
 from reco.data.patterns import (
@@ -45,8 +45,8 @@ class FolderReader(FileReader):
     Args:
         root: its folder.
         class_names: at least two.
-        classes: name -> what stands for it in the masks; see :func:`reco.data.classes.class_table`,
-            as for the arguments below.
+        classes: name -> what stands for it in the masks, as the arguments below; see
+            :func:`reco.data.class_table.class_table`.
         ignore: what stands for void.
         label_map: value -> position in ``class_names``.
         jpeg_masks: the masks went through JPEG, whatever format they have now.

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from reco.data.classes import enumerate_some
+from reco.data.class_table import join_first
 from reco.data.patterns import PICTURE_ENDINGS, normal
 from reco.paths import read_lines
 
@@ -58,7 +58,7 @@ class NameIndex:
             if same == best:
                 fitting.append(self._paths[id][0])
         if len(fitting) > 1:
-            raise ValueError(f"{text} may be {enumerate_some(sorted(fitting))}: say the folder too")
+            raise ValueError(f"{text} may be {join_first(sorted(fitting))}: say the folder too")
         return fitting[0] if fitting else None
 
     def split(self, line: str) -> tuple[str, str | None] | None:
@@ -98,7 +98,7 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
         example = next(iter(index.ids), None)
         raise ValueError(
             f"{key}: {path}: {len(unknown)} of {len(lines)} lines are none of the {len(index.ids)} "
-            f"images to choose from: {enumerate_some(unknown)}. They look like {example!r}"
+            f"images to choose from: {join_first(unknown)}. They look like {example!r}"
         )
     if not found:
         raise ValueError(f"{key}: {path} holds 0 ids, expected at least one")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from reco.data.agreement import check_masks, same_pictures
-from reco.data.classes import enumerate_some
+from reco.data.class_table import join_first
 from reco.data.folder import FolderReader
 from reco.data.reader import FileReader, Reader
 from reco.data.splits import Split
@@ -55,7 +55,7 @@ def repeated(
     if not pairs:
         return []
     shown = [f"{a.relative_to(reader.root)} = {b.relative_to(reader.root)}" for a, b in pairs]
-    return [f"{len(pairs)} pictures to evaluate on are also {role}: {enumerate_some(shown)}"]
+    return [f"{len(pairs)} pictures to evaluate on are also {role}: {join_first(shown)}"]
 
 
 def _places(reader: FileReader, ids: Iterable[str]) -> str:
@@ -65,4 +65,4 @@ def _places(reader: FileReader, ids: Iterable[str]) -> str:
         folder = reader.path(id).rpartition("/")[0]
         by_first[folder.partition("/")[0]].add(folder)
     folders = [os.path.commonpath(found) or "." for found in by_first.values()]
-    return f" ({enumerate_some(sorted(folders), 3)})"
+    return f" ({join_first(sorted(folders), 3)})"

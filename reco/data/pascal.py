@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from reco import IGNORE
-from reco.data.classes import ClassTable
+from reco.data.class_table import ClassTable
 from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
 from reco.data.spec import PASCAL
 

@@ -23,9 +23,9 @@ from PIL import Image
 
 from reco.data.folder import FolderReader
 from reco.data.images import image_tensor
+from reco.data.parallel import do_all
 from reco.data.patterns import SPLITS
 from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, FileReader, Files
-from reco.data.side_by_side import do_all
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
 

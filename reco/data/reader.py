@@ -18,7 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from reco import IGNORE
-from reco.data.classes import ClassTable, enumerate_some
+from reco.data.class_table import ClassTable, join_first
 from reco.data.images import (
     RGB,
     ImageFormat,
@@ -296,7 +296,7 @@ class FileReader:
             if alone:
                 raise ValueError(
                     f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
-                    f"{enumerate_some(alone)}. {self._hint_alone(found.images_alone[0])}Expected: "
+                    f"{join_first(alone)}. {self._hint_alone(found.images_alone[0])}Expected: "
                     f"{self._expected}"
                 )
             if not found.pairs and split != "unlabelled":
@@ -326,7 +326,7 @@ class FileReader:
             and path.suffix.lower() in PICTURE_ENDINGS
             and self.root / path != image
         ]
-        there = f"There is {enumerate_some(sorted(others), 3)}. " if others else ""
+        there = f"There is {join_first(sorted(others), 3)}. " if others else ""
         return there + self._alone_hint
 
     def _missing(self, folder: Path) -> FileNotFoundError:
@@ -400,7 +400,7 @@ def select(files: Mapping[str, Path], ids: Iterable[str], source: str) -> dict[s
     ids = list(ids)
     missing = sorted({id for id in ids if id not in files})
     if missing:
-        raise ValueError(f"{source} names images that are not there: {enumerate_some(missing)}")
+        raise ValueError(f"{source} names images that are not there: {join_first(missing)}")
     return {id: files[id] for id in ids}
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import SBDataset, VOCSegmentation
 
-from reco.data.side_by_side import do_all
+from reco.data.parallel import do_all
 from reco.data.spec import voc_palette
 from reco.extras import import_extra
 from reco.files import write_whole

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.config import ConfigError
-from reco.data.classes import enumerate_some
+from reco.data.class_table import join_first
 from reco.data.folder import FolderReader
 from reco.data.lists import NameIndex, read_ids
 from reco.data.masks import BrokenMaskError, colour_name
@@ -357,7 +357,7 @@ def _way_out(reader: FolderReader, labelled: Sequence[str]) -> str:
         quote = '"' if by_colour else ""
         pairs = (f"{name}: {quote}{v}{quote}" for name, v in zip(names, found, strict=True))
         line = f"dataset.classes: {{{', '.join(pairs)}}}, or another order,"
-    return f"The mask files hold {enumerate_some(found)}; {line} says what each means"
+    return f"The mask files hold {join_first(found)}; {line} says what each means"
 
 
 def _notes(images_per_class: dict[str, int], labelled: int) -> tuple[str, ...]:

@@ -24,8 +24,8 @@ from reco.inference.predictor import AnyImage, Predictor
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork
-from reco.runs.build import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
+from reco.runs.networks import network_arguments
 
 Format = Literal["pt2", "onnx", "state_dict"]
 Input = Literal["uint8", "float", "normalised"]

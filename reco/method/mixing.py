@@ -17,7 +17,7 @@ from torch import Tensor
 
 from reco import IGNORE
 from reco.data.transforms import void_colour, void_value
-from reco.method.labels import checked_labels
+from reco.method.check_labels import checked_labels
 
 
 def classmix(

@@ -21,7 +21,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE, distributed
 from reco.loss import ReCoLoss, ReCoStatistics
-from reco.method.labels import checked_labels
+from reco.method.check_labels import checked_labels
 from reco.method.views import LabelledView, UnlabelledView
 
 
@@ -212,7 +212,7 @@ def supervised_loss(
         class_weights: ``(C,)``; the average is then a weighted one, as torch's own.
 
     Raises:
-        ValueError: a label out of range, as :func:`~reco.method.labels.checked_labels` finds it.
+        ValueError: a label out of range; see :func:`reco.method.check_labels.checked_labels`.
     """
     labels = checked_labels(labels, logits.shape[1], "supervised_loss")
     losses = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORE, reduction="none")
@@ -237,7 +237,7 @@ def unsupervised_loss(
         class_weights: ``(C,)``; the average is then a weighted one.
 
     Raises:
-        ValueError: a label out of range, as :func:`~reco.method.labels.checked_labels` finds it.
+        ValueError: a label out of range; see :func:`reco.method.check_labels.checked_labels`.
     """
     labels = checked_labels(labels, logits.shape[1], "unsupervised_loss")
     eta = confident_share(labels, confidence, strong_threshold)

@@ -51,14 +51,14 @@ def new_figure(width: float, height: float) -> Figure:
     Raises:
         ImportError: matplotlib is missing.
     """
-    with _whatever_backend():
+    with _ignore_unknown_backend():
         module = import_extra("matplotlib.figure", "a figure")
     figure: Figure = module.Figure(figsize=(width, height), layout="constrained")
     return figure
 
 
 @contextlib.contextmanager
-def _whatever_backend() -> Iterator[None]:
+def _ignore_unknown_backend() -> Iterator[None]:
     """matplotlib may be imported here for the first time, with an ``MPLBACKEND`` it does not know.
 
     It would refuse to be imported. Figures that are only saved need no backend.

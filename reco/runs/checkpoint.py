@@ -24,7 +24,7 @@ from reco.data.spec import DatasetSpec
 from reco.files import write_binary_whole, writing
 from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
-from reco.runs.build import build_network, build_teacher
+from reco.runs.networks import build_network, build_teacher
 
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")

@@ -18,7 +18,7 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 @contextlib.contextmanager
-def signals_to(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def on_stop_signal(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Signals that ask to stop call ``note``; those that are ignored (``nohup``) stay ignored.
 
     Python lets only the main thread ask for signals: in another one they are left as they are.
@@ -37,7 +37,7 @@ def signals_to(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def some_stderr() -> Iterator[None]:
+def ensure_stderr() -> Iterator[None]:
     """A program without a terminal may have no ``sys.stderr``, which progress bars write to."""
     if sys.stderr is not None:
         yield
@@ -47,7 +47,7 @@ def some_stderr() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_worker_deaths() -> Iterator[None]:
     """The death of a loader's process is not raised before the end of this context.
 
     torch raises it from a signal handler, wherever the program is: in the middle of an update of
@@ -68,7 +68,7 @@ def undisturbed() -> Iterator[None]:
         handler(number, None)
 
 
-class WholeSteps:
+class StepRollback:
     """Keeps networks and optimiser as some whole number of steps left them.
 
     A step that fails before the optimiser's update has changed nothing but buffers (batch norm's

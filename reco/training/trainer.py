@@ -36,8 +36,13 @@ from reco.runs.checkpoint import (
 from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
-from reco.training.build import RunParts, build_run
-from reco.training.interrupts import WholeSteps, signals_to, some_stderr, undisturbed
+from reco.training.due import due_after
+from reco.training.interrupts import (
+    StepRollback,
+    defer_worker_deaths,
+    ensure_stderr,
+    on_stop_signal,
+)
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import (
     build_precision,
@@ -45,9 +50,9 @@ from reco.training.optimisation import (
     optimizer_step,
     set_learning_rate,
 )
+from reco.training.parts import RunParts, build_run
 from reco.training.profiling import StepProfiler
 from reco.training.resume import extended, refusal
-from reco.training.schedule import due_after
 from reco.training.validation import Validation
 
 
@@ -89,8 +94,8 @@ def train(
     profile: bool = False,
 ) -> Outcome:
     """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
-    among_others = distributed.in_group()  # a program that has joined a group leaves it itself
-    with sole_use(folder), some_stderr():
+    group_existed = distributed.in_group()  # a program that has joined a group leaves it itself
+    with sole_use(folder), ensure_stderr():
         try:
             resuming = (resume or extend_to is not None) and has_checkpoint(folder)
             parts = build_run(config, pretrained=not resuming)
@@ -99,7 +104,7 @@ def train(
             )
             return trainer.run(StepProfiler(folder, trainer.device) if profile else None)
         finally:
-            if not among_others:
+            if not group_existed:
                 distributed.tear_down()
 
 
@@ -107,7 +112,7 @@ class Trainer:
     """Trains a run.
 
     Args:
-        parts: what it is made of, from :func:`reco.training.build.build_run`.
+        parts: what it is made of, from :func:`reco.training.parts.build_run`.
         folder: of the run, as :func:`reco.runs.folder.run_path` gives it.
         resume: go on from the checkpoint in ``folder``; where there is none, start.
         extend_to: resume, and make the run that long whatever its configuration says. The learning
@@ -157,7 +162,7 @@ class Trainer:
         if distributed.is_active():
             self.model = distributed.data_parallel(self.student)
         self.meter, self.relation_meter = Meter(self.device), RelationMeter()
-        self.steps = WholeSteps(parts.networks.values(), self.optimizer)
+        self.steps = StepRollback(parts.networks.values(), self.optimizer)
         self.stop_signal: int | None = None
 
     def run(self, profiler: StepProfiler | None = None) -> Outcome:
@@ -175,12 +180,12 @@ class Trainer:
             mininterval=0.1 if sys.stderr.isatty() else 10,  # seconds; a log needs no more
         )
         watching = profiler or contextlib.nullcontext()
-        on_signal, explained = signals_to(self._note_signal), deaths_explained(train.workers)
+        on_signal, explained = on_stop_signal(self._note_signal), deaths_explained(train.workers)
         with on_signal, bar, explained, self._keeping_steps(bar), watching:
             if self._validation_is_missing():
                 self._validate()
             for labelled, unlabelled in self.batches():
-                with undisturbed(), self.steps.step():
+                with defer_worker_deaths(), self.steps.step():
                     losses, statistics = self.train_step(labelled, unlabelled)
                     self.iteration += 1
                 self.meter.add(losses, statistics)
@@ -378,7 +383,7 @@ class Trainer:
             raise
         except BaseException:
             if distributed.rank() == 0 and self.iteration > self.saved:
-                with undisturbed():
+                with defer_worker_deaths():
                     self._keep_steps(bar)
             raise
 

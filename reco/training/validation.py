@@ -15,7 +15,7 @@ from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset, eval_loader
 from reco.data.reader import Reader
 from reco.files import write_whole
-from reco.inference.evaluation import Evaluation, evaluate, format_evaluations
+from reco.inference.evaluate_networks import Evaluation, evaluate, format_evaluations
 from reco.panels import PredictedImage, panel
 from reco.runs.folder import RunFolder
 

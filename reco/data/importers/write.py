@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from reco import IGNORE
-from reco.data.classes import enumerate_some
+from reco.data.class_table import join_first
 from reco.data.importers.source import (
     Annotated,
     Drawing,
@@ -68,7 +68,7 @@ class Summary(NamedTuple):
                 lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels{unused}")
         lines += [f"note: {note}" for note in self.notes]
         if self.left_out:
-            lines.append(f"left out ({len(self.left_out)}): {enumerate_some(self.left_out)}")
+            lines.append(f"left out ({len(self.left_out)}): {join_first(self.left_out)}")
         lines.append(f"Train:  reco train --config {self.config}")
         return "\n".join(lines)
 
@@ -123,7 +123,7 @@ def write_folder(source: Source, target: Path, options: ImportOptions) -> Summar
     if not images["val"]:
         images += _move_to_val(written, options.val_share)
     if images["train"] < 1 or images["val"] < 1:
-        reasons = f": {enumerate_some(left_out)}" if left_out else ""
+        reasons = f": {join_first(left_out)}" if left_out else ""
         raise ValueError(
             f"{images['train']} training and {images['val']} validation images have annotations "
             f"that can be used, expected at least one of each{reasons}"

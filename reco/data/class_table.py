@@ -227,18 +227,18 @@ class ClassTable:
         palette = ""
         if mask.kind == "index":
             shown = (f"{i} is {colour_name(c)}" for i, c in enumerate(mask.palette) if i in found)
-            palette = f". These are indices of its palette, where {enumerate_some([*shown])}"
+            palette = f". These are indices of its palette, where {join_first([*shown])}"
         smooth = ""
         if mask.kind == "value" and len(found) > 32:
             smooth = self._went_smooth("values")
         no_class = "are no classes" if len(found) > 1 else "is no class"
         return (
-            f"holds {enumerate_some(found)}, which {no_class} of {self.spec.name}; "
+            f"holds {join_first(found)}, which {no_class} of {self.spec.name}; "
             f"{named}{palette}{smooth}{self._hint}"
         )
 
     def _named_colours(self) -> str:
-        return enumerate_some(
+        return join_first(
             [f"{colour_name(v)} ({self._name(c)})" for v, c in self.named.items()], 12
         )
 
@@ -345,7 +345,7 @@ def class_table(
     )
 
 
-def enumerate_some(items: Sequence[object], most: int = 8) -> str:
+def join_first(items: Sequence[object], most: int = 8) -> str:
     """``a, b, c and 5 more``."""
     shown = ", ".join(map(str, items[:most]))
     return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
@@ -433,4 +433,4 @@ def _most_frequent(colours: npt.NDArray[np.int32]) -> str:
     found, counts = np.unique(colours, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     shares = [f"{colour_name(found[i])} ({counts[i] / counts.sum():.1%})" for i in order[:9]]
-    return enumerate_some([*shares, *[""] * (len(found) - len(shares))])
+    return join_first([*shares, *[""] * (len(found) - len(shares))])

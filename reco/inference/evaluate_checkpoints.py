@@ -16,7 +16,7 @@ from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, deaths_explained, eval_loader
 from reco.data.reader import Reader
 from reco.files import WriteError, write_table, write_text_whole, writing
-from reco.inference.evaluation import (
+from reco.inference.evaluate_networks import (
     BOUNDARY_WIDTH,
     Evaluation,
     evaluate,

@@ -22,7 +22,7 @@ from reco.loss import ReCoLoss
 from reco.method.objective import Objective
 from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
-from reco.runs.build import build_network, build_teacher
+from reco.runs.networks import build_network, build_teacher
 from reco.training.optimisation import build_optimizer
 
 
@@ -78,7 +78,7 @@ def build_run(
     if distributed.rank() == 0:
         check_evaluated(reader, config.dataset.eval_split)
         tqdm.write("\n".join(overview(reader, split, config.dataset)))
-        _note_lonely_class(config, reader, split)
+        _note_single_class(config, reader, split)
     torch.manual_seed(config.train.seed)
     if network is None:
         of_images = None
@@ -106,7 +106,7 @@ def build_run(
     )
 
 
-def _note_lonely_class(config: Config, reader: Reader, split: Split) -> None:
+def _note_single_class(config: Config, reader: Reader, split: Split) -> None:
     """Say so where ReCo will find nothing to contrast."""
     present = [name for name, images in split.images_per_class.items() if images]
     if config.reco.enabled and len(present) < 2:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
-from reco.data.classes import enumerate_some
+from reco.data.class_table import join_first
 from reco.files import WriteError, printable
 
 _Item = TypeVar("_Item")
@@ -49,6 +49,6 @@ def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str
     if failures:
         raise ValueError(
             f"{len(failures)} of {len(items)} failed, the others are done: "
-            f"{enumerate_some(sorted(failures))}"
+            f"{join_first(sorted(failures))}"
         )
     return [result for results in done for result in results]
