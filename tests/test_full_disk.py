@@ -145,6 +145,7 @@ def test_a_run_on_a_full_disk_keeps_its_last_checkpoint(disk, tiny, tmp_path):
         assert_same(*(load_checkpoint(run / f"{name}.pt") for run in (tmp_path / "whole", folder)))
 
 
+@pytest.mark.slow
 def test_the_command_says_in_one_line_that_the_disk_is_full(disk):
     fill(disk, leaving=100_000)
     command = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--set", *TINY]

@@ -147,6 +147,7 @@ def test_a_resized_copy_lacks_the_broken_files_alone(camvid, tmp_path, capsys):
         open_dataset(load_config("camvid.yaml", [f"dataset.root={copy}"]).dataset)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--resize-to"]])
 def test_prepare_on_a_strict_terminal_names_the_broken_files(camvid, tmp_path, options):
     copy = [*options, tmp_path / "copy"] if options else []
