@@ -16,8 +16,6 @@ from reco.method.augmentation import photometric_flip
 from reco.training.parts import build_run
 from reco.training.trainer import train
 
-NUM_BANDS = (1, 2, 4, 6)
-
 
 def bands(root, channels: int):
     """12-bit images; TIFF, but for one channel, which is PNG."""
@@ -35,7 +33,7 @@ def bands(root, channels: int):
     return folder(root, write)
 
 
-@pytest.mark.parametrize("channels", NUM_BANDS)
+@pytest.mark.parametrize("channels", [1, 5])
 def test_channels_are_carried_from_the_files_to_the_exported_network(tmp_path, channels):
     root = bands(tmp_path, channels)
     config = configuration(root, f"dataset.channels={channels}", "train.iterations=2")
@@ -59,17 +57,13 @@ def test_channels_are_carried_from_the_files_to_the_exported_network(tmp_path, c
     assert (predictor.predict(values).confidence == prediction.confidence).all()
     assert "mIoU" in evaluate_checkpoints([path], device="cpu")
 
-    (exported,) = export_checkpoint(path, formats=["pt2"], images=[file])
-    assert exported.agreement > 0.999
-    extra = {"metadata.json": ""}
-    program = torch.export.load(exported.path, extra_files=extra)
-    metadata = json.loads(extra["metadata.json"])
+    # As a state dict: it is built anew from the metadata alone, and compared on the file.
+    (exported,) = export_checkpoint(path, formats=["state_dict"], images=[file])
+    assert exported.agreement == 1
+    metadata = json.loads(exported.path.with_suffix(".json").read_text())
     assert metadata["model"]["in_channels"] == channels
-    assert metadata["value_range"][-1] == [0, top]
-    seen = predictor.to_input(file)[None]
-    assert seen.shape[1] == channels
-    labels = program.module()(seen).argmax(1)[0]
-    assert (labels.numpy() == prediction.labels).mean() > 0.999
+    assert metadata["value_range"][-1] == [0, 1023]
+    assert metadata["mean"] == pytest.approx(network.mean.flatten().tolist(), abs=1e-5)
 
 
 def test_files_of_other_channels_are_named_before_training(tmp_path):
@@ -78,7 +72,7 @@ def test_files_of_other_channels_are_named_before_training(tmp_path):
         build_run(configuration(root, "dataset.channels=6"))
 
 
-@pytest.mark.parametrize("channels", NUM_BANDS)
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
 def test_jitter_of_other_channels_keeps_their_order(channels):
     """Brightness and contrast, the same for all: a darker channel stays the darker one."""
     torch.manual_seed(0)
