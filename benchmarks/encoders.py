@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import re
 import signal
 import sys
 import tempfile
@@ -154,7 +155,16 @@ def _train(member: str) -> SegmentationNetwork:
     network = SegmentationNetwork(
         3, backbone=f"timm/{member}", weights="none", representation_dim=8, channels=16
     )
-    logits, representations = network.train()(torch.rand(2, 3, *_STEP_SIZE))
+    if network.encoder.kind == "transformer" and len(set(network.encoder.strides)) > 1:
+        raise ValueError(f"its strides are {network.encoder.strides}, no transformer's")
+    batch = torch.rand(2, 3, *_STEP_SIZE)
+    padded = network.encoder.pad(batch)
+    for found, stride in zip(network.encoder(padded), network.encoder.strides, strict=True):
+        if any(
+            abs(n - e / stride) >= 1 for n, e in zip(found.shape[2:], padded.shape[2:], strict=True)
+        ):
+            raise ValueError(f"a map of stride {stride} has {tuple(found.shape[2:])} cells")
+    logits, representations = network.train()(batch)
     assert representations is not None
     (logits.square().mean() + representations.square().mean()).backward()
     if not all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters()):
@@ -199,7 +209,8 @@ def _limited() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:120]
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return re.sub(r"[\[\]|<>]", "", text)[:80].rstrip()  # no link and no column in Markdown
 
 
 def _read(path: Path) -> dict[str, Trial]:

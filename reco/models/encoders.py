@@ -35,7 +35,7 @@ _TORCHVISION_LAYERS: dict[str, tuple[str, str, int, int]] = {
 }
 
 # timm's families (modules of timm.models) that take images of any size, and what they are.
-# benchmarks/encoders.py tries a member of every family; docs/encoders.csv has the table.
+# benchmarks/encoders.py tries a member of every family and writes a table of them.
 _FAMILIES: dict[Kind, str] = {
     "dilating": (
         "byobnet convnext cspnet cspnext efficientnet hardcorenas inception_next mobilenetv3 "
@@ -48,7 +48,7 @@ _FAMILIES: dict[Kind, str] = {
         "starnet swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
         "tiny_vit tresnet twins vgg vovnet"
     ),
-    "transformer": "beit deit eva naflexvit vision_transformer vision_transformer_sam xcit",
+    "transformer": "beit convmixer deit eva naflexvit vision_transformer xcit",
 }
 TIMM_FAMILIES = {family: kind for kind, names in _FAMILIES.items() for family in names.split()}
 # What lets a family take other sizes than the one it was trained at.
