@@ -8,6 +8,8 @@ All random numbers come from torch's global CPU generator; nothing here waits fo
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -42,27 +44,41 @@ def rescale_batch(
     return tuple(torch.stack(part) for part in zip(*rescaled, strict=True))
 
 
-def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
-    """Colour jitter, blur and horizontal flip, drawn for each image of a batch.
+def photometric_flip(
+    images: Tensor,
+    *masks: Tensor,
+    jitter: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25),
+    grey: float = 0.0,
+    blur: tuple[float, float] = (0.15, 1.15),
+) -> tuple[Tensor, ...]:
+    """Colour jitter, grey, blur and horizontal flip, drawn for each image of a batch.
 
-    Jitter (probability 0.8) of brightness, contrast, saturation and hue by up to ±0.25; Gaussian
-    blur (0.5) with σ from 0.15 to 1.15 pixels; flip (0.5), of the masks too. Where channels are not
-    red, green and blue, the jitter is of brightness and contrast alone, the same for all channels.
+    Jitter (probability 0.8), grey in place of colours (``grey``), Gaussian blur (0.5) and flip
+    (0.5), of the masks too. Where channels are not red, green and blue, the jitter is of brightness
+    and contrast alone, the same for all channels, and nothing turns grey.
 
     Args:
         images: ``(B, C, H, W)`` floating in [0, 1], at least 5 x 5.
         masks: ``(B, H, W)`` each.
+        jitter: by how much brightness, contrast, saturation and hue change at most; hue in turns,
+            at most 0.5.
+        grey: probability of an image without colours.
+        blur: smallest and largest σ, in pixels.
 
     Returns:
         Images and masks; shapes and dtypes as they came.
     """
-    jitter: v2.Transform = v2.ColorJitter(0.25, 0.25, 0.25, 0.25)
+    colour: v2.Transform = v2.ColorJitter(*jitter)
     if images.shape[1] not in (1, 3):  # of grey images torchvision leaves saturation and hue alone
-        jitter = v2.Lambda(_jitter_brightness_and_contrast, tv_tensors.Image)
+        change = partial(_jitter_brightness_and_contrast, strength=jitter[:2])
+        colour = v2.Lambda(change, tv_tensors.Image)
+    transforms = [v2.RandomApply([colour], p=0.8)]
+    if grey and images.shape[1] == 3:
+        transforms.append(v2.RandomGrayscale(grey))
     transform = v2.Compose(
         [
-            v2.RandomApply([jitter], p=0.8),
-            v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=(0.15, 1.15))], p=0.5),
+            *transforms,
+            v2.RandomApply([v2.GaussianBlur(kernel_size=9, sigma=blur)], p=0.5),
             v2.RandomHorizontalFlip(0.5),
         ]
     )
@@ -78,9 +94,10 @@ def photometric_flip(images: Tensor, *masks: Tensor) -> tuple[Tensor, ...]:
     )
 
 
-def _jitter_brightness_and_contrast(image: Tensor) -> Tensor:
-    """Both by up to ±0.25, of an image ``(C, H, W)``; contrast is the distance from its mean."""
-    brightness, contrast = (0.75 + 0.5 * torch.rand(2, device="cpu")).tolist()
+def _jitter_brightness_and_contrast(image: Tensor, strength: tuple[float, float]) -> Tensor:
+    """Both by up to ``strength``, of an image ``(C, H, W)``; contrast is that with its mean."""
+    least = 1 - torch.tensor(strength, device="cpu")
+    brightness, contrast = (least + 2 * (1 - least) * torch.rand(2, device="cpu")).tolist()
     image = (image * brightness).clamp(0, 1)
     mean = image.mean()
     jittered: Tensor = (mean + (image - mean) * contrast).clamp(0, 1)
