@@ -109,6 +109,13 @@ AreaRange = Annotated[
     tuple[float, float],
     check(lambda areas: 0 < areas[0] <= areas[1] < 1, "0 < smallest <= largest < 1"),
 ]
+Jitter = Annotated[
+    tuple[float, float, float, float],
+    check(
+        lambda shares: min(shares) >= 0 and max(shares) <= 1 and shares[3] <= 0.5,
+        "four shares in [0, 1], the last (hue) at most 0.5",
+    ),
+]
 Decay = Annotated[float, check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
 Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
 
@@ -173,6 +180,11 @@ class MethodConfig:
     cutmix_probability: Probability = 1.0  # of a box, image by image
     cutmix_area: AreaRange = (0.5, 0.5)  # smallest and largest share of the image
     cutmix_aspect: Scales | None = None  # smallest and largest height : width; null: all that fit
+    strong_views: Literal[1, 2] = 1  # that the student sees of each unlabelled image
+    feature_dropout: bool = False  # complementary, between two views, on the encoder's channels
+    jitter: Jitter = (0.25, 0.25, 0.25, 0.25)  # brightness, contrast, saturation, hue of a view
+    grey_probability: Probability = 0.0  # that a view has no colours
+    blur_sigma: Scales = (0.15, 1.15)  # of a view, in pixels
     unsupervised: bool = True
     unsupervised_loss: Literal["share", "threshold"] = "share"  # η, or confident pixels alone
     unsupervised_threshold: Probability = 0.97  # of the confidence, in either loss
@@ -198,6 +210,7 @@ class TrainConfig:
     iterations: Count = 40_000
     labelled_batch_size: Count = 2
     unlabelled_batch_size: WholeNumber = 2
+    accumulation_steps: Count = 1  # parts in which a batch goes through the network
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: Positive = 2.5e-3
     encoder_learning_rate_factor: Positive = 1.0  # the encoder's learning rate over the others'
@@ -676,6 +689,12 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             or isinstance(dataset.value_range[0], float)
             or len(dataset.value_range) in (1, dataset.channels),
             f"one pair of values, or one for each of {dataset.channels} channels",
+        ),
+        (
+            "method.feature_dropout",
+            not method.feature_dropout or method.strong_views == 2,
+            "false, since it needs two views, of which each has the channels that the other lacks; "
+            "or method.strong_views = 2",
         ),
         (
             "train.unlabelled_batch_size",

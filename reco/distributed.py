@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -177,6 +178,16 @@ def data_parallel(module: nn.Module) -> nn.Module:
     switch = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
     off: Any = {switch: False}
     return DistributedDataParallel(module, **off)
+
+
+def averaging_gradients(module: nn.Module, *, now: bool) -> AbstractContextManager[Any]:
+    """Backward passes inside average gradients over ranks, or with ``now=False`` leave that to a
+    later one: the parts of a batch.
+    """
+    if now or not isinstance(module, DistributedDataParallel):
+        return nullcontext()
+    waiting: AbstractContextManager[Any] = module.no_sync()
+    return waiting
 
 
 def average_buffers(modules: Iterable[nn.Module]) -> None:

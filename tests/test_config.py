@@ -45,6 +45,17 @@ def test_every_config_has_the_relation_temperature_of_the_figures(name):
     assert load_config(name).reco.relation_temperature == 0.5
 
 
+@pytest.mark.parametrize("scheme", ["reco", "cutmix", "two_views", "two_views_reco"])
+def test_schemes_go_behind_a_data_set(scheme):
+    config = load_config(["camvid_5shot.yaml", f"schemes/{scheme}.yaml"], ["dataset.root=data"])
+    two = scheme.startswith("two_views")
+    assert config.method.strong_views == 1 + two
+    assert config.method.unsupervised_loss == ("threshold" if two else "share")
+    assert config.reco.enabled == ("reco" in scheme)
+    if scheme == "reco":  # the paper's is the default
+        assert config == load_config("camvid_5shot.yaml", ["dataset.root=data"])
+
+
 def test_base_is_extended_and_overrides_win(write):
     write("dataset: {name: synthetic, labelled_images: 5}\ntrain: {seed: 3, workers: 0}", "a.yaml")
     path = write("base: a.yaml\ntrain: {seed: 4}")

@@ -75,7 +75,7 @@ class ListeningLoss(ReCoLoss):
 @pytest.fixture
 def batches(tmp_path, monkeypatch):
     """The first labelled and unlabelled batch; pixels keep the colours of their files."""
-    monkeypatch.setattr(module, "photometric_flip", lambda images, *masks: (images, *masks))
+    monkeypatch.setattr(module, "photometric_flip", lambda *planes, **_: planes)
     monkeypatch.setattr(
         transforms,
         "_resize_image",

@@ -277,7 +277,7 @@ def test_meter_leaves_out_what_has_nothing_to_say():
     for value in (1.0, 3.0):
         losses = Losses(*[torch.tensor(value)] * 4)
         eta = torch.tensor(0.5) if value == 1 else nan
-        meter.add(losses, StepStatistics(eta, *[nan] * 7))
+        meter.add([(losses, StepStatistics(eta, *[nan] * 7))])
     means, not_finite, steps, _ = meter.read()
     assert (means["total"], means["eta"], steps, not_finite) == (2.0, 0.5, 2, [])
     assert math.isnan(means["above_weak"])

@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 class StepStatistics(NamedTuple):
     """What a step did, on the device; the trainer reads it when it logs."""
 
-    eta: Tensor  # () mean over the unlabelled images
+    eta: Tensor  # () mean over the views of unlabelled images
     above_weak: Tensor  # () share of unlabelled pixels whose confidence is above δ_w
     above_strong: Tensor  # () and above δ_s
     pseudo_accuracy: Tensor  # () share of right pseudo-labels where the truth is known, else NaN
@@ -105,7 +105,8 @@ class Objective(nn.Module):
         """Losses of one batch.
 
         Args:
-            student: in train mode; images to logits and representations (or ``None``).
+            student: in train mode; images to logits and representations (or ``None``), with
+                ``feature_factors`` where the view has some.
             labelled: images with ground truth.
             unlabelled: images with pseudo-labels; ``None`` trains on labelled images alone.
 
@@ -117,7 +118,13 @@ class Objective(nn.Module):
 
         with record_function("student"):
             images = images.contiguous(memory_format=torch.channels_last)
-            logits, representations = student(images)
+            if view is None or view.feature_factors is None:
+                logits, representations = student(images)
+            else:  # the labelled images keep all channels
+                factors = [
+                    F.pad(f, (0, 0, len(labels), 0), value=1.0) for f in view.feature_factors
+                ]
+                logits, representations = student(images, feature_factors=factors)
 
         with record_function("cross-entropy"):
             full_size = F.interpolate(

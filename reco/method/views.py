@@ -1,12 +1,13 @@
 """What the student sees of a batch, and what it should answer.
 
 Shapes: B_l labelled and B_u unlabelled images of one crop size H x W, both uint8 (B, 3, H, W);
-labels (B, H, W) uint8 with IGNORE where nothing is known.
+labels (B, H, W) uint8 with IGNORE where nothing is known. V strong views of each unlabelled image
+make V * B_u images: all of the first view, then all of the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 
 from reco import IGNORE
 from reco.method.augmentation import photometric_flip, rescale_batch, to_unit
+from reco.method.feature_dropout import complementary_dropout
 from reco.method.mixing import classmix, cutmix, cutout
 from reco.method.teacher import MeanTeacher
 
@@ -30,11 +32,13 @@ class LabelledView(NamedTuple):
 class UnlabelledView(NamedTuple):
     """What the student sees of the unlabelled images, and what it should answer."""
 
-    images: Tensor  # (B_u, 3, H, W) in [0, 1]
-    labels: Tensor  # (B_u, H, W) int64
-    confidence: Tensor  # (B_u, H, W) of the teacher, 1 where the label is known
-    known: Tensor  # (B_u, H, W) bool: the label is ground truth, not the teacher's
+    images: Tensor  # (V * B_u, 3, H, W) in [0, 1]
+    labels: Tensor  # (V * B_u, H, W) int64
+    confidence: Tensor  # (V * B_u, H, W) of the teacher, 1 where the label is known
+    known: Tensor  # (V * B_u, H, W) bool: the label is ground truth, not the teacher's
     pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
+    # (V * B_u, C_l) on the channels of each map of the student's encoder; None: no dropout there.
+    feature_factors: tuple[Tensor, ...] | None = None
 
 
 class Views:
@@ -46,6 +50,17 @@ class Views:
         cutmix_probability: of a box, as :func:`~reco.method.mixing.cutmix` takes it.
         cutmix_area: of a box, likewise.
         cutmix_aspect: of a box, likewise.
+        strong_views: V, how many views the student sees of each unlabelled image. They share the
+            teacher's answer and the scale; mixing, colours, blur and flip are each one's own.
+        jitter: of the unlabelled images' colours, as
+            :func:`~reco.method.augmentation.photometric_flip` takes it, as the next two.
+        grey: probability that an unlabelled image loses its colours.
+        blur: range of σ of the unlabelled images' blur, in pixels.
+        dropout_channels: C_l of the maps of the student's encoder, for complementary dropout
+            between two views; see :mod:`reco.method.feature_dropout`. None: without it.
+
+    Raises:
+        ValueError: dropout between other than two views.
     """
 
     def __init__(
@@ -56,7 +71,14 @@ class Views:
         cutmix_probability: float = 1.0,
         cutmix_area: tuple[float, float] = (0.5, 0.5),
         cutmix_aspect: tuple[float, float] | None = None,
+        strong_views: int = 1,
+        jitter: tuple[float, float, float, float] = (0.25, 0.25, 0.25, 0.25),
+        grey: float = 0.0,
+        blur: tuple[float, float] = (0.15, 1.15),
+        dropout_channels: Sequence[int] | None = None,
     ) -> None:
+        if dropout_channels is not None and strong_views != 2:
+            raise ValueError(f"dropout_channels: expected strong_views = 2, got {strong_views}")
         boxes = partial(
             cutmix, probability=cutmix_probability, area=cutmix_area, aspect=cutmix_aspect
         )
@@ -68,6 +90,9 @@ class Views:
         }
         self.mix = mixing[mix]
         self.scale_range = scale_range
+        self.strong_views = strong_views
+        self.change_colours = partial(photometric_flip, jitter=jitter, grey=grey, blur=blur)
+        self.dropout_channels = dropout_channels
 
     @torch.no_grad()
     def labelled(self, images: Tensor, labels: Tensor) -> LabelledView:
@@ -86,8 +111,9 @@ class Views:
     ) -> UnlabelledView:
         """The teacher answers on the plain crop; crop and answer are then changed together.
 
-        They are rescaled, mixed, jittered, blurred and flipped, in this order. Beyond the image
-        there is no answer, whatever the teacher says: IGNORE, and confidence 0.
+        They are rescaled, mixed, jittered, blurred and flipped, in this order, from the mixing on
+        once for each strong view. Beyond the image there is no answer, whatever the teacher says:
+        IGNORE, and confidence 0.
 
         Args:
             teacher: in train mode.
@@ -105,13 +131,19 @@ class Views:
         confidence = confidence.masked_fill(known != IGNORE, 1.0).masked_fill(~inside, 0.0)
 
         with record_function("augmentation"):
-            view: tuple[Tensor, ...] = (images, labels, confidence, known)
-            view = rescale_batch(*view, scale_range=self.scale_range)
-            images, labels, confidence, known = photometric_flip(*self.mix(*view))
+            weak = rescale_batch(images, labels, confidence, known, scale_range=self.scale_range)
+            strong = [self.change_colours(*self.mix(*weak)) for _ in range(self.strong_views)]
+            images, labels, confidence, known = map(torch.cat, zip(*strong, strict=True))
+            factors = None
+            if self.dropout_channels is not None:
+                factors = complementary_dropout(
+                    len(weak[0]), self.dropout_channels, device=images.device
+                )
         return UnlabelledView(
             images=images,
             labels=labels,
             confidence=confidence,
             known=known != IGNORE,
             pseudo_accuracy=pseudo_accuracy,
+            feature_factors=factors,
         )

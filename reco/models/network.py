@@ -142,11 +142,15 @@ class SegmentationNetwork(nn.Module):
         if weights not in ("imagenet", "none", None):
             load_weights(self, weights, backbone)
 
-    def forward(self, images: Tensor) -> SegmentationOutput:
+    def forward(
+        self, images: Tensor, *, feature_factors: Sequence[Tensor] | None = None
+    ) -> SegmentationOutput:
         """Run the network.
 
         Args:
             images: ``(B, I, H, W)`` float in [0, 1]; RGB where I is 3.
+            feature_factors: ``(B, C_l)`` for each map of the encoder, multiplied with its channels:
+                dropout that the caller has drawn.
 
         Returns:
             Logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``; the latter None in eval
@@ -160,11 +164,19 @@ class SegmentationNetwork(nn.Module):
                 f"images are {images.dtype} {tuple(images.shape)}: expected floating numbers in "
                 f"[0, 1], (B, {len(self.mean)}, H, W)"
             )
-        return self.forward_normalised((images - self.mean) / self.std)
+        return self.forward_normalised((images - self.mean) / self.std, feature_factors)
 
-    def forward_normalised(self, images: Tensor) -> SegmentationOutput:
+    def forward_normalised(
+        self, images: Tensor, feature_factors: Sequence[Tensor] | None = None
+    ) -> SegmentationOutput:
         """As :meth:`forward`, of images that the caller has brought to ``mean`` and ``std``."""
-        decoded = self.decoder(self.encoder(self.encoder.pad(images)))
+        features = self.encoder(self.encoder.pad(images))
+        if feature_factors is not None:
+            features = [
+                each * factors[:, :, None, None].to(each.dtype)
+                for each, factors in zip(features, feature_factors, strict=True)
+            ]
+        decoded = self.decoder(features)
         if self.encoder.multiple > 1:
             decoded = without_padding(decoded, images.shape[2:], self.stride)
         logits = self.classifier(decoded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -27,13 +28,14 @@ class Meter:
         self.steps = 0
         self.since = time.perf_counter()
 
-    def add(self, losses: Losses, statistics: StepStatistics) -> None:
-        """Take in one step, without waiting for the device."""
-        scalars = statistics._replace(reco=None)[:-1]
-        values = torch.stack([*losses, *scalars]).detach()
-        self.finite &= values[: len(losses)].isfinite()
-        self.sums += values.nan_to_num()
-        self.counts += ~values.isnan()  # a statistic that a step has nothing to say on is NaN
+    def add(self, results: Sequence[tuple[Losses, StepStatistics]]) -> None:
+        """Take in one step, the parts of its batch, without waiting for the device."""
+        for losses, statistics in results:
+            scalars = statistics._replace(reco=None)[:-1]
+            values = torch.stack([*losses, *scalars]).detach()
+            self.finite &= values[: len(losses)].isfinite()
+            self.sums += values.nan_to_num()
+            self.counts += ~values.isnan()  # a statistic without anything to say is NaN
         self.steps += 1
 
     def restart_clock(self) -> None:
@@ -64,10 +66,10 @@ class RelationMeter:
     def __init__(self) -> None:
         self.sums: Tensor | None = None  # (C, C), as is the next
         self.counts: Tensor | None = None
-        self.last: ReCoStatistics | None = None  # of the last step
+        self.last: ReCoStatistics | None = None  # of the last batch
 
     def add(self, statistics: ReCoStatistics | None) -> None:
-        """Take in one step, without waiting for the device."""
+        """Take in a batch, or a part of one, without waiting for the device."""
         self.last = statistics
         if statistics is None:
             return

@@ -22,6 +22,7 @@ from reco.loss import ReCoLoss
 from reco.method.objective import Objective
 from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
+from reco.models.network import SegmentationNetwork
 from reco.runs.networks import build_network, build_teacher
 from reco.training.optimisation import build_optimizer
 
@@ -101,7 +102,7 @@ def build_run(
         student=student,
         teacher=teacher,
         optimizer=build_optimizer(student, config.train),
-        views=build_views(config),
+        views=build_views(config, student),
         objective=build_objective(config, weights).to(device),
     )
 
@@ -130,20 +131,24 @@ def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
 def _check_shares(config: Config) -> None:
     """Every rank gets an equal, whole and sufficient share of each batch."""
     ranks, train, method = distributed.world_size(), config.train, config.method
+    parts = ranks * train.accumulation_steps
     batches = {"train.labelled_batch_size": config.labelled_batch_size}
     if method.unsupervised:
         batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
     for key, size in batches.items():
-        if size % ranks:
+        if size % parts:
+            times = f" times train.accumulation_steps = {train.accumulation_steps}"
             raise ConfigError(
-                f"{key} = {size}: expected a multiple of the {ranks} processes, among which the "
-                "batch is divided"
+                f"{key} = {size}: expected a multiple of the {ranks} processes"
+                f"{times if train.accumulation_steps > 1 else ''}, among which the batch is divided"
             )
-    share = train.unlabelled_batch_size // ranks
+    share = train.unlabelled_batch_size // parts
     if method.unsupervised and method.mix in ("classmix", "cutmix") and share < 2:
         raise ConfigError(
             f"train.unlabelled_batch_size = {train.unlabelled_batch_size}: that is {share} for "
-            f"each of {ranks} processes, but method.mix = {method.mix} mixes at least 2 images"
+            f"each of {ranks} processes"
+            f"{f' and {train.accumulation_steps} parts' if train.accumulation_steps > 1 else ''}, "
+            f"but method.mix = {method.mix} mixes at least 2 images"
         )
 
 
@@ -165,14 +170,31 @@ def with_value_range(config: Config, reader: Reader) -> Config:
     return config
 
 
-def build_views(config: Config) -> Views:
-    """What the student sees."""
+def build_views(config: Config, student: nn.Module) -> Views:
+    """What the student sees.
+
+    Raises:
+        ConfigError: dropout in a network that does not tell its encoder.
+    """
+    method, channels = config.method, None
+    if method.feature_dropout:
+        if not isinstance(student, SegmentationNetwork):
+            raise ConfigError(
+                f"method.feature_dropout = true: expected false, since {type(student).__name__} is "
+                "no SegmentationNetwork, whose encoder is known"
+            )
+        channels = student.encoder.channels
     return Views(
-        mix=config.method.mix,
+        mix=method.mix,
         scale_range=config.dataset.scale_range,
-        cutmix_probability=config.method.cutmix_probability,
-        cutmix_area=config.method.cutmix_area,
-        cutmix_aspect=config.method.cutmix_aspect,
+        cutmix_probability=method.cutmix_probability,
+        cutmix_area=method.cutmix_area,
+        cutmix_aspect=method.cutmix_aspect,
+        strong_views=method.strong_views,
+        jitter=method.jitter,
+        grey=method.grey_probability,
+        blur=method.blur_sigma,
+        dropout_channels=channels,
     )
 
 

@@ -186,10 +186,11 @@ class Trainer:
                 self._validate()
             for labelled, unlabelled in self.batches():
                 with defer_worker_deaths(), self.steps.step():
-                    losses, statistics = self.train_step(labelled, unlabelled)
+                    results = self.train_step(labelled, unlabelled)
                     self.iteration += 1
-                self.meter.add(losses, statistics)
-                self.relation_meter.add(statistics.reco)
+                self.meter.add(results)
+                for _, statistics in results:
+                    self.relation_meter.add(statistics.reco)
                 bar.update()
                 if profiler is not None:
                     profiler.step()
@@ -211,23 +212,46 @@ class Trainer:
 
     def train_step(
         self, labelled: TrainSample, unlabelled: TrainSample | None
-    ) -> tuple[Losses, StepStatistics]:
-        """One optimisation step on a batch; nothing here waits for the device."""
+    ) -> list[tuple[Losses, StepStatistics]]:
+        """One optimisation step on a batch; nothing here waits for the device.
+
+        Returns:
+            Losses and statistics of each part of the batch; its gradient is that of their mean.
+        """
         seed = stable_seed("step", self.config.train.seed, self.iteration, distributed.rank())
         torch.manual_seed(seed)
         set_learning_rate(self.optimizer, self.config, self.iteration)
-        with self.autocast:
-            losses, statistics = self.losses(labelled, unlabelled)
-        with record_function("backward"):
-            self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
-            # After each step: when the run is validated and saved then changes no number.
-            distributed.average_buffers(self.parts.networks.values())
+        self.optimizer.zero_grad(set_to_none=True)
+        results, parts = [], self._parts(labelled, unlabelled)
+        for number, part in enumerate(parts, start=1):
+            with distributed.averaging_gradients(self.model, now=number == len(parts)):
+                with self.autocast:
+                    losses, statistics = self.losses(*part)
+                with record_function("backward"):
+                    mean = losses.total / len(parts)
+                    self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
+            results.append((losses, statistics))
+        # After each step: when the run is validated and saved then changes no number.
+        distributed.average_buffers(self.parts.networks.values())
         with record_function("optimiser"):
             stepped = optimizer_step(self.optimizer, self.scaler)
             if stepped and self.teacher is not None:
                 self.teacher.update(self.student)
-        return losses, statistics
+        return results
+
+    def _parts(
+        self, labelled: TrainSample, unlabelled: TrainSample | None
+    ) -> list[tuple[TrainSample, TrainSample | None]]:
+        """The parts of a batch that go through the network one after another."""
+        count = self.config.train.accumulation_steps
+
+        def parts_of(batch: TrainSample) -> list[TrainSample]:
+            return [
+                TrainSample(*each) for each in zip(*(t.chunk(count) for t in batch), strict=True)
+            ]
+
+        rest = [None] * count if unlabelled is None else parts_of(unlabelled)
+        return list(zip(parts_of(labelled), rest, strict=True))
 
     def losses(
         self, labelled: TrainSample, unlabelled: TrainSample | None
