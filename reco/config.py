@@ -201,6 +201,7 @@ class ReCoConfig(ReCoOptions):
     enabled: bool = True
     weight: NotNegative = 1.0
     weak_threshold: Probability = 0.7  # an unlabelled pixel takes part only above it
+    keys_from: Literal["all", "right_labels"] = "all"  # or labelled pixels the student gets right
 
 
 @dataclass(frozen=True)

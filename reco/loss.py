@@ -92,7 +92,7 @@ class ReCoStatistics(NamedTuple):
     The first three are over all ranks, the others over this rank's pixels and queries.
     """
 
-    relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where a class is absent
+    relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where one has no pixel
     present: Tensor  # (C,) bool: the class has a valid pixel
     hard_share: Tensor  # (C,) share of the class's valid pixels that are hard; NaN where absent
     sampled_share: Tensor  # () distinct pixels drawn as query or negative key / valid pixels
@@ -307,6 +307,7 @@ def reco_loss_with_statistics(
     options: ReCoOptions = ReCoOptions(),
     *,
     valid: Tensor | None = None,
+    key_pixels: Tensor | None = None,
     negative_classes: Tensor | None = None,
     class_weights: Tensor | None = None,
     ignore_index: int = IGNORE,
@@ -323,7 +324,7 @@ def reco_loss_with_statistics(
     Returns:
         The loss, a scalar, and its :class:`ReCoStatistics`.
     """
-    _check_inputs(representations, logits, labels, valid, ignore_index)
+    _check_inputs(representations, logits, labels, valid, key_pixels, ignore_index)
     if changes:
         options = replace(options, **changes)
     num_classes, temperature = logits.shape[1], options.temperature
@@ -333,25 +334,33 @@ def reco_loss_with_statistics(
     # Autocast would run the products below in half precision.
     with torch.autocast(representations.device.type, enabled=False):
         with torch.no_grad():  # which pixels take part, and which of them are hard (Eq. 4)
-            labels, valid = _to_feature_size(labels, valid, representations.shape[2:])
+            size = representations.shape[2:]
+            labels, valid, key_pixels = _to_feature_size(labels, valid, key_pixels, size)
             in_range = (labels >= 0) & (labels < num_classes) & (labels != ignore_index)
             out_of_range = (~in_range & (labels != ignore_index)).sum()
             classes = torch.where(in_range & valid, labels, num_classes)
             hard = label_confidence(logits, classes) <= options.strong_threshold
             table = sort_pixels(classes.flatten(), hard.flatten(), num_classes, joint=joint)
             counts = table.bucket_counts().sum(1)
+            key_classes, key_table, key_counts = classes, table, counts
+            if key_pixels is not None:  # keys have a table of their own
+                key_classes = torch.where(key_pixels, classes, num_classes)
+                key_table = sort_pixels(
+                    key_classes.flatten(), hard.flatten(), num_classes, joint=joint
+                )
+                key_counts = key_table.bucket_counts().sum(1)
 
         means = class_means(
             representations if options.gradient_through_means else representations.detach(),
-            classes,
-            counts,
+            key_classes,
+            key_counts,
             joint=joint,
         )
         with torch.no_grad():  # who is confused with whom (Eq. 3), and the sample of queries
             graph = relation_graph(means)
             probabilities = negative_class_probabilities(
                 graph,
-                counts,
+                key_counts,
                 key_sampling=options.key_sampling,
                 temperature=options.relation_temperature,
                 negative_classes=negative_classes,
@@ -360,7 +369,7 @@ def reco_loss_with_statistics(
                 table, num_queries, query_sampling=options.query_sampling, generator=generator
             )
             query_rows, here = table.locate(positions)
-            takes_part = has_queries & (probabilities.sum(1) > 0)
+            takes_part = has_queries & (key_counts > 0) & (probabilities.sum(1) > 0)
             counted = here & takes_part[:, None]  # (C, Q)
             sampled = torch.zeros(classes.numel() + 1, dtype=torch.bool, device=classes.device)
             _mark(sampled, query_rows, counted)
@@ -370,9 +379,10 @@ def reco_loss_with_statistics(
 
         def sample_keys(owners: Tensor) -> Tensor:
             """K unit negative keys for each class in ``owners``, whichever rank owns the pixels."""
-            key_rows, here = table.locate(
-                sample_negatives(table, probabilities[owners], num_negatives, generator=generator)
+            positions = sample_negatives(
+                key_table, probabilities[owners], num_negatives, generator=generator
             )
+            key_rows, here = key_table.locate(positions)
             _mark(sampled, key_rows, here & takes_part[owners][:, None])
             keys = _take(representations, key_rows)
             if joint:
@@ -387,7 +397,7 @@ def reco_loss_with_statistics(
             for each in _against_negatives(queries, owners, sample_keys, num_negatives, temperature)
         )
 
-        # Where a class has no query or no negative Eq. 1 adds nothing. The numbers there are
+        # Where a class has no query or no key Eq. 1 adds nothing. The numbers there are
         # unused but finite, so `where` keeps value and gradient clean, and the graph connected.
         terms = torch.where(counted, info_nce(positive / temperature, negative), 0.0)
         weights = (counts > 0).to(terms.dtype)
@@ -403,7 +413,9 @@ def reco_loss_with_statistics(
             valid_pixels = (classes < num_classes).sum()
             pairs = counted.sum().clamp(min=1)
             statistics = ReCoStatistics(
-                relation_graph=torch.where((counts[:, None] > 0) & (counts > 0), graph, 0.0),
+                relation_graph=torch.where(
+                    (key_counts[:, None] > 0) & (key_counts > 0), graph, 0.0
+                ),
                 present=counts > 0,
                 hard_share=table.bucket_counts()[:, 0] / counts,
                 sampled_share=sampled[:-1].sum() / valid_pixels.clamp(min=1),
@@ -519,6 +531,7 @@ class ReCoLoss(nn.Module):
         labels: Tensor,
         *,
         valid: Tensor | None = None,
+        key_pixels: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """The loss of one batch.
@@ -530,6 +543,8 @@ class ReCoLoss(nn.Module):
             labels: ``(B, H, W)`` integer, ``0 .. C-1`` or `ignore_index`; of another size than
                 ``(h, w)``, nearest neighbours are taken.
             valid: ``(B, H, W)`` bool: pixels that take part. All by default.
+            key_pixels: ``(B, H, W)`` bool: those of them that the class means and the negative
+                keys come from. All by default. A class without any takes no part.
             generator: makes an eager call repeatable; compiled, use the global seed.
 
         Returns:
@@ -542,7 +557,12 @@ class ReCoLoss(nn.Module):
                 :class:`ReCoStatistics`.
         """
         return self.with_statistics(
-            representations, logits, labels, valid=valid, generator=generator
+            representations,
+            logits,
+            labels,
+            valid=valid,
+            key_pixels=key_pixels,
+            generator=generator,
         )[0]
 
     def with_statistics(
@@ -552,6 +572,7 @@ class ReCoLoss(nn.Module):
         labels: Tensor,
         *,
         valid: Tensor | None = None,
+        key_pixels: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, ReCoStatistics]:
         """The loss, as :meth:`forward` gives it, and its :class:`ReCoStatistics`."""
@@ -577,6 +598,7 @@ class ReCoLoss(nn.Module):
             labels,
             self.options,
             valid=valid,
+            key_pixels=key_pixels,
             negative_classes=allowed,
             class_weights=self.class_weights,
             ignore_index=self.ignore_index,
@@ -644,16 +666,17 @@ def _against_negatives(
 
 
 def _to_feature_size(
-    labels: Tensor, valid: Tensor | None, size: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """Labels as int64 and ``valid`` as bool, at ``(h, w)`` by nearest neighbour."""
+    labels: Tensor, valid: Tensor | None, key_pixels: Tensor | None, size: Sequence[int]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Labels as int64 and the masks as bool, at ``(h, w)`` by nearest neighbour."""
     if valid is None:
         valid = torch.ones_like(labels, dtype=torch.bool)
     if tuple(labels.shape[1:]) == tuple(size):
-        return labels.long(), valid
-    both = torch.stack([labels.float(), valid.float()], 1)
-    resized_labels, resized_valid = F.interpolate(both, tuple(size), mode="nearest-exact").unbind(1)
-    return resized_labels.long(), resized_valid.bool()
+        return labels.long(), valid, key_pixels
+    planes = [labels, valid] if key_pixels is None else [labels, valid, key_pixels]
+    stacked = torch.stack([plane.float() for plane in planes], 1)
+    labels, *masks = F.interpolate(stacked, tuple(size), mode="nearest-exact").unbind(1)
+    return labels.long(), masks[0].bool(), None if key_pixels is None else masks[1].bool()
 
 
 def _uniform(
@@ -729,6 +752,7 @@ def _check_inputs(
     logits: Tensor,
     labels: Tensor,
     valid: Tensor | None,
+    key_pixels: Tensor | None,
     ignore_index: int,
 ) -> None:
     """Shapes and dtypes; label values only where looking at them costs no synchronisation."""
@@ -769,13 +793,14 @@ def _check_inputs(
         labels,
         f"an integer tensor (B, H, W) with B = {batch} as in representations",
     )
-    if valid is not None:
-        require(
-            valid.shape == labels.shape and valid.dtype == torch.bool,
-            "valid",
-            valid,
-            f"a bool tensor of labels' shape {tuple(labels.shape)}",
-        )
+    for name, mask in (("valid", valid), ("key_pixels", key_pixels)):
+        if mask is not None:
+            require(
+                mask.shape == labels.shape and mask.dtype == torch.bool,
+                name,
+                mask,
+                f"a bool tensor of labels' shape {tuple(labels.shape)}",
+            )
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         labels = labels.long()  # -1 or 255 of ignore_index compare wrongly with uint8 or int8
         wrong = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != ignore_index)]

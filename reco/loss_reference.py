@@ -30,6 +30,7 @@ def reference_loss(
     options: ReCoOptions = ReCoOptions(),
     *,
     valid: Tensor | None = None,
+    key_pixels: Tensor | None = None,
     negative_classes: Collection[int] | None = None,
     class_weights: Sequence[float] | None = None,
     ignore_index: int = IGNORE,
@@ -59,12 +60,17 @@ def reference_loss(
     num_classes = logits.shape[1]
     probabilities = logits.detach().softmax(1).permute(0, 2, 3, 1).reshape(-1, num_classes)
 
-    members = {}
+    members, key_members = {}, {}  # pixels of a class, and those that keys come from
     for c in range(num_classes):
         if c != ignore_index and (labels == c).any():
             members[c] = (labels == c).nonzero()[:, 0]
+            key_members[c] = members[c]
+            if key_pixels is not None:
+                may_be_key = _nearest(key_pixels, height, width).flatten()
+                key_members[c] = members[c][may_be_key[members[c]]]
+    key_members = {c: rows for c, rows in key_members.items() if len(rows)}
     means = {}
-    for c, rows in members.items():
+    for c, rows in key_members.items():
         mean = pixels[rows].mean(0)
         means[c] = mean if options.gradient_through_means else mean.detach()
 
@@ -83,16 +89,16 @@ def reference_loss(
         else:
             candidates = rows
         # The classes of R_k^c, and how likely each is (Eq. 3)
-        others = [j for j in members if j != c]
+        others = [j for j in key_members if j != c]
         if negative_classes is not None:
             others = [j for j in others if j in negative_classes]
-        if len(candidates) == 0 or len(others) == 0:
+        if len(candidates) == 0 or len(others) == 0 or c not in key_members:
             continue
         if options.key_sampling == "active":
             cosines = [F.cosine_similarity(means[c], means[j], dim=0).detach() for j in others]
             chances = (torch.stack(cosines) / options.relation_temperature).softmax(0)
         else:
-            chances = torch.tensor([float(len(members[j])) for j in others])
+            chances = torch.tensor([float(len(key_members[j])) for j in others])
 
         if query_rows is None:
             chosen = candidates[torch.randint(len(candidates), (options.num_queries,))]
@@ -108,11 +114,11 @@ def reference_loss(
                 drawn = torch.multinomial(chances, options.num_negatives, replacement=True)
                 negatives = []
                 for i, j in enumerate(others):
-                    picks = torch.randint(len(members[j]), (int((drawn == i).sum()),))
-                    negatives.append(members[j][picks])
+                    picks = torch.randint(len(key_members[j]), (int((drawn == i).sum()),))
+                    negatives.append(key_members[j][picks])
                 keys = pixels[torch.cat(negatives)].detach()
             else:
-                allowed = torch.cat([members[j] for j in others])
+                allowed = torch.cat([key_members[j] for j in others])
                 assert torch.isin(key_rows[c][q], allowed).all(), "a negative outside R_k^c"
                 keys = pixels[key_rows[c][q]].detach()
             positive = (F.cosine_similarity(query, means[c], dim=0) / options.temperature).exp()

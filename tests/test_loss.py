@@ -118,6 +118,32 @@ def test_each_argument_means_what_it_means_to_the_reference(
     assert_reference(monkeypatch, batch, negatives, **arguments)
 
 
+@pytest.mark.parametrize("negatives", ["shared", "per_query"])
+@pytest.mark.parametrize("key_sampling", ["active", "random"])
+@pytest.mark.parametrize("label_size", [None, (28, 36)], ids=["cells", "pixels"])
+def test_key_pixels_give_all_keys(
+    monkeypatch: pytest.MonkeyPatch,
+    negatives: str,
+    key_sampling: str,
+    label_size: tuple[int, int] | None,
+) -> None:
+    """Class means and negatives from a third of the pixels; one class has none and drops out."""
+    batch = make_batch(dtype=torch.float64, label_size=label_size)
+    key_pixels = torch.rand(batch[2].shape, generator=seeded(3)) < 0.3
+    key_pixels &= batch[2] != 1
+    arguments: dict[str, Any] = {"key_sampling": key_sampling, "key_pixels": key_pixels}
+    assert_reference(monkeypatch, batch, negatives, **arguments)
+    graph = reco_loss_with_statistics(*batch, **arguments)[1].relation_graph
+    assert (graph[1] == 0).all()
+    assert (graph[0, [0, 2, 3]] != 0).all()
+    everything = torch.ones_like(key_pixels)
+    values = [
+        reco_loss_with_statistics(*batch, generator=seeded(1), key_pixels=mask)[0]
+        for mask in (None, everything)
+    ]
+    assert torch.equal(*values)
+
+
 def test_valid_switches_pixels_off(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = make_batch(dtype=torch.float64)
     valid = torch.rand(batch[2].shape, generator=seeded(3)) < 0.5
@@ -385,10 +411,11 @@ def test_a_wrong_input_is_named(name: str, index: int, wrong: Tensor) -> None:
         ReCoLoss()(*inputs)
 
 
-@pytest.mark.parametrize("valid", [torch.ones(2, 7, 8).bool(), torch.ones(2, 7, 9)])
-def test_a_wrong_valid_is_named(valid: Tensor) -> None:
-    with pytest.raises(ValueError, match=r"ReCoLoss: valid is .*: expected a bool tensor"):
-        ReCoLoss()(*make_batch(), valid=valid)
+@pytest.mark.parametrize("name", ["valid", "key_pixels"])
+@pytest.mark.parametrize("mask", [torch.ones(2, 7, 8).bool(), torch.ones(2, 7, 9)])
+def test_a_wrong_mask_is_named(name: str, mask: Tensor) -> None:
+    with pytest.raises(ValueError, match=rf"ReCoLoss: {name} is .*: expected a bool tensor"):
+        ReCoLoss()(*make_batch(), **{name: mask})
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ CASES: dict[str, dict[str, Any]] = {
     "rank 1 has no valid pixel": {"without_pixels": 1, "gradient_through_means": True},
     "no rank has a valid pixel": {"without_pixels": -1},
     "rank 0 lacks a class": {"without_class": 0},
+    "keys from some pixels": {"keys": 0.3},
     "rank 1 lacks a class, per_query": {"without_class": 1, "negatives": "per_query"},
     "each rank has one class": {"one_class_each": True},
 }
@@ -72,6 +73,8 @@ def joined_batch(arguments: dict[str, Any]) -> Batch:
 
 
 def loss_result(batch: Batch, arguments: dict[str, Any], seed: int) -> LossResult:
+    if (share := arguments.pop("keys", None)) is not None:  # chosen by what a pixel holds
+        arguments["key_pixels"] = batch[1][:, 0].sin().abs() < share
     value, statistics = reco_loss_with_statistics(
         *batch, num_queries=5, num_negatives=7, generator=seeded(seed), **arguments
     )

@@ -147,6 +147,37 @@ def test_thresholds_are_apart(plain_views):
     assert eta.supervised == weak.supervised == base.supervised
 
 
+def test_keys_may_come_from_labelled_pixels_that_the_student_gets_right(plain_views):
+    torch.manual_seed(0)
+    student, (images, labels) = Network(), uint8_batch(1)
+    labels[0, :4] = IGNORE
+    given = {}
+
+    class Spy(ReCoLoss):
+        def with_statistics(self, *arguments, **named):
+            given.update(named, logits=arguments[1], labels=arguments[2])
+            return super().with_statistics(*arguments, **named)
+
+    objective = Objective(
+        weak_threshold=0.5, reco=Spy(num_queries=8, num_negatives=8), keys_from="right_labels"
+    )
+    unlabelled, truth = uint8_batch(2)
+    known = torch.full_like(truth, IGNORE)
+    planes = (unlabelled, known, everywhere(unlabelled), truth)
+    losses, _ = losses_of(
+        objective, Views(mix="none"), student, MeanTeacher(student), (images, labels), planes
+    )
+    expected = torch.zeros(4, 4, 4, dtype=torch.bool)
+    for b, y, x in torch.cartesian_prod(*map(torch.arange, (2, 4, 4))).tolist():
+        label = labels[b, 4 * y + 2, 4 * x + 2].item()
+        scores = given["logits"][b, :, y, x].tolist()
+        expected[b, y, x] = label != IGNORE and scores[label] == max(scores)
+    assert torch.equal(given["key_pixels"], expected)
+    assert 0 < expected.sum() < 28
+    assert given["valid"][2:].any()  # queries still come from pseudo-labels too
+    assert losses.reco > 0
+
+
 def test_gradient_flows_from_every_term_and_not_into_the_teacher(plain_views):
     student = Network()
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)

@@ -68,6 +68,9 @@ class Objective(nn.Module):
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
         reco: the ReCo loss, or ``None`` to train without it.
         reco_weight: factor on it.
+        keys_from: which pixels ReCo's keys come from: ``all`` that take part, or ``right_labels``:
+            those with ground truth to which the student gives their class (as in PixCon,
+            arXiv 2607.03068).
         class_weights: one number for each class, for both cross-entropies; ``None``: all alike.
     """
 
@@ -82,6 +85,7 @@ class Objective(nn.Module):
         weak_threshold: float = 0.7,
         reco: ReCoLoss | None = None,
         reco_weight: float = 1.0,
+        keys_from: Literal["all", "right_labels"] = "all",
         class_weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
@@ -91,6 +95,7 @@ class Objective(nn.Module):
         self.weak_threshold = weak_threshold
         self.reco = reco
         self.reco_weight = reco_weight
+        self.keys_from = keys_from
         weights = (
             None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         )
@@ -148,8 +153,15 @@ class Objective(nn.Module):
         if self.reco is not None:
             with record_function("ReCo"):
                 regions = self.regions(labels, view, logits.shape[2:])
+                key_pixels = None
+                if self.keys_from == "right_labels":
+                    key_pixels = regions.known & (logits.argmax(1) == regions.labels)
                 reco, reco_statistics = self.reco.with_statistics(
-                    representations, logits, regions.labels, valid=regions.valid
+                    representations,
+                    logits,
+                    regions.labels,
+                    valid=regions.valid,
+                    key_pixels=key_pixels,
                 )
                 reco = self.reco_weight * reco
                 known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()

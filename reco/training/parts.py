@@ -212,5 +212,6 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
         weak_threshold=config.reco.weak_threshold,
         reco=ReCoLoss(config.reco) if config.reco.enabled else None,
         reco_weight=config.reco.weight,
+        keys_from=config.reco.keys_from,
         class_weights=class_weights,
     )
