@@ -51,6 +51,9 @@ _GONE = {
     "reco.true_labels": (False, "it served one study (docs/results.md), at commit 99f6276"),
 }
 
+# How a file begins a value that it leaves to its user; what is asked for stands behind it.
+_TO_BE_GIVEN = "???"
+
 # Keys of a data set of one's own; the others bring what these say.
 _FOLDER_KEYS = (
     *("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks"),
@@ -586,6 +589,9 @@ def _build_config(
                 if value != before:
                     fail(name, f" = {value!r}: this key is gone; {remedy}")
                 continue
+            if isinstance(value, str) and value.startswith(_TO_BE_GIVEN):
+                asked = value.removeprefix(_TO_BE_GIVEN).strip()
+                fail(name, f" is yours to give (--set {name}=...): {asked}")
             if key not in fields:
                 fail(name, f": unknown key{nearest(str(key), list(fields))}")
             if dataclasses.is_dataclass(hints[key]):

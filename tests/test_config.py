@@ -20,7 +20,10 @@ from reco.config import (
 from reco.loss import ReCoOptions
 from reco.training.parts import build_objective
 
-ALL_CONFIGS = sorted(path.name for path in CONFIG_FOLDER.glob("*.yaml"))
+# Budgets whose labelled images are named by a list of the user's own.
+BUDGETS = {"pascal": (92, 183, 366, 732, 1464), "cityscapes": (186, 372, 744, 1488)}
+WITH_A_LIST = [f"{name}_{count}.yaml" for name, counts in BUDGETS.items() for count in counts]
+ALL_CONFIGS = sorted({path.name for path in CONFIG_FOLDER.glob("*.yaml")} - {*WITH_A_LIST})
 
 
 @pytest.fixture
@@ -43,6 +46,18 @@ def test_every_config_loads_from_anywhere(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ALL_CONFIGS)
 def test_every_config_has_the_relation_temperature_of_the_figures(name):
     assert load_config(name).reco.relation_temperature == 0.5
+
+
+@pytest.mark.parametrize("name", WITH_A_LIST)
+def test_the_fields_budgets_ask_for_a_list(name):
+    count = name.split("_")[1].removesuffix(".yaml")
+    asked = rf"{name}: dataset.labelled_ids is yours to give .* a list of the {count} labelled"
+    with pytest.raises(ConfigError, match=asked):
+        load_config(name)
+    config = load_config(name, ["dataset.labelled_ids=list.txt"])
+    assert config.dataset.labelled_ids == "list.txt"
+    assert all(extent % 14 == 0 for extent in config.dataset.crop_size)  # patches of DINOv2
+    assert config.reco.relation_temperature == 0.5
 
 
 @pytest.mark.parametrize("scheme", ["reco", "cutmix", "two_views", "two_views_reco"])

@@ -15,7 +15,7 @@ from conftest import TINY
 from torch import Tensor, nn
 
 from reco.cli import main
-from reco.config import Config, load_config
+from reco.config import CONFIG_FOLDER, Config, load_config
 from reco.inference.export import Deployable, export_checkpoint, trace
 from reco.method.teacher import MeanTeacher
 from reco.models.decoders import DPTDecoder, without_padding
@@ -284,6 +284,24 @@ def test_one_exported_program_serves_every_size(backbone: str) -> None:
 
 def test_families_of_timm_are_there() -> None:
     assert set(TIMM_FAMILIES) <= set(timm.models.list_modules())
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIG_FOLDER / "encoders").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_configurations_of_encoders_build_networks(path: Path) -> None:
+    """Behind any data set, with weights that timm or torchvision have."""
+    list_file = ["dataset.labelled_ids=list.txt"]
+    config = load_config(["pascal_92.yaml", f"encoders/{path.name}"], list_file)
+    assert config.dataset == load_config("pascal_92.yaml", list_file).dataset
+    assert config.model.weights == "imagenet"
+    with torch.device("meta"):  # shapes alone
+        network = build_network(config, 3, pretrained=False)
+    name = config.model.backbone
+    if name.startswith("timm/"):
+        assert timm.models.is_model_pretrained(name.removeprefix("timm/"))
+    factor = config.train.encoder_learning_rate_factor
+    assert (network.encoder.kind == "transformer") == (factor == 0.025)
 
 
 def test_weights_made_for_imagenets_normalisation_get_it() -> None:

@@ -63,7 +63,8 @@ def roots(tmp_path_factory) -> dict[str, Path]:
 
 
 def test_names_say_how_much_is_labelled():
-    names = [path.name for path in CONFIG_FOLDER.glob("*.yaml")]
+    paths = CONFIG_FOLDER.glob("*.yaml")
+    names = [path.name for path in paths if "???" not in path.read_text(encoding="utf-8")]
     budgets = [(name, re.search(r"_(\d+)(pixel|percent)?\.yaml", name)) for name in names]
     for name, found in budgets:
         if found:
