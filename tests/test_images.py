@@ -13,9 +13,9 @@ from make_data import draw_mask, save_mask
 from PIL import Image
 
 from reco.config import ConfigError, load_config
-from reco.data import open_dataset
+from reco.data import images, open_dataset
 from reco.data.check import check_dataset
-from reco.data.images import RGB, ImageFormat, read_pixels, upright
+from reco.data.images import RGB, ImageFormat, is_wide, read_pixels, upright
 from reco.data.value_range import find_value_range, judge_value_range
 from reco.training.parts import build_run
 from reco.training.trainer import Trainer
@@ -274,3 +274,20 @@ def test_no_file_is_too_large(tmp_path, monkeypatch):
     Image.new("RGB", (20, 30)).save(tmp_path / "a.png")
     assert read_pixels(tmp_path / "a.png", RGB).shape == (30, 20, 3)
     assert Image.MAX_IMAGE_PIXELS == 10
+
+
+def test_depth_by_the_first_bytes_is_that_of_the_decoder(tmp_path, monkeypatch):
+    """Most files are 8-bit JPEG or PNG, which are told without a decoder, whatever their name."""
+    values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    wide = {"grey.png": values[:, :, :1], "colour.jpg": values}
+    for name, of_file in wide.items():
+        write_png16(tmp_path / name, of_file.astype(np.uint16))
+    Image.fromarray(values).save(tmp_path / "photo.jpg")
+    Image.fromarray(values).save(tmp_path / "as_jpeg.png", format="JPEG")
+    for mode in ("1", "L", "P", "RGB", "RGBA"):
+        Image.fromarray(values).convert(mode).save(tmp_path / f"{mode}.png")
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    paths = sorted(tmp_path.iterdir())
+    assert {path.name for path in paths if is_wide(path)} == set(wide)
+    monkeypatch.setattr(images, "_begins_as_8_bit", lambda path: False)
+    assert {path.name for path in paths if is_wide(path)} == set(wide)

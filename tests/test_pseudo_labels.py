@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from make_checkpoint import write_checkpoint
 import reco
 from reco import IGNORE, cli
 from reco.data import synthetic
+from reco.data.splits import Split
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
 from reco.studies.pseudo_labels import Supply, _filled_cells, _supplies, survey
 
@@ -88,6 +90,21 @@ def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
     assert written[0] == list(Supply._fields)
     assert written[1:] == printed
     assert script(str(checkpoint.with_name("none.pt"))) == 1
+
+
+def test_ids_are_those_of_split_json(checkpoint):
+    content, of_earlier_version = load_checkpoint(checkpoint), survey([checkpoint])
+    ids = tuple(content["split"]["labelled"]), tuple(content["split"]["unlabelled"])
+    split = Split(*ids, images_per_class={"sky": 2}, seed=0)
+    save_checkpoint({**content, "split": split.about()}, checkpoint)
+    with pytest.raises(CheckpointError, match=r"split.json: lists the images .* cannot be read"):
+        survey([checkpoint])
+    listed = checkpoint.with_name("split.json")
+    listed.write_text(split.to_json())
+    assert survey([checkpoint]) == of_earlier_version
+    listed.write_text(dataclasses.replace(split, unlabelled=split.unlabelled[1:]).to_json())
+    with pytest.raises(CheckpointError, match=f"was trained on the split {split.hash}"):
+        survey([checkpoint])
 
 
 def test_runs_that_have_nothing_to_survey_are_named(checkpoint):

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from reco import distributed
 from reco.config import Config, ConfigError
+from reco.data.parallel import in_threads
 from reco.data.partial import partial_labels
 from reco.data.reader import Reader
 
@@ -59,8 +56,5 @@ def labelled_pixels(reader: Reader, labelled: Sequence[str], config: Config) -> 
             labels = partial_labels(labels, dataset.partial_labels, seed=dataset.split_seed, id=id)
         return torch.bincount(labels.flatten(), minlength=256)[: reader.spec.num_classes]
 
-    hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        counts = pool.map(count, labelled)
-        bar = tqdm(counts, "class weights", len(labelled), leave=False, delay=2, disable=hidden)
-        return torch.stack(list(bar)).sum(0).double()
+    counts = list(in_threads(count, labelled, title="class weights"))
+    return torch.stack(counts).sum(0).double()

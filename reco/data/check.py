@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from reco import IGNORE
 from reco.data.agreement import check_masks, two_ways
@@ -19,6 +16,7 @@ from reco.data.folder import FolderReader
 from reco.data.images import orientation
 from reco.data.masks import UnknownValueError
 from reco.data.overview import repeated
+from reco.data.parallel import in_threads
 from reco.data.patterns import SPLITS
 from reco.data.reader import FileReader, Files
 from reco.data.value_range import value_range_text
@@ -146,18 +144,16 @@ def _look_at_orientation(reader: FileReader, report: Report) -> None:
 def _read_all(reader: FileReader, split: str, pairs: dict[str, Files], report: Report) -> None:
     """Read images and masks on all cores and note what fails."""
     report.images[split] = len(pairs)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # Decoding, which nearly all the time goes into, runs side by side in threads.
-        results = pool.map(lambda item: _read(reader, *item), sorted(pairs.items()))
-        bar = tqdm(results, f"reading {split}", len(pairs), leave=False, delay=1)
-        pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-        for histogram, errors in bar:
-            pixels += histogram
-            for error in errors:
-                if isinstance(error, UnknownValueError):
-                    report.unknown.append(error)
-                else:
-                    report.problems.append(str(error))
+    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
+    for histogram, errors in in_threads(
+        lambda item: _read(reader, *item), sorted(pairs.items()), title=f"reading {split}"
+    ):
+        pixels += histogram
+        for error in errors:
+            if isinstance(error, UnknownValueError):
+                report.unknown.append(error)
+            else:
+                report.problems.append(str(error))
     if split != "unlabelled":
         report.pixels[split] = pixels
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
-from reco import distributed
+from reco.data.parallel import in_threads
 from reco.data.reader import FileReader, Reader
 
 # Bytes of an image file that are read at its begin, middle and end.
@@ -34,12 +31,9 @@ def fingerprint(reader: Reader, ids: Sequence[str]) -> str:
     """
     whole = hashlib.sha256()
     ids = sorted(ids)
-    hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = pool.map(lambda id: _digest(reader, id), ids)
-        bar = tqdm(digests, "comparing files", len(ids), leave=False, delay=2, disable=hidden)
-        for id, digest in zip(ids, bar, strict=True):
-            whole.update(f"{id}\n".encode("utf-8", errors="surrogateescape") + digest)
+    digests = in_threads(lambda id: _digest(reader, id), ids, title="comparing files")
+    for id, digest in zip(ids, digests, strict=True):
+        whole.update(f"{id}\n".encode("utf-8", errors="surrogateescape") + digest)
     return whole.hexdigest()[:16]
 
 

@@ -30,6 +30,7 @@ ValueRange = tuple[tuple[float, float], ...]
 
 ORIENTATION = 0x0112
 _TIFF = (".tif", ".tiff")
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _opening = threading.Lock()
 
@@ -159,6 +160,8 @@ def to_8_bit(values: npt.NDArray[Any], value_range: ValueRange | None) -> Pixels
 
 def is_wide(path: str | Path) -> bool:
     """Whether a file has more than 8 bits a channel, by its header; False for a broken one."""
+    if _begins_as_8_bit(path):
+        return False
     try:
         with open_image(path) as image:
             return image.mode in _WIDE_GREY or _is_deep_colour(image)
@@ -171,6 +174,18 @@ def is_wide(path: str | Path) -> bool:
             return bool(file.series[0].dtype != np.uint8)
     except Exception:
         return False
+
+
+def _begins_as_8_bit(path: str | Path) -> bool:
+    """Whether its first bytes, without a decoder, say that it is JPEG or PNG of at most 8 bits."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(25)
+    except OSError:
+        return False
+    # PNG's first chunk is its header, and in it the depth comes after width and height.
+    depth = start[24:25]
+    return start.startswith(_JPEG) or (start.startswith(_PNG) and b"\0" < depth <= b"\x08")
 
 
 def orientation(path: str | Path) -> int:

@@ -1,27 +1,51 @@
-"""One thing to do with many files, side by side in threads, whatever becomes of a few of them."""
+"""One thing to do with many files, side by side in threads, with a bar when it takes long."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TypeVar
 
 from tqdm import tqdm
 
+from reco import distributed
 from reco.data.class_table import join_first
 from reco.files import WriteError, printable
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
+# Items that a thread takes at a time at most: a million items are not a million small tasks.
+_MOST_AT_ONCE = 64
+
+
+def in_threads(
+    do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str
+) -> Iterator[_Result]:
+    """What ``do`` returns for each of ``items``, in their order.
+
+    Decoding, resizing and encoding of images, which the time goes into, run outside of Python's
+    lock. The first error in the order of the items is raised, and those not begun are left.
+
+    Args:
+        do: for one item, from any thread.
+        items: any number.
+        title: of the progress bar, which the first process shows after two seconds.
+    """
+    threads = os.cpu_count() or 1
+    size = min(_MOST_AT_ONCE, max(1, len(items) // (8 * threads)))
+    parts = [items[start : start + size] for start in range(0, len(items), size)]
+    hidden = distributed.rank() != 0
+    with ThreadPoolExecutor(threads) as pool:
+        results = chain.from_iterable(pool.map(lambda part: [do(item) for item in part], parts))
+        yield from tqdm(results, title, len(items), leave=False, delay=2, disable=hidden)
+
 
 def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str) -> list[_Result]:
     """``do`` each of ``items``, and only then say which could not be done.
-
-    Decoding, resizing and encoding of images, which the time goes into, run outside of Python's
-    lock.
 
     Args:
         do: for one item; what it raises names the file.
@@ -44,8 +68,7 @@ def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str
             tqdm.write(printable(f"error: {error}"), file=sys.stderr)
             return []
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        done = list(tqdm(pool.map(attempt, items), title, len(items)))
+    done = list(in_threads(attempt, items, title=title))
     if failures:
         raise ValueError(
             f"{len(failures)} of {len(items)} failed, the others are done: "

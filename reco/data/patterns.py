@@ -18,6 +18,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from tqdm import tqdm
+
+from reco import distributed
+
 SPLITS = ("train", "val", "test")
 
 # What people call the three parts of a data set.
@@ -140,7 +144,9 @@ def find_files(root: Path, images: Pattern, masks: Pattern | None, unlabelled: P
         ValueError: two masks for one image, or no telling images from masks.
     """
     found = Found({}, {}, [], [])
-    for path in walk(root, {p.top for p in (images, masks, unlabelled) if p is not None}):
+    files = walk(root, {p.top for p in (images, masks, unlabelled) if p is not None})
+    hidden = distributed.rank() != 0
+    for path in tqdm(files, "listing", unit=" files", leave=False, delay=2, disable=hidden):
         groups = None if masks is None else masks.match(path, MASK_ENDINGS)
         if masks is not None and groups is not None:
             _add_mask(found.masks, key_of(groups, masks), path)

@@ -212,12 +212,12 @@ class FileReader:
         return judge_value_range(value_range, self._image_files(), channels)
 
     def _image_files(self) -> list[Path]:
-        """The image files of all splits that are there."""
+        """The image files of all splits that are there, each once."""
         paths: list[Path] = []
         for split in (*SPLITS, "unlabelled"):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 paths += [files.image for files in self.listing(split).pairs.values()]
-        return sorted(set(paths))
+        return list(dict.fromkeys(paths))
 
     def label(self, id: str) -> Image.Image:
         """Labels; see :class:`Reader`."""

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import warnings
 from collections.abc import Callable, Collection, Sequence, Set
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from tqdm import tqdm
-
-from reco import distributed
 from reco.config import ConfigError
 from reco.data.class_table import join_first
 from reco.data.folder import FolderReader
 from reco.data.lists import NameIndex, read_ids
 from reco.data.masks import BrokenMaskError, colour_name
+from reco.data.parallel import in_threads
 from reco.data.reader import FileReader, Reader, present_classes
 from reco.seeding import stable_seed
 
@@ -31,6 +28,8 @@ _T = TypeVar("_T", int, str)
 
 # "5-shot" means that every class is in at least so many labelled images.
 FEW_SHOT_IMAGES = 5
+
+_TITLE = "reading masks"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Split:
     seed: int
     notes: tuple[str, ...] = ()  # what a reader of the numbers should know
 
-    @property
+    @cached_property
     def hash(self) -> str:
         """Twelve hex digits of the two lists of ids."""
         content = json.dumps([self.labelled, self.unlabelled])
@@ -54,17 +53,20 @@ class Split:
         """Labelled images that hold the rarest class."""
         return min(self.images_per_class.values())
 
-    def to_dict(self) -> dict[str, Any]:
-        """What ``split.json`` and checkpoints hold."""
+    def about(self) -> dict[str, Any]:
+        """What checkpoints hold: all but the ids, which may be millions and have a hash."""
         return {
             "seed": self.seed,
             "hash": self.hash,
             "min_images_per_class": self.min_images_per_class,
             "images_per_class": dict(self.images_per_class),
             "notes": list(self.notes),
-            "labelled": list(self.labelled),
-            "unlabelled": list(self.unlabelled),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``split.json`` holds."""
+        ids = {"labelled": list(self.labelled), "unlabelled": list(self.unlabelled)}
+        return {**self.about(), **ids}
 
     def to_json(self) -> str:
         """Text of ``split.json``."""
@@ -200,8 +202,7 @@ def check_evaluated(reader: Reader, split: str) -> None:
             return reader.content(id).classes
         return present_classes(reader.label(id))
 
-    found = _read_all(classes, ids)
-    if not any(found):
+    if not any(list(in_threads(classes, ids, title=_TITLE))):
         raise ValueError(
             f"split {split!r}: every pixel of its {len(ids)} masks is void, expected classes to "
             "measure on"
@@ -291,22 +292,13 @@ class _MaskIndex:
     def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
         """Classes of many masks."""
         unread = [id for id in ids if id not in self._known]
-        self._known.update(zip(unread, _read_all(self._read, unread), strict=True))
+        self._known.update(zip(unread, in_threads(self._read, unread, title=_TITLE), strict=True))
         return [self._known[id] for id in ids]
 
     def _read(self, id: str) -> frozenset[int]:
         if isinstance(self._reader, FileReader):
             return self._reader.classes(id)
         return present_classes(self._reader.label(id))
-
-
-def _read_all(read: Callable[[str], frozenset[int]], ids: Sequence[str]) -> list[frozenset[int]]:
-    """The classes of many masks, read side by side, with a progress bar when it takes long."""
-    hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(read, ids)
-        bar = tqdm(found, "reading masks", len(ids), leave=False, delay=2, disable=hidden)
-        return list(bar)
 
 
 def _shuffled(items: Collection[_T], rng: random.Random) -> list[_T]:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from reco import distributed
 from reco.data.images import image_tensor
+from reco.data.parallel import in_threads
 from reco.data.reader import Reader
 
 _MOST_IMAGES = 500
@@ -38,11 +35,7 @@ def mean_and_std(reader: Reader, ids: Sequence[str]) -> tuple[list[float], list[
         ones = torch.full((len(pixels),), float(pixels.shape[1]), dtype=torch.float64)
         return torch.stack([ones, pixels.sum(1), pixels.square().sum(1)])
 
-    hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(sums, chosen)
-        bar = tqdm(found, "mean of images", len(chosen), leave=False, delay=2, disable=hidden)
-        results = list(bar)
+    results = list(in_threads(sums, chosen, title="mean of images"))
     read = [counted for counted in results if isinstance(counted, Tensor)]
     if not read and isinstance(results[0], Exception):
         raise results[0]

@@ -10,18 +10,16 @@ to the 99.9th percentile. RGB files have one range, other numbers of channels on
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from reco.data.images import ValueRange, is_wide, open_image, read_values
+from reco.data.parallel import in_threads
 
 MOST_FILES = 500
 """So many files, evenly spread over the data set, are read to find a range."""
@@ -40,11 +38,9 @@ class _Content(NamedTuple):
 
 
 def wide_files(paths: Sequence[Path]) -> list[Path]:
-    """Those of more than 8 bits a channel."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(is_wide, paths)
-        bar = tqdm(found, "depth of images", len(paths), leave=False, delay=2)
-        return [path for path, wide in zip(paths, bar, strict=True) if wide]
+    """Those of more than 8 bits a channel, sorted."""
+    found = in_threads(is_wide, paths, title="depth of images")
+    return sorted(path for path, wide in zip(paths, found, strict=True) if wide)
 
 
 def find_value_range(paths: Sequence[Path], channels: int) -> ValueRange | None:
@@ -94,10 +90,8 @@ def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
         quantiles[:, 0], quantiles[:, -1] = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
         return _Content(quantiles, values.dtype.kind in "iu", _declared_top(path))
 
-    chosen = paths[::step]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bar = tqdm(pool.map(read, chosen), "range of values", len(chosen), leave=False, delay=1)
-        return [content for content in bar if content is not None]
+    contents = in_threads(read, paths[::step], title="range of values")
+    return [content for content in contents if content is not None]
 
 
 def _decide_all(contents: Sequence[_Content]) -> ValueRange:

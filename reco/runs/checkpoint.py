@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import warnings
 import zipfile
@@ -21,6 +22,7 @@ from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.reader import Reader
 from reco.data.spec import DatasetSpec
+from reco.data.splits import Split
 from reco.files import write_binary_whole, writing
 from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
@@ -30,11 +32,11 @@ FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")
 
 Checkpoint = dict[str, Any]
-"""``format``, ``config``, ``dataset`` (name, class names, palette), ``split``, ``iteration``,
-``student`` and ``teacher`` (state dicts; the teacher's is ``None`` in a supervised run),
-``optimizer``, ``scaler``, ``best`` (the highest validation mIoU so far) and ``images`` (fingerprint
-of those of ``dataset.eval_split``; not before the changelog names it). ``best.pt`` also has
-``chosen_on``, the split whose mIoU it was chosen by."""
+"""``format``, ``config``, ``dataset`` (name, class names, palette), ``split`` (without the ids,
+which ``split.json`` holds), ``iteration``, ``student`` and ``teacher`` (state dicts; the teacher's
+is ``None`` in a supervised run), ``optimizer``, ``scaler``, ``best`` (the highest validation mIoU
+so far) and ``images`` (fingerprint of those of ``dataset.eval_split``; not before the changelog
+names it). ``best.pt`` also has ``chosen_on``, the split whose mIoU it was chosen by."""
 
 
 class CheckpointError(ValueError):
@@ -56,7 +58,7 @@ class TrainedRun:
     iteration: int  # iterations done
     images: str | None  # fingerprint of the images that the run validated on
     chosen_on: str | None  # split whose mIoU a best.pt was chosen by
-    unlabelled: tuple[str, ...]  # ids of the split's unlabelled images
+    split: Mapping[str, Any]  # of Split.about(); the ids too in checkpoints of earlier versions
     states: Mapping[
         Literal["student", "teacher"], Mapping[str, Any]
     ]  # state dicts of student and, with one, teacher
@@ -86,7 +88,7 @@ class TrainedRun:
             checkpoint["iteration"],
             checkpoint.get("images"),
             checkpoint.get("chosen_on"),
-            tuple(checkpoint["split"]["unlabelled"]),
+            checkpoint["split"],
             states,
         )
 
@@ -104,6 +106,30 @@ class TrainedRun:
                 f"{self.config.dataset.name} has {list(reader.spec.class_names)}"
             )
         return reader
+
+    def unlabelled(self) -> Sequence[str]:
+        """Ids of the images without labels that the run trained on, by ``split.json`` beside it.
+
+        Raises:
+            CheckpointError: no such file there, or one of another run.
+        """
+        if "unlabelled" in self.split:
+            ids: Sequence[str] = self.split["unlabelled"]
+            return ids
+        path = self.path.with_name("split.json")
+        try:
+            split = Split.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{path}: lists the images that {self.path} was trained on, but cannot be read: "
+                f"{error}"
+            ) from error
+        if split.hash != self.split["hash"]:
+            raise CheckpointError(
+                f"{path}: has the hash {split.hash}, but {self.path} was trained on the split "
+                f"{self.split['hash']}"
+            )
+        return split.unlabelled
 
     def network(self, which: Network = "auto") -> SegmentationNetwork:
         """A network of the run, on the CPU and in eval mode.

@@ -70,7 +70,7 @@ def survey(
             names = reader.spec.class_names
             matrices = [ConfusionMatrix(len(names), chosen) for _ in range(2)]
             cells = torch.zeros(2, len(names), device=chosen, dtype=torch.float64)
-        ids = sorted(set(run.unlabelled) & set(reader.ids("train")))
+        ids = sorted(set(run.unlabelled()) & set(reader.ids("train")))
         if not ids:
             raise CheckpointError(f"{path}: its unlabelled images have no labels to compare with")
         dataset = EvalDataset(reader, ids, config.dataset.image_size)

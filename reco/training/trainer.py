@@ -441,7 +441,7 @@ class Trainer:
                 "class_names": list(spec.class_names),
                 "palette": [list(colour) for colour in spec.palette],
             },
-            "split": self.parts.split.to_dict(),
+            "split": self.parts.split.about(),
             "iteration": self.iteration,
             "best": self.best,
             "images": self.validation.images,
