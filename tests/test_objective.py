@@ -10,8 +10,8 @@ from conftest import losses_of
 from torch import nn
 
 from reco import IGNORE
-from reco.data import transforms
 from reco.loss import ReCoLoss
+from reco.method import augmentation
 from reco.method import views as module
 from reco.method.objective import (
     Objective,
@@ -369,11 +369,13 @@ def test_views_stay_aligned(mix, monkeypatch):
             return labels, torch.tensor([0.6, 0.75, 0.9])[labels]
 
     # Nearest neighbours for the image too: colours stay those of single classes up to the blur.
-    monkeypatch.setattr(
-        transforms,
-        "_resize_image",
-        lambda image, size: torch.stack([transforms._resize_mask(c, size) for c in image]),
-    )
+    def nearest(images, old, at, ratio):
+        rows, columns = at.long().clamp(0, 63)
+        image = torch.arange(len(images))[:, None, None]
+        pixels = images.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None]]
+        return pixels.permute(0, 3, 1, 2)
+
+    monkeypatch.setattr(augmentation, "_interpolated", nearest)
     views = Views(mix=mix, scale_range=(0.5, 1.5))
     regions_seen = pairs_seen = 0
     for seed in range(100):
