@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -48,6 +48,14 @@ class EncoderTests:
     backbone: str
     cells: tuple[int, int]  # of the logits of an image of ODD pixels
     drop_path: float | None = None
+    smaller: ClassVar[dict[str, Any]] = {}  # than timm has it
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        create, smaller = timm.create_model, self.smaller
+        monkeypatch.setattr(
+            timm, "create_model", lambda name, **given: create(name, **given, **smaller)
+        )
 
     def test_a_step_reaches_every_parameter(self) -> None:
         network = build(self.backbone, drop_path=self.drop_path)
@@ -113,6 +121,26 @@ class EncoderTests:
             assert torch.equal(again(images(1)).logits, network(images(1)).logits)
 
 
+class ExportedEncoderTests(EncoderTests):
+    """Those that torch traces within seconds; docs/encoders.csv has the others' export."""
+
+    def test_one_exported_program_serves_every_size(self) -> None:
+        network = build(self.backbone).eval()
+        sizes = [(97, 131), (64, 96), (40, 33)]
+        batches = [images(count, size=size) for count, size in zip((1, 3, 2), sizes, strict=True)]
+        with torch.no_grad():
+            expected = [network(batch).logits for batch in batches]
+        logging.disable(logging.INFO)  # pytest's capture of torch's debug logs is slow
+        program = trace(Deployable(network, input="float"))
+        logging.disable(logging.NOTSET)
+        for batch, logits in zip(batches, expected, strict=True):
+            with torch.no_grad():
+                found = program.module()(batch)
+            size = batch.shape[2:]
+            logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
+            torch.testing.assert_close(found, logits, rtol=1e-3, atol=1e-4)
+
+
 class TestResNet(EncoderTests):
     backbone, cells = "resnet18", (25, 33)
 
@@ -133,28 +161,24 @@ class TestMaxViT(EncoderTests):
     backbone, cells = "timm/test_maxvit", (25, 33)
 
 
-class TestPVT(EncoderTests):
+class TestPVT(ExportedEncoderTests):
     backbone, cells, drop_path = "timm/pvt_v2_b0", (25, 33), 0.5
+    smaller: ClassVar = {"depths": (1, 1, 1, 1)}
 
 
-class TestTransformer(EncoderTests):
+class TestTransformer(ExportedEncoderTests):
     backbone, cells, drop_path = "timm/test_vit", (25, 33), 0.5
+    smaller: ClassVar = {"depth": 4}
 
 
-class TestRotaryTransformer(EncoderTests):
+class TestRotaryTransformer(ExportedEncoderTests):
     backbone, cells = "timm/vit_tiny_patch16_dinov3_qkvb", (25, 33)
+    smaller: ClassVar = {"depth": 4}
 
 
-class TestBeit(EncoderTests):
+class TestBeit(ExportedEncoderTests):
     backbone, cells = "timm/beit_base_patch16_224", (25, 33)
-
-    @pytest.fixture(autouse=True)
-    def tiny(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """timm has no small BEiT."""
-        create, size = timm.create_model, {"embed_dim": 32, "depth": 4, "num_heads": 2}
-        monkeypatch.setattr(
-            timm, "create_model", lambda name, **given: create(name, **given, **size)
-        )
+    smaller: ClassVar = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 
     def test_at_the_trained_size_it_is_timms(self) -> None:
         network = build(self.backbone).eval()
@@ -263,23 +287,6 @@ def test_a_transformers_maps_are_four_depths_through_the_last_norm() -> None:
     for tokens, maps in zip(seen, found, strict=True):
         patches = network.encoder.network.norm(tokens)[:, -6:]
         torch.testing.assert_close(maps.flatten(2).transpose(1, 2), patches)
-
-
-@pytest.mark.parametrize("backbone", ["timm/test_vit", "timm/vit_tiny_patch16_dinov3_qkvb"])
-def test_one_exported_program_serves_every_size(backbone: str) -> None:
-    network = build(backbone).eval()
-    batches = [images(1, size=(97, 131)), images(3, size=(64, 96)), images(2, size=(40, 33))]
-    with torch.no_grad():
-        expected = [network(batch).logits for batch in batches]
-    logging.disable(logging.INFO)  # pytest's capture of torch's debug logs is slow
-    program = trace(Deployable(network, input="float"))
-    logging.disable(logging.NOTSET)
-    for batch, logits in zip(batches, expected, strict=True):
-        with torch.no_grad():
-            found = program.module()(batch)
-        size = batch.shape[2:]
-        logits = nn.functional.interpolate(logits, size, mode="bilinear", align_corners=False)
-        torch.testing.assert_close(found, logits, rtol=1e-3, atol=1e-4)
 
 
 def test_families_of_timm_are_there() -> None:
