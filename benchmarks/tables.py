@@ -7,10 +7,10 @@
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
 
-In Markdown a table stands between two comments, with a baseline or without, and nothing between
-them is written by hand:
+In Markdown a table stands between two comments, and nothing between them is written by hand. The
+baseline and the split of the data are optional:
 
-    <!-- table docs/demo_runs.csv baseline=ClassMix -->
+    <!-- table docs/demo_runs.csv baseline=ClassMix split=val -->
     …
     <!-- end of table -->
 """
@@ -39,7 +39,8 @@ from reco.studies.tables import classes_table, markdown_row, results_table
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(
-    r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))? -->\n)"
+    r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))?"
+    r"(?: split=(?P<split>\w+))? -->\n)"
     r".*?(?P<end><!-- end of table -->)",
     re.DOTALL,
 )
@@ -58,7 +59,8 @@ def refresh(text: str, root: Path) -> str:
     """
     fresh, tables = _TABLE.subn(
         lambda found: (
-            f"{found['start']}\n{render(root / found['path'], found['baseline'])}\n\n{found['end']}"
+            f"{found['start']}\n"
+            f"{render(root / found['path'], found['baseline'], found['split'])}\n\n{found['end']}"
         ),
         text,
     )
@@ -67,11 +69,18 @@ def refresh(text: str, root: Path) -> str:
     return fresh
 
 
-def render(path: Path, baseline: str | None) -> str:
-    """A CSV file as Markdown: means over seeds for runs, as it is for any other."""
+def render(path: Path, baseline: str | None, split: str | None = None) -> str:
+    """A CSV file as Markdown: means over seeds for runs, as it is for any other.
+
+    Args:
+        path: the file.
+        baseline: a method of a file of runs, for differences to it.
+        split: of a file of results, the one to show; all by default.
+    """
     header, *lines = _read(path)
     if tuple(header) == Result._fields:
-        return results_table(read_csv(path, Result), baseline)
+        rows = [row for row in read_csv(path, Result) if split in (None, row.split)]
+        return results_table(rows, baseline)
     if tuple(header) == ClassIoU._fields:
         return classes_table(read_csv(path, ClassIoU), baseline)
     return "\n".join(map(markdown_row, [header, ["---"] * len(header), *lines]))

@@ -74,7 +74,7 @@ def test_configurations_of_commands_load():
 def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
     help_text = cli.train.__doc__
     pattern = r"torchrun --nproc_per_node=(\d)(?: --\S+)* scripts/train\.py --config (\S+)"
-    for text in (README, help_text, PAGES["several_gpus.md"]):
+    for text in (help_text, PAGES["several_gpus.md"]):
         commands = re.findall(pattern, text)
         assert commands
         for processes, name in commands:

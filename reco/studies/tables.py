@@ -35,8 +35,8 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
     if baseline is not None and any(pairs):
         tables.append(
-            "Differences: mean over pairs of runs with the same seed and split, in brackets the "
-            "95 % percentile bootstrap over the pairs. "
+            "Differences: mean over pairs of runs with the same seed and split; in brackets its "
+            "95 % bootstrap interval over the pairs. "
             + _caveat(min(number for number in pairs if number))
         )
     elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
@@ -50,10 +50,7 @@ def _caveat(pairs: int) -> str:
         return ""
     if pairs == 1:
         return "A single pair tells nothing of chance."
-    return (
-        f"With {pairs} pairs that is too narrow: of two equal methods one wins all {pairs} in 1 of "
-        f"{2 ** (pairs - 1)} studies. It takes {_ENOUGH_PAIRS} pairs that agree to be sure at 5 %."
-    )
+    return f"{pairs} pairs are too few to be sure: it takes {_ENOUGH_PAIRS} that agree."
 
 
 def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:
