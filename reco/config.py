@@ -54,12 +54,12 @@ _GONE = {
 # How a file begins a value that it leaves to its user; what is asked for stands behind it.
 _TO_BE_GIVEN = "???"
 
-# Keys of a data set of one's own; the others bring what these say.
-_FOLDER_KEYS = (
+FOLDER_KEYS = (
     *("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks"),
     *("images", "masks", "unlabelled", "validation", "test"),
     *("channels", "value_range", "turn_masks"),
 )
+"""Keys of ``folder`` data sets; the others bring what these say."""
 # What is there before a run: relative paths are relative to the YAML file that names them.
 _LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation", "test")
 _PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
@@ -127,46 +127,52 @@ Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number i
 class DatasetConfig:
     """Which images, which of them are labelled, and how large they are."""
 
+    # Whose images: drawn scenes, a public data set, or a folder.
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
-    root: PathText | None = None
-    labelled_images: Count | Literal["all"] = "all"
-    min_classes_per_image: Count = 1
-    labelled_ids: PathText | None = None  # a list (reco.data.lists): a split of the user's own
-    unlabelled_ids: PathText | None = None  # a list: these unlabelled images, in place of all
+    root: PathText | None = None  # where the images are; drawn scenes need none
+    labelled_images: Count | Literal["all"] = "all"  # training images that keep their labels
+    min_classes_per_image: Count = 1  # a labelled image has so many classes, if any has
+    labelled_ids: PathText | None = None  # list of the labelled images, in place of a draw
+    unlabelled_ids: PathText | None = None  # list of the unlabelled images, in place of all others
+    # All images are labelled, but only in one pixel of each class, or in a share of its pixels.
     partial_labels: Literal["pixel"] | Share | None = None
-    split_seed: int = 0
-    image_size: Size | None = None  # (height, width); null: as it comes
-    crop_size: CropSize = (321, 321)
-    scale_range: Scales = (1.0, 1.0)
-    eval_split: str = "val"
-    extra_images: bool = True  # unlabelled ones beside the training split, where there are any
-    skip_unreadable: bool = False  # go on without an unlabelled image that cannot be read
-    class_names: tuple[str, ...] | None = None  # `folder` only, as is all below
-    label_map: dict[int, int] | None = None  # value -> class index; `classes` says more
-    ignore_values: tuple[int, ...] = ()  # as `ignore`, which takes colours too
-    classes: dict[str, int | str | tuple[int | str, ...]] | None = None  # value(s) or colour(s)
-    ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean void
+    split_seed: int = 0  # of the draw of labelled images or pixels
+    image_size: Size | None = None  # (height, width) all images are resized to; null: none
+    crop_size: CropSize = (321, 321)  # (height, width) that the network is trained on
+    scale_range: Scales = (1.0, 1.0)  # of the random scale before a crop
+    eval_split: str = "val"  # what validation and `reco eval` measure on
+    extra_images: bool = True  # use those beside the training split, without labels
+    skip_unreadable: bool = False  # go on without unlabelled images that cannot be read
+
+    # From here on: of `folder` data sets alone.
+
+    class_names: tuple[str, ...] | None = None  # in the order of the values 0, 1, 2 … in the masks
+    label_map: dict[int, int] | None = None  # value -> class index; `classes` can say more
+    ignore_values: tuple[int, ...] = ()  # values that mean unknown; `ignore` takes colours too
+    # For each name, in the order of the network's outputs: value(s) or colour(s) in the masks.
+    classes: dict[str, int | str | tuple[int | str, ...]] | None = None
+    ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean unknown
     jpeg_masks: bool = False  # masks that went through JPEG, whatever format they have now
-    images: PathText | None = None  # pattern, folder or list, as the four below; see data/layout.py
-    masks: PathText | None = None
-    unlabelled: PathText | None = None
-    validation: Share | PathText | None = None  # a share of the images, or which ones
-    test: PathText | None = None
-    channels: Count = 3  # of the images
+    images: PathText | None = None  # images with masks: pattern, folder or list
+    masks: PathText | None = None  # their masks: pattern or folder
+    unlabelled: PathText | None = None  # images without masks: pattern, folder or list
+    validation: Share | PathText | None = None  # a share of the images, or which: pattern or list
+    test: PathText | None = None  # images of the test split: pattern or list
+    channels: Count = 3  # colours or bands of an image
     # Values that are black and white in files of more than 8 bits, of all channels or of each.
     value_range: ValueRange | tuple[ValueRange, ...] | None = None
-    turn_masks: bool = False  # masks lie on the stored pixels of photos that EXIF turns
+    turn_masks: bool = False  # photos are turned by EXIF, and their masks are not yet
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network; see :class:`reco.models.network.SegmentationNetwork`."""
 
-    backbone: str = "resnet101"
-    weights: PathText = "imagenet"  # imagenet | none | path of a state dict
-    decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # the one that the backbone needs
-    output_stride: Literal[8, 16, 32] = 16
-    representation_dim: Count = 256
+    backbone: str = "resnet101"  # the encoder: one of torchvision's, or `timm/<name>`
+    weights: PathText = "imagenet"  # of the encoder: imagenet, none, or a file with a state dict
+    decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # auto: what the encoder needs
+    output_stride: Literal[8, 16, 32] = 16  # image's height over last feature map's
+    representation_dim: Count = 256  # numbers for each pixel in ReCo's head
     channels: Count = 256  # width of decoder and heads
     # What brings images to zero mean: what timm says of the backbone, or ImageNet's mean and
     # deviation, for weights files made for these.
@@ -179,20 +185,23 @@ class ModelConfig:
 class MethodConfig:
     """Mean Teacher and mixing; ``unsupervised: false`` trains on labelled images alone."""
 
+    # How unlabelled images are mixed.
     mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
-    cutmix_probability: Probability = 1.0  # of a box, image by image
-    cutmix_area: AreaRange = (0.5, 0.5)  # smallest and largest share of the image
-    cutmix_aspect: Scales | None = None  # smallest and largest height : width; null: all that fit
-    strong_views: Literal[1, 2] = 1  # that the student sees of each unlabelled image
-    feature_dropout: bool = False  # complementary, between two views, on the encoder's channels
+    cutmix_probability: Probability = 1.0  # that an image gets a box
+    cutmix_area: AreaRange = (0.5, 0.5)  # of a box: smallest and largest share of the image
+    # Of a box: smallest and largest height over width; null: all that fit.
+    cutmix_aspect: Scales | None = None
+    strong_views: Literal[1, 2] = 1  # augmented copies of an unlabelled image for the student
+    feature_dropout: bool = False  # each view lacks the channels of features that the other has
     jitter: Jitter = (0.25, 0.25, 0.25, 0.25)  # brightness, contrast, saturation, hue of a view
     grey_probability: Probability = 0.0  # that a view has no colours
     blur_sigma: Scales = (0.15, 1.15)  # of a view, in pixels
-    unsupervised: bool = True
-    unsupervised_loss: Literal["share", "threshold"] = "share"  # η, or confident pixels alone
-    unsupervised_threshold: Probability = 0.97  # of the confidence, in either loss
-    teacher_decay: Decay = 0.99
-    teacher_mode: Literal["train", "eval"] = "train"  # batch norm while pseudo-labelling
+    unsupervised: bool = True  # learn from unlabelled images; false: from labels alone
+    # Weigh images by η, or take confident pixels alone.
+    unsupervised_loss: Literal["share", "threshold"] = "share"
+    unsupervised_threshold: Probability = 0.97  # confident is above it, in either loss
+    teacher_decay: Decay = 0.99  # of the moving average that the teacher is
+    teacher_mode: Literal["train", "eval"] = "train"  # of its batch norm when it pseudo-labels
     # In mode eval, running statistics: the student's, or their moving average.
     teacher_buffers: Literal["copied", "averaged"] = "copied"
 
@@ -201,8 +210,8 @@ class MethodConfig:
 class ReCoConfig(ReCoOptions):
     """The options of the loss, and what part it has in training."""
 
-    enabled: bool = True
-    weight: NotNegative = 1.0
+    enabled: bool = True  # train with the ReCo loss; false: no second head either
+    weight: NotNegative = 1.0  # of the ReCo loss in the sum of losses
     weak_threshold: Probability = 0.7  # an unlabelled pixel takes part only above it
     keys_from: Literal["all", "right_labels"] = "all"  # or labelled pixels the student gets right
 
@@ -211,26 +220,28 @@ class ReCoConfig(ReCoOptions):
 class TrainConfig:
     """Length, batch, optimiser and housekeeping of one run. Batch sizes are over all ranks."""
 
-    iterations: Count = 40_000
-    labelled_batch_size: Count = 2
-    unlabelled_batch_size: WholeNumber = 2
-    accumulation_steps: Count = 1  # parts in which a batch goes through the network
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: Positive = 2.5e-3
+    iterations: Count = 40_000  # steps of the optimiser
+    labelled_batch_size: Count = 2  # labelled images in a step, over all GPUs
+    unlabelled_batch_size: WholeNumber = 2  # unlabelled images in a step, over all GPUs
+    accumulation_steps: Count = 1  # parts that a batch is cut into, to save memory
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD has Nesterov momentum
+    learning_rate: Positive = 2.5e-3  # at the start; falls to 1e-6 as (1 - t / iterations) ** 0.9
     encoder_learning_rate_factor: Positive = 1.0  # the encoder's learning rate over the others'
-    weight_decay: NotNegative = 5e-4
+    weight_decay: NotNegative = 5e-4  # of all parameters
     momentum: Momentum = 0.9  # of SGD
-    class_weights: Literal["balanced"] | ClassWeights | None = None  # in the cross-entropies
+    # In both cross-entropies; balanced: by rarity.
+    class_weights: Literal["balanced"] | ClassWeights | None = None
+    # Of the network's arithmetic; auto: bf16 on a GPU, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"
-    compile: bool = False
+    device: str = "auto"  # cpu, cuda, cuda:N; auto: a GPU where there is one
+    compile: bool = False  # run the network through torch.compile
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
-    seed: int = 0
-    workers: WholeNumber = 2
-    log_every: Count = 20
-    validate_every: Count = 1000
-    checkpoint_every: Count = 1000
-    panel_images: WholeNumber = 4
+    seed: int = 0  # of weights, order of images and augmentation
+    workers: WholeNumber = 2  # processes that read images
+    log_every: Count = 20  # steps between two lines of metrics.jsonl
+    validate_every: Count = 1000  # steps between two validations
+    checkpoint_every: Count = 1000  # steps between two checkpoints
+    panel_images: WholeNumber = 4  # images drawn at each validation
 
 
 @dataclass(frozen=True)
@@ -242,7 +253,7 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     reco: ReCoConfig = field(default_factory=ReCoConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    output_dir: PathText = "runs"
+    output_dir: PathText = "runs"  # folder of all runs
 
     @property
     def labelled_batch_size(self) -> int:
@@ -724,7 +735,7 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
                 ),
             )
             for f in dataclasses.fields(dataset)
-            if f.name in _FOLDER_KEYS
+            if f.name in FOLDER_KEYS
         ]
     return rules
 

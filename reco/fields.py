@@ -12,23 +12,32 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar
 
 Value = TypeVar("Value")
 
 
-def check(holds: Callable[[Any], bool], expected: str) -> Callable[[Value], Value]:
-    """A check to stand beside a type in ``Annotated``."""
+@dataclass(frozen=True)
+class Check:
+    """Stands beside a type in ``Annotated``, and says what values of it are expected."""
 
-    def checked(value: Value) -> Value:
-        if not holds(value):
-            raise ValueError(expected)
+    holds: Callable[[Any], bool]
+    expected: str
+
+    def __call__(self, value: Value) -> Value:
+        """``value``; ``ValueError`` if it does not hold."""
+        if not self.holds(value):
+            raise ValueError(self.expected)
         return value
 
-    return checked
+
+def check(holds: Callable[[Any], bool], expected: str) -> Check:
+    """A check of what ``holds``, and what to say that was ``expected``."""
+    return Check(holds, expected)
 
 
-def at_least(lowest: int) -> Callable[[int], int]:
+def at_least(lowest: int) -> Check:
     """The check of a whole number."""
     return check(lambda value: value >= lowest, f"at least {lowest}")
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
+import configuration
 import pytest
 import tables
 from tables import refresh, render, trace
 
+from reco.fields import check
 from reco.runs.results import (
     ClassIoU,
     Point,
@@ -113,3 +117,44 @@ def test_a_table_may_show_one_split_alone():
     assert one in both.replace(
         both[both.index("mIoU in % on val") : both.index("mIoU in % on test")], ""
     )
+
+
+def test_the_page_of_the_configuration_is_that_of_its_classes():
+    assert configuration.main([]) == 0, "python benchmarks/configuration.py --write"
+
+
+def test_every_key_tells_what_it_takes_and_means(monkeypatch, tmp_path):
+    page = configuration.page()
+    assert "| `train.seed` | whole number | `0` | Of weights, order of images" in page
+    assert "| `train.workers` † |" in page
+    assert "| `reco.temperature` | number > 0 | `0.5` | τ of Eq. 1" in page
+    assert configuration.describe(Annotated[int, check(bool, "other than 0")] | None) == (
+        "whole number, other than 0 or `null`"
+    )
+    monkeypatch.setattr(configuration, "PAGE", tmp_path / "page.md")
+    assert configuration.main([]) == 1
+    assert configuration.main(["--write"]) == configuration.main([]) == 0
+    (tmp_path / "page.md").write_text(page.replace("`0.5`", "`0.6`"))
+    assert configuration.main([]) == 1
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section."""
+
+    said: int = 0  # this one
+    # That one,
+    # of two lines.
+    told: tuple[int, ...] = ()
+
+    # Of nothing.
+
+    silent: bool = False
+
+
+def test_a_key_without_a_meaning_is_refused():
+    table = configuration.keys_table(Section, ["said", "told"], "a.")
+    assert "| `a.said` | whole number | `0` | This one |" in table
+    assert "| `a.told` | list of whole number | `[]` | That one, of two lines |" in table
+    with pytest.raises(ValueError, match=r"a.silent: expected a comment"):
+        configuration.keys_table(Section, ["silent"], "a.")
