@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Work = Callable[[Namespace], int]
 
+# What says how OpenMP's threads wait for work: to the standard, to GNU's and to LLVM's library.
+_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
 
@@ -36,6 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command and its options; by default those of the command line.
     """
     arguments = command_parser().parse_args(words)
+    let_threads_sleep()
     log = logging.getLogger("reco")
     if not log.handlers:
         log.addHandler(_ToStderr())
@@ -62,6 +66,16 @@ def main(words: Sequence[str] | None = None) -> int:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         return 130
     return code
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep while they wait, unless the environment says how they wait.
+
+    They would spin, which takes the cores from whatever else is at work: docs/performance.md has
+    the figures. The library reads this once, when torch is imported.
+    """
+    if not any(name in os.environ for name in _WAITING):
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 class _ToStderr(logging.Handler):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import loss as benchmark_loss
+import predict as benchmark_predict
 import pytest
 import step as benchmark_step
 import torch
@@ -61,6 +62,14 @@ def test_loss_is_timed_beside_floor_and_loop(tmp_path, monkeypatch, capsys):
     ]
     assert (tmp_path / "loss.png").stat().st_size > 10_000
     assert "1×3×4×16×16" in capsys.readouterr().out
+
+
+def test_predict_is_timed_beside_the_network(tmp_path, capsys):
+    words = ["--number", "5", "--repeats", "1", "--device", "cpu", "--output", str(tmp_path)]
+    assert benchmark_predict.main(words) == 0
+    found = {row["what"]: float(row["images_per_second"]) for row in rows(tmp_path / "predict.csv")}
+    assert found.keys() == {"predict", "network"}
+    assert f"{found['predict'] / found['network']:.0%} of the network" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -143,3 +143,22 @@ def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(report, "write_report", write_report)
     with pytest.raises(RuntimeError, match="mat1"):
         cli.main(["report", "run"])
+
+
+def test_threads_sleep_while_they_wait_unless_the_environment_says_how(monkeypatch):
+    for given in (
+        {},
+        {"OMP_WAIT_POLICY": "ACTIVE"},
+        {"GOMP_SPINCOUNT": "9"},
+        {"KMP_BLOCKTIME": "9"},
+    ):
+        environment = dict(given)
+        monkeypatch.setattr(os, "environ", environment)
+        cli.let_threads_sleep()
+        assert environment == (given or {"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+def test_the_command_decides_how_threads_wait_before_torch_is_there():
+    """OpenMP reads its variables when torch brings it in, and never again."""
+    check = "import sys, reco.cli; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", check], check=True)

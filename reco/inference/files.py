@@ -9,8 +9,9 @@ import itertools
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from reco.data.large import LargeImage, georeference
 from reco.data.patterns import IMAGE_ENDINGS
 from reco.data.value_range import find_value_range, value_range_text
 from reco.files import WriteError, printable, write_whole
+from reco.inference.background import Background
 from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
@@ -32,6 +34,8 @@ from reco.panels import overlay
 # Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
 _LARGE = 2**25
 _OVERLAY = 4096
+# Of PNG, 0 to 9: half the time of the usual 6, for files a few percent larger.
+_COMPRESSION = 3
 # Errors of writing that are of one name and not of the disk.
 _OF_A_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 
@@ -75,10 +79,10 @@ def predict_files(
 
     ``labels/<name>.png`` holds class indices in the data set's palette, ``overlays/<name>.png`` the
     image under the classes' colours, ``confidence/<name>.png`` the confidence, 0 to 255 for 0 to 1.
-    A file that cannot be read, labelled or given its results' name is reported, and the rest goes
-    on. Files of more than 33 megapixels are labelled in parts, one at a time, and their overlays
-    are smaller. Of a GeoTIFF file, labels and confidence become ``.tif`` files that lie where it
-    does.
+    Files are written in the background, while the network labels the next images. A file that
+    cannot be read, labelled or given its results' name is reported, and the rest goes on. Files of
+    more than 33 megapixels are labelled in parts, one at a time, and their overlays are smaller. Of
+    a GeoTIFF file, labels and confidence become ``.tif`` files that lie where it does.
 
     Args:
         predictor: from :func:`reco.load`.
@@ -106,19 +110,21 @@ def predict_files(
     large = [found for found in images if predictor.image_size is None and _is_large(found.path)]
     others = [found for found in images if found not in large]
     with tqdm(total=len(images), unit="image") as bar:
-        for batch in _batches(predictor, others, batch_size, failures, bar):
-            for (found, array), result in zip(batch, _predict(predictor, batch), strict=True):
-                with _noting(found, failures):
-                    if isinstance(result, Exception):
-                        raise result
-                    _write(predictor, array, result, output, found, confidence)
-                    predicted += 1
-                bar.update()
-        for found in large:
+
+        def ended(found: Found, result: Callable[[], object]) -> None:
+            nonlocal predicted
             with _noting(found, failures):
-                _label_large(predictor, found, output, confidence)
+                result()
                 predicted += 1
             bar.update()
+
+        with Background(ended) as background:
+            for batch in _batches(predictor, others, batch_size, failures, bar):
+                for (found, array), result in zip(batch, _predict(predictor, batch), strict=True):
+                    work = partial(_write, predictor, array, result, output, found, confidence)
+                    background.do(found, work)
+        for found in large:
+            ended(found, partial(_label_large, predictor, found, output, confidence))
     return FilesOutcome(predicted, passed_over, failures, found_range)
 
 
@@ -293,12 +299,14 @@ def _report(failure: str) -> None:
 def _write(
     predictor: Predictor,
     image: npt.NDArray[np.uint8],
-    prediction: Prediction,
+    prediction: Prediction | Exception,
     output: Path,
     found: Found,
     confidence: bool,
 ) -> None:
-    """Write the results of one image."""
+    """Write the results of one image, or raise what happened instead."""
+    if isinstance(prediction, Exception):
+        raise prediction
     levels = _levels(prediction.confidence) if confidence else None
     _save(predictor, found, output, prediction.labels, levels)
     picture = overlay(to_rgb(image), prediction.labels, predictor.spec.palette)
@@ -332,7 +340,7 @@ def _save_picture(
     """As PNG, or with a georeference as TIFF."""
     target = folder / name.parent / f"{name.name}{'.tif' if tags else '.png'}"
     if not tags:
-        write_whole(target, picture.save)
+        write_whole(target, partial(picture.save, compress_level=_COMPRESSION))
         return
     directory = ImageFileDirectory_v2()
     for code, value in tags.items():
