@@ -153,11 +153,12 @@ def train(parser: ArgumentParser) -> Work:
     add("--profile", action="store_true", help="say where the time of steps 6 to 15 goes")
 
     def work(arguments: Namespace) -> int:
-        from reco.config import config_name, explain_config, load_config
+        from reco.config import check_option, config_name, explain_config, load_config
         from reco.runs.folder import read_run_config, resumed_folder, run_path
         from reco.training.trainer import NonFiniteLossError
         from reco.training.trainer import train as train_run
 
+        check_option("--extend-to", arguments.extend_to, "train.iterations", arguments.overrides)
         folder = resumed_folder(arguments.resume) if isinstance(arguments.resume, Path) else None
         if not arguments.config and (arguments.show or folder is None):
             raise ValueError("--config is missing; only --resume FOLDER does without it")
@@ -213,8 +214,10 @@ def evaluate(parser: ArgumentParser) -> Work:
     _add_device(parser)
 
     def work(arguments: Namespace) -> int:
+        from reco.config import check_option
         from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 
+        check_option("--split", arguments.split, "dataset.eval_split", arguments.overrides)
         table = evaluate_checkpoints(
             arguments.checkpoint,
             split=arguments.split,
@@ -373,57 +376,58 @@ def prepare(parser: ArgumentParser) -> Work:
     annotations.formatter_class = RawDescriptionHelpFormatter
     annotations.set_defaults(work=import_annotations(annotations))
 
-    def work(arguments: Namespace) -> int:
-        from reco.config import load_config
-        from reco.data import open_dataset
-        from reco.data.check import check_dataset
-        from reco.data.prepare import resize_dataset
-        from reco.data.reader import FileReader
-        from reco.data.sbd import convert_sbd, download_pascal
-        from reco.data.splits import make_split
-        from reco.files import write_text_whole, write_whole
-        from reco.panels import draw_budgets, draw_masks
+    return _prepare
 
-        if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
-            raise ValueError("--download and --convert-sbd are for pascal")
-        root = [f"dataset.root={arguments.root}"] if arguments.root else []
-        name = arguments.config or f"{arguments.dataset}.yaml"
-        whole = load_config(name, [*root, *arguments.overrides])
-        config = whole.dataset
-        if config.name != arguments.dataset:
-            raise ValueError(f"{name} is for {config.name}, expected {arguments.dataset}")
-        if arguments.download:
-            download_pascal(Path(config.root or ""))
-        if arguments.convert_sbd:
-            print(f"{convert_sbd(Path(config.root or ''))} masks written")
-        reader = open_dataset(config)
-        assert isinstance(reader, FileReader)
-        if arguments.resize_to:
-            if config.image_size is None:
-                raise ValueError(
-                    "dataset.image_size = null: images as they come, nothing to resize"
-                )
-            written = resize_dataset(reader, arguments.resize_to, config.image_size)
-            print(f"{written} images written to {arguments.resize_to}")
-        if arguments.split:
-            split = make_split(reader, config)
-            write_text_whole(arguments.split, split.to_json())
-            print(f"{split.summary()}, written to {arguments.split}")
-        if arguments.picture:
-            write_whole(arguments.picture, draw_budgets(reader, config).save)
-        if arguments.resize_to or arguments.split or arguments.picture:
-            return 0
-        found = check_dataset(reader)
-        print(found.format())
-        show = arguments.masks_picture
-        if show is None and config.name == "folder":
-            show = Path(whole.output_dir) / f"{Path(name).stem}_masks.png"
-        if show is not None and (picture := draw_masks(reader)) is not None:
-            write_whole(show, picture.save)
-            print(f"Look at: {show}")
-        return 1 if found.problems else 0
 
-    return work
+def _prepare(arguments: Namespace) -> int:
+    """The work of ``reco prepare``, but for ``import``."""
+    from reco.config import check_option, load_config
+    from reco.data import open_dataset
+    from reco.data.check import check_dataset
+    from reco.data.prepare import resize_dataset
+    from reco.data.reader import FileReader
+    from reco.data.sbd import convert_sbd, download_pascal
+    from reco.data.splits import make_split
+    from reco.files import write_text_whole, write_whole
+    from reco.panels import draw_budgets, draw_masks
+
+    if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
+        raise ValueError("--download and --convert-sbd are for pascal")
+    check_option("--root", arguments.root, "dataset.root", arguments.overrides)
+    root = [f"dataset.root={arguments.root}"] if arguments.root else []
+    name = arguments.config or f"{arguments.dataset}.yaml"
+    whole = load_config(name, [*root, *arguments.overrides])
+    config = whole.dataset
+    if config.name != arguments.dataset:
+        raise ValueError(f"{name} is for {config.name}, expected {arguments.dataset}")
+    if arguments.download:
+        download_pascal(Path(config.root or ""))
+    if arguments.convert_sbd:
+        print(f"{convert_sbd(Path(config.root or ''))} masks written")
+    reader = open_dataset(config)
+    assert isinstance(reader, FileReader)
+    if arguments.resize_to:
+        if config.image_size is None:
+            raise ValueError("dataset.image_size = null: images as they come, nothing to resize")
+        written = resize_dataset(reader, arguments.resize_to, config.image_size)
+        print(f"{written} images written to {arguments.resize_to}")
+    if arguments.split:
+        split = make_split(reader, config)
+        write_text_whole(arguments.split, split.to_json())
+        print(f"{split.summary()}, written to {arguments.split}")
+    if arguments.picture:
+        write_whole(arguments.picture, draw_budgets(reader, config).save)
+    if arguments.resize_to or arguments.split or arguments.picture:
+        return 0
+    found = check_dataset(reader)
+    print(found.format())
+    show = arguments.masks_picture
+    if show is None and config.name == "folder":
+        show = Path(whole.output_dir) / f"{Path(name).stem}_masks.png"
+    if show is not None and (picture := draw_masks(reader)) is not None:
+        write_whole(show, picture.save)
+        print(f"Look at: {show}")
+    return 1 if found.problems else 0
 
 
 def import_annotations(parser: ArgumentParser) -> Work:
@@ -522,10 +526,13 @@ def study(parser: ArgumentParser) -> Work:
         import shlex
         from dataclasses import replace
 
+        from reco.config import check_option
         from reco.studies.progress import Progress
         from reco.studies.runner import run_commands, run_study
         from reco.studies.study import load_study, study_runs
 
+        for device in arguments.devices:
+            check_option("--devices", device, "train.device", arguments.overrides)
         chosen = load_study(arguments.study, arguments.config)
         if arguments.output_dir is not None:
             chosen = replace(chosen, output_dir=arguments.output_dir)
@@ -608,8 +615,10 @@ def plot(parser: ArgumentParser) -> Work:
     _add_overrides(parser)
 
     def work(arguments: Namespace) -> int:
+        from reco.config import check_option
         from reco.pictures.draw import draw
 
+        check_option("--split", arguments.split, "dataset.eval_split", arguments.overrides)
         output = draw(
             arguments.kind,
             arguments.paths,

@@ -400,6 +400,28 @@ def config_from_dict(
     return _build_config(copied, origins, default_origin=source)
 
 
+def check_option(option: str, value: object, key: str, overrides: Sequence[str]) -> None:
+    """Refuse an option of a command that says another value of a key than ``--set`` does.
+
+    Args:
+        option: its name, for the error.
+        value: what it says; ``None`` where it was not given.
+        key: of a section's field, such as ``dataset.root``.
+        overrides: the strings of ``--set``.
+
+    Raises:
+        ConfigError: both were given and differ.
+    """
+    values: dict[str, Any] = {}
+    _override(values, {}, overrides)
+    section, _, name = key.partition(".")
+    given = values.get(section)
+    if value is None or not isinstance(given, Mapping) or name not in given:
+        return
+    if str(given[name]) != str(value):
+        raise ConfigError(f"{option} {value} and --set {key}={given[name]}: expected one of them")
+
+
 def find_config(path: str | Path) -> Path:
     """Path of a configuration: as given, or looked up by name in the project's ``configs/``."""
     try:

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from reco import cli
 from reco.config import (
     CONFIG_FOLDER,
     ConfigError,
+    check_option,
     config_from_dict,
     config_name,
     explain_config,
@@ -152,6 +154,33 @@ def test_contradicting_keys_are_refused_by_name():
     assert config_from_dict(content, "last.pt").dataset.labelled_ids == "l.txt"
     with pytest.raises(ConfigError, match=r"--set: dataset\.root = 'mine': expected null, since"):
         load_config("demo.yaml", ["dataset.root=mine"])
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "override"),
+    [
+        ("train --config demo.yaml", "--extend-to 6", "train.iterations=9"),
+        ("eval --checkpoint last.pt", "--split test", "dataset.eval_split=val"),
+        ("plot relation last.pt", "--split test", "dataset.eval_split=val"),
+        ("prepare camvid", "--root here", "dataset.root=there"),
+        ("study studies/demo.yaml --collect", "--devices cuda:1", "train.device=cuda:0"),
+    ],
+)
+def test_an_option_and_set_that_contradict_each_other_are_refused(
+    command, option, override, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main([*command.split(), *option.split(), "--set", override]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(f"error: {option} and --set {override}: expected one of them\n")
+
+
+def test_an_option_may_say_what_set_says():
+    check_option("--split", "val", "dataset.eval_split", ["dataset={eval_split: val}"])
+    check_option("--split", "val", "dataset.eval_split", ["train.seed=1"])
+    check_option("--split", None, "dataset.eval_split", ["dataset.eval_split=test"])
+    with pytest.raises(ConfigError, match=r"--split val and --set dataset\.eval_split=test"):
+        check_option("--split", "val", "dataset.eval_split", ["dataset={eval_split: test}"])
 
 
 def test_configs_are_frozen():
