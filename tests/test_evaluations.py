@@ -124,7 +124,6 @@ def test_a_digest_is_of_the_tensors(tmp_path):
 @pytest.fixture
 def run(tmp_path) -> Path:
     """A finished run on files."""
-    torch.set_num_threads(1)
     root = make_camvid(tmp_path / "data", val=3, test=2)
     config = load_config("camvid_5shot.yaml", [*OVERRIDES, f"dataset.root={root}"])
     train(config, tmp_path / "run")
@@ -218,7 +217,6 @@ def test_nothing_but_void_is_an_error_before_any_work(tmp_path, run):
 
 @pytest.fixture
 def study(tmp_path):
-    torch.set_num_threads(1)
     path = tmp_path / "small.yaml"
     path.write_text(
         f"config: camvid_5shot.yaml\noutput_dir: {tmp_path}/study\nseeds: [0]\n"

@@ -33,7 +33,7 @@ torch.save((json.loads(extra["metadata.json"]), results), sys.argv[3])
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt", "model.backbone=resnet18")
+    return write_checkpoint(tmp_path_factory.mktemp("run") / "best.pt")
 
 
 @pytest.fixture

@@ -40,7 +40,6 @@ OVERRIDES = (
 
 
 def run(folder: Path) -> None:
-    torch.set_num_threads(1)
     synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
     train(load_config("demo.yaml", OVERRIDES), folder, resume=folder.exists())
 
@@ -92,7 +91,6 @@ def test_killed_before_the_first_checkpoint_starts_anew(tiny, tmp_path):
 @pytest.fixture
 def photographs(tmp_path) -> Config:
     """A short run on image files, that logs, validates and saves seldom."""
-    torch.set_num_threads(1)
     return load_config(
         "camvid_5shot.yaml",
         [
@@ -281,7 +279,6 @@ def test_a_killed_loader_costs_no_iterations(tiny, tmp_path):
 
 def one_of_two(rank: int, folder: Path, port: int) -> None:
     """Train together with another process; the second one fails in the step after the third."""
-    torch.set_num_threads(1)
     synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(port)

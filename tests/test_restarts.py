@@ -22,7 +22,6 @@ from reco import cli
 from reco.data import synthetic
 from reco.training.trainer import Trainer
 
-torch.set_num_threads(1)
 synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
 kills = {KILLS}
 attempt, losses = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), Trainer.losses

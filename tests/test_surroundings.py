@@ -87,7 +87,6 @@ def test_what_loaders_send_to_spawned_processes_can_be_pickled(tmp_path, make):
 
 
 def in_spawned(folder: Path) -> None:
-    torch.set_num_threads(1)
     synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
     train(load_config("demo.yaml", [*TINY, "train.iterations=1", "train.workers=1"]), folder)
 

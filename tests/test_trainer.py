@@ -180,7 +180,7 @@ def test_weights_that_are_not_finite_are_not_saved(tiny, tmp_path):
         ("method.mix=none", "method.teacher_mode=eval", "reco.gradient_through_means=true"),
         ("dataset.labelled_images=all", "dataset.partial_labels=0.25"),
         ("train.precision=bf16",),
-        ("method.unsupervised_loss=threshold", "method.unsupervised_threshold=0.3"),
+        ("method.unsupervised_loss=threshold", "method.unsupervised_threshold=0.1"),
         ("train.optimizer=adamw", "train.encoder_learning_rate_factor=0.1"),
     ],
 )

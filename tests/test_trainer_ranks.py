@@ -24,7 +24,6 @@ ITERATIONS = 8
 
 def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, ...]) -> None:
     """One process of a run; ``exact`` leaves out what cannot be divided among processes."""
-    torch.set_num_threads(1)
     if world > 1:
         os.environ |= {
             "RANK": str(rank),
