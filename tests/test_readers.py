@@ -222,7 +222,7 @@ def test_open_dataset(tmp_path):
     )
     reader = open_dataset(config)
     assert set(np.unique(label(reader, "train/site 0/000"))) == {1, IGNORE}
-    with pytest.raises(ValueError, match=r"dataset.name = 'camvidd'.*did you mean camvid\?"):
+    with pytest.raises(ValueError, match=r"dataset.name = 'camvidd'.*did you mean 'camvid'\?"):
         open_dataset(dataclasses.replace(config, name="camvidd"))
     with pytest.raises(ValueError, match=r"dataset.root = None: expected the folder"):
         open_dataset(DatasetConfig(name="sun"))

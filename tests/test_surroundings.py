@@ -88,7 +88,9 @@ def test_what_loaders_send_to_spawned_processes_can_be_pickled(tmp_path, make):
 
 def in_spawned(folder: Path) -> None:
     synthetic.SCENES = {"train": 12, "val": 2, "test": 2}
-    train(load_config("demo.yaml", [*TINY, "train.iterations=1", "train.workers=1"]), folder)
+    supervised = ["method.unsupervised=false", "reco.enabled=false"]  # each loader is a process
+    overrides = [*TINY, *supervised, "train.iterations=1", "train.workers=1"]
+    train(load_config("demo.yaml", overrides), folder)
 
 
 @pytest.mark.slow

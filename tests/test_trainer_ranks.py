@@ -34,7 +34,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
     synthetic.SCENES = {"train": 12, "val": 3, "test": 2}
     if exact:
         # Augmentation draws random numbers image by image, and each process has fewer images.
-        views.photometric_flip = lambda images, *masks: (images, *masks)
+        views.photometric_flip = lambda *planes, **_: planes
     config = load_config("demo.yaml", [*TINY, f"train.iterations={ITERATIONS}", *overrides])
     run_ = trainer.Trainer(build_run(config), Path(folder, f"{world}"))
     if exact:
@@ -48,9 +48,9 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
             # same pixels: labelled and unlabelled ones of the first, then those of the second.
             in_order, compute = [0, 1, 4, 5, 2, 3, 6, 7], run_.parts.objective.reco.with_statistics
 
-            def with_statistics(representations, logits, labels, *, valid):
-                batch = (tensor[in_order] for tensor in (representations, logits, labels))
-                return compute(*batch, valid=valid[in_order])
+            def with_statistics(*planes, **masks):
+                masks = {name: mask[in_order] for name, mask in masks.items() if mask is not None}
+                return compute(*(plane[in_order] for plane in planes), **masks)
 
             run_.parts.objective.reco.with_statistics = with_statistics
     seen = first_running_means(run_)

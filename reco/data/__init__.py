@@ -6,7 +6,6 @@ which of its images are labelled, ``partial`` which pixels, ``loading`` makes th
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING
 
 from reco.data.camvid import CamVidReader
@@ -18,6 +17,7 @@ from reco.data.layout import Layout
 from reco.data.pascal import PascalReader
 from reco.data.reader import Reader
 from reco.data.sun import SunReader
+from reco.fields import nearest
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig
@@ -45,10 +45,9 @@ def open_dataset(config: DatasetConfig) -> Reader:
         return SyntheticReader()
     names = [*_OFFICIAL, "folder", "synthetic"]
     if config.name not in names:
-        near = difflib.get_close_matches(config.name, names, n=1)
-        nearest = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"dataset.name = {config.name!r}: expected one of {', '.join(names)}{nearest}"
+            f"dataset.name = {config.name!r}: expected one of {', '.join(names)}"
+            f"{nearest(config.name, names)}"
         )
     if not config.root:
         raise ValueError(

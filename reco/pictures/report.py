@@ -16,6 +16,7 @@ from reco.pictures import plots
 from reco.pictures.analysis import RunAnalysis
 from reco.pictures.images import plot_comparison, plot_queries, plot_representation
 from reco.runs.checkpoint import CheckpointError
+from reco.runs.networks import main_network
 from reco.runs.results import Records, read_metrics, read_relation_graphs
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _results(records: Records, analysis: RunAnalysis | None) -> list[str]:
             ("boundary_mean_iou", "mean IoU near boundaries"),
         )
     ]
-    shown = list(networks.values())[-1]  # the teacher, where there is one
+    shown = networks[main_network(networks)]
     for index, label in enumerate(labels):
         cells = "".join(
             f"<td>{_percent(figure['iou'][index])}</td>" for figure in networks.values()

@@ -26,7 +26,7 @@ from reco.data.splits import Split
 from reco.files import write_binary_whole, writing
 from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
-from reco.runs.networks import build_network, build_teacher
+from reco.runs.networks import build_network, build_teacher, main_network
 
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")
@@ -142,7 +142,7 @@ class TrainedRun:
             CheckpointError: no such network, or weights that do not fit the configuration.
         """
         if which == "auto":
-            which = "teacher" if "teacher" in self.states else "student"
+            which = main_network(self.states)
         if which not in self.states:
             raise CheckpointError(
                 f"{self.path}: network = {which!r}: this run has the "

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container, Sequence
+from typing import Any, Literal
 
 from torch import nn
 
@@ -65,3 +65,8 @@ def build_teacher(config: Config, network: nn.Module) -> MeanTeacher | None:
         batch_statistics=config.method.teacher_mode == "train",
         average_buffers=config.method.teacher_buffers == "averaged",
     )
+
+
+def main_network(names: Container[str]) -> Literal["student", "teacher"]:
+    """Which of a run's networks one would use: the teacher or, without one, the student."""
+    return "teacher" if "teacher" in names else "student"

@@ -34,6 +34,7 @@ from reco.runs.checkpoint import (
     save_latest,
 )
 from reco.runs.folder import RunFolder, related_runs, sole_use
+from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.due import due_after
@@ -365,7 +366,7 @@ class Trainer:
         results = self.validation.evaluate(self.parts.networks, self.iteration)
         if distributed.rank() != 0:
             return
-        split, score = self.validation.split, results[self._main_network].confusion.mean_iou()
+        split, score = self.validation.split, results[main_network(results)].confusion.mean_iou()
         if score > self.best:
             self.best = score
             save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
@@ -373,11 +374,6 @@ class Trainer:
         figures = {name: result.to_dict() for name, result in results.items()}
         which = {"split": split, "images": self.validation.images}
         self.folder.log({"iteration": self.iteration, **which, "validation": figures})
-
-    @property
-    def _main_network(self) -> str:
-        """The teacher is what one would use; without one, the student."""
-        return list(self.parts.networks)[-1]
 
     def _checkpoint(self) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""
@@ -475,7 +471,7 @@ class Trainer:
         if distributed.rank() == 0:
             self.folder.forget_after(self.iteration)
             # A checkpoint is written before the validation of its iteration.
-            scores = [v[self._main_network]["mean_iou"] for v in self._validations().values()]
+            scores = [v[main_network(v)]["mean_iou"] for v in self._validations().values()]
             self.best = max([self.best, *(score for score in scores if score is not None)])
             if extended:
                 self.folder.extend(self.config, self.iteration, before.train.iterations)

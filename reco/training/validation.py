@@ -18,6 +18,7 @@ from reco.files import write_whole
 from reco.inference.evaluate_networks import Evaluation, evaluate, format_evaluations
 from reco.panels import PredictedImage, panel
 from reco.runs.folder import RunFolder
+from reco.runs.networks import main_network
 
 
 class Validation:
@@ -43,7 +44,7 @@ class Validation:
         self.panel: Path | None = None  # its picture
 
     def evaluate(self, networks: Mapping[str, nn.Module], iteration: int) -> dict[str, Evaluation]:
-        """Figures of each network; the first rank tells them and draws those of the last one.
+        """Figures of each network; the first rank tells them and draws those of the main one.
 
         Args:
             networks: by name, all on one device.
@@ -71,7 +72,7 @@ class Validation:
                 f"iteration {iteration}: mIoU on {self.split} "
                 + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
             )
-            name = list(networks)[-1]
+            name = main_network(networks)
             self._draw(results[name], f"{name}, {self.split}, iteration {iteration}", iteration)
         return results
 
