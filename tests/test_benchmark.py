@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import gpu as benchmark_gpu
 import loss as benchmark_loss
 import predict as benchmark_predict
 import pytest
@@ -70,6 +71,41 @@ def test_predict_is_timed_beside_the_network(tmp_path, capsys):
     found = {row["what"]: float(row["images_per_second"]) for row in rows(tmp_path / "predict.csv")}
     assert found.keys() == {"predict", "network"}
     assert f"{found['predict'] / found['network']:.0%} of the network" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_device_is_measured_in_one_command(tiny, tmp_path, monkeypatch):
+    tiny()  # for its small data set
+    monkeypatch.setattr(benchmark_step, "_PHASE_STEPS", 1)
+    words = ["--device", "cpu", "--quick", "--output", str(tmp_path)]
+    assert benchmark_gpu.main(words) == 0
+    content = json.loads((tmp_path / "gpu.json").read_text())
+    found = {(row["part"], row["what"]): row["value"] for row in content["rows"]}
+    assert content["device"].startswith("CPU")
+    assert found["loss 1×3×4×8×8", "channels_last"] > 0
+    for variant in ("ReCo, fp32", "ClassMix alone, fp32"):
+        assert found[f"step: {variant}", "step"] > 0
+    resumed = "largest difference of a weight when resumed"
+    assert found["training of 4 iterations", resumed] == 0
+    assert found["bf16 and float32", "pixels with the same label"] > 50
+    table = (tmp_path / "gpu.md").read_text().splitlines()
+    assert table[0] == f"# {content['device']}"
+    assert len(table) == len(content["rows"]) + 4
+
+
+def test_what_fails_on_a_device_or_takes_too_long_is_a_row(tmp_path, monkeypatch):
+    def fail(_: benchmark_gpu.Plan) -> list[benchmark_gpu.Row]:
+        raise RuntimeError("CUDA error: no kernel image\nmore")
+
+    row = benchmark_gpu.Row("loss", "floor", 1.0, "ms")
+    monkeypatch.setattr(benchmark_gpu, "PARTS", {"step": fail, "loss": lambda _: [row]})
+    words = ["--device", "cpu", "--quick", "--output", str(tmp_path)]
+    assert benchmark_gpu.main(words) == 1
+    table = (tmp_path / "gpu.md").read_text()
+    assert "| step | failed | RuntimeError: CUDA error: no kernel image |  |" in table
+    assert "| loss | floor | 1 | ms |" in table
+    benchmark_gpu.main([*words, "--minutes", "-1"])
+    assert "| loss | not measured | -1 minutes were over |  |" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.slow
