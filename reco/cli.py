@@ -292,6 +292,8 @@ def export(parser: ArgumentParser) -> Work:
         reco export --checkpoint last.pt --format onnx --input float --output shipped/
 
     Each file is read again and compared with the checkpoint, on your images or on random ones.
+    `hub` is a folder in Hugging Face's layout, which --checkpoint takes too. A model card lies
+    beside the files.
     The exit code is 1 where fewer than 99.9 % of pixels keep their label.
     """
     add = parser.add_argument
@@ -300,7 +302,7 @@ def export(parser: ArgumentParser) -> Work:
     add(
         "--format",
         nargs="+",
-        choices=["pt2", "onnx", "state_dict"],
+        choices=["pt2", "onnx", "state_dict", "hub"],
         default=["pt2", "state_dict"],
         dest="formats",
         help="default: pt2 state_dict",

@@ -1,7 +1,7 @@
 """The deployable network: no representation head, no training code.
 
-Three files hold the same network: ``torch.export``'s ``.pt2`` and ONNX, which run without this
-package, and a plain state dict for a network built in code.
+Four forms hold the same network: ``torch.export``'s ``.pt2`` and ONNX, which run without this
+package, a plain state dict for a network built in code, and a folder in Hugging Face's layout.
 
 Shapes: images (B, I, H, W), any B and any H, W >= 17, RGB where I is 3; logits (B, C, H, W).
 """
@@ -20,17 +20,24 @@ from torch import Tensor, nn
 
 from reco.data.images import ImageFormat
 from reco.files import write_binary_whole, write_text_whole, write_whole
+from reco.inference.model_card import model_card
 from reco.inference.predictor import AnyImage, Predictor
+from reco.inference.pretrained import Pretrained, write_pretrained
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork
 from reco.runs.checkpoint import Network, TrainedRun
 from reco.runs.networks import network_arguments
 
-Format = Literal["pt2", "onnx", "state_dict"]
+Format = Literal["pt2", "onnx", "state_dict", "hub"]
 Input = Literal["uint8", "float", "normalised"]
 
-_ENDINGS: dict[Format, str] = {"pt2": ".pt2", "onnx": ".onnx", "state_dict": "-state.pt"}
+_ENDINGS: dict[Format, str] = {
+    "pt2": ".pt2",
+    "onnx": ".onnx",
+    "state_dict": "-state.pt",
+    "hub": "-hub",
+}
 # The size of the traced example: none that rounds evenly anywhere, and so large that windowed
 # networks see more than one window of it, since a 1 would be taken for a constant. Tracing costs
 # the same at every size.
@@ -101,7 +108,8 @@ def export_checkpoint(
 ) -> list[Exported]:
     """Write a checkpoint's network in deployable forms and compare each with the checkpoint.
 
-    Files are called as the checkpoint, with the endings ``.pt2``, ``.onnx`` and ``-state.pt``.
+    Files are called as the checkpoint, with the endings ``.pt2``, ``.onnx`` and ``-state.pt``; the
+    folder of ``hub`` ends in ``-hub``. A model card ``-card.md`` lies beside them.
     What their numbers mean (classes, palette, expected input) is in the file: ``metadata.json``
     among the extra files of the ``.pt2``, the metadata of the ONNX model, ``-state.json`` beside
     the state dict.
@@ -109,7 +117,7 @@ def export_checkpoint(
     Args:
         path: the checkpoint.
         output: folder of the files; beside the checkpoint by default.
-        formats: which to write. ``onnx`` needs the extra ``onnx``.
+        formats: which to write. ``onnx`` and ``hub`` need the extras of these names.
         network: as :func:`reco.load` takes it.
         input: what the exported network takes; see :class:`Deployable`. A state dict is of the
             bare network, which always takes floats in 0..1 and normalises them itself.
@@ -118,7 +126,7 @@ def export_checkpoint(
 
     Raises:
         CheckpointError: not a checkpoint, or without the network asked for.
-        ImportError: the extra ``onnx`` is missing.
+        ImportError: an extra is missing.
         ValueError: an unknown format or input, or an image that cannot be read.
     """
     for name in formats:
@@ -143,6 +151,7 @@ def export_checkpoint(
     expected = [_reference(trained, sample) for sample in samples]
     deployable = Deployable(trained, input=input)
     metadata = {
+        "name": spec.name,
         "class_names": list(spec.class_names),
         "palette": [list(colour) for colour in spec.palette],
         "input": _describe(input, format.channels),
@@ -171,6 +180,10 @@ def export_checkpoint(
             runs["onnx"] = _write_onnx(program, targets["onnx"], metadata)
     if "state_dict" in formats:
         runs["state_dict"] = _write_state(deployable, targets["state_dict"], metadata)
+    card = model_card(run, run.which(network), metadata)
+    write_text_whole(folder / f"{path.stem}-card.md", card)
+    if "hub" in formats:
+        runs["hub"] = _write_hub(deployable, targets["hub"], metadata, card)
     parameters = sum(p.numel() for p in deployable.parameters())
     results = []
     for name in formats:
@@ -278,9 +291,23 @@ def _write_state(
 ) -> Callable[[Tensor], Tensor]:
     """Write, build the network anew from what was written, and return what runs it."""
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
-    described = {**metadata, "input": _describe("float", len(deployable.network.mean))}
+    described = _of_bare_network(metadata, deployable)
     write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
     again = SegmentationNetwork(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))
     rebuilt = Deployable(again, input=deployable.input)
     return torch.no_grad()(rebuilt)
+
+
+def _write_hub(
+    deployable: Deployable, folder: Path, metadata: dict[str, Any], card: str
+) -> Callable[[Tensor], Tensor]:
+    """Write Hugging Face's layout, read it again, and return what runs it."""
+    write_pretrained(deployable.network, _of_bare_network(metadata, deployable), card, folder)
+    rebuilt = Deployable(Pretrained.read(folder).network, input=deployable.input)
+    return torch.no_grad()(rebuilt)
+
+
+def _of_bare_network(metadata: dict[str, Any], deployable: Deployable) -> dict[str, Any]:
+    """Metadata of the network alone, which takes floats in 0..1 whatever the export takes."""
+    return {**metadata, "input": _describe("float", len(deployable.network.mean))}

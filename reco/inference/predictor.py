@@ -30,6 +30,7 @@ from reco.data.images import (
 from reco.data.large import LargeImage
 from reco.data.spec import DatasetSpec
 from reco.data.value_range import find_value_range
+from reco.inference.pretrained import Pretrained
 from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.inference.tiles import MOST_PIXELS, TensorSource, Tile, label_large, label_tiles
 from reco.runs.checkpoint import Network, TrainedRun
@@ -165,7 +166,7 @@ def load(
     ``reco.load("last.pt").predict("street.jpg").labels`` is the shortest way to a result.
 
     Args:
-        path: ``last.pt`` or ``best.pt`` of a run.
+        path: ``last.pt`` or ``best.pt`` of a run, or a folder of ``reco export --format hub``.
         network: ``"auto"`` is the teacher, or the student of a supervised run, which has no other.
         image_size: (height, width) the network sees, ``None`` for the image as it is, or
             ``"config"`` for what the run was trained and evaluated at.
@@ -177,6 +178,19 @@ def load(
             teacher is asked for.
         ValueError: no such device.
     """
+    path = Path(path)
+    if path.is_dir():
+        if network != "auto":
+            raise ValueError(f"network = {network!r}: {path} holds one network, that exported")
+        pretrained = Pretrained.read(path)
+        return Predictor(
+            pretrained.network,
+            pretrained.spec,
+            image_size=pretrained.image_size if image_size == "config" else image_size,
+            device=distributed.find_device(device),
+            image_format=pretrained.image_format,
+            mode=mode,
+        )
     run = TrainedRun.read(path)
     return Predictor(
         run.network(network),

@@ -131,6 +131,10 @@ class TrainedRun:
             )
         return split.unlabelled
 
+    def which(self, network: Network) -> Literal["student", "teacher"]:
+        """The network that is meant: ``"auto"`` is the teacher, or else the student."""
+        return main_network(self.states) if network == "auto" else network
+
     def network(self, which: Network = "auto") -> SegmentationNetwork:
         """A network of the run, on the CPU and in eval mode.
 
@@ -141,8 +145,7 @@ class TrainedRun:
         Raises:
             CheckpointError: no such network, or weights that do not fit the configuration.
         """
-        if which == "auto":
-            which = main_network(self.states)
+        which = self.which(which)
         if which not in self.states:
             raise CheckpointError(
                 f"{self.path}: network = {which!r}: this run has the "
