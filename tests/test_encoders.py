@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import csv
 import logging
+import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -291,6 +293,13 @@ def test_a_transformers_maps_are_four_depths_through_the_last_norm() -> None:
 
 def test_families_of_timm_are_there() -> None:
     assert set(TIMM_FAMILIES) <= set(timm.models.list_modules())
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "encoders.md").read_text(encoding="utf-8")
+    assert set(TIMM_FAMILIES) <= set(re.findall(r"`(\w+)`", page))
+    with (docs / "encoders.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            assert row["trains"] == "yes", row
+            assert row["kind"] == TIMM_FAMILIES[row["family"]]
 
 
 @pytest.mark.parametrize(

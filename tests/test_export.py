@@ -173,6 +173,8 @@ def test_same_padding_of_timm_can_be_exported(format, tmp_path):
         pytest.importorskip("onnxscript")
         onnxruntime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
+    if format == "pt2" and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 cannot write this padding (docs/encoders.md)")
     convolutions = torch.nn.Sequential(
         timm.layers.Conv2dSame(3, 4, 3, stride=2),
         timm.layers.Conv2dSame(4, 4, (5, 3), stride=(2, 1), dilation=(1, 2)),
