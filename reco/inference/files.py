@@ -60,7 +60,7 @@ class FilesOutcome(NamedTuple):
         return text
 
 
-class Found(NamedTuple):
+class ImageFile(NamedTuple):
     """An image and the name, with folders and without ending, of its results."""
 
     path: Path
@@ -111,7 +111,7 @@ def predict_files(
     others = [found for found in images if found not in large]
     with tqdm(total=len(images), unit="image") as bar:
 
-        def ended(found: Found, result: Callable[[], object]) -> None:
+        def ended(found: ImageFile, result: Callable[[], object]) -> None:
             nonlocal predicted
             with _noting(found, failures):
                 result()
@@ -130,7 +130,7 @@ def predict_files(
 
 def find_images(
     inputs: Sequence[str | Path], *, exclude: Path | None = None
-) -> tuple[list[Found], int, list[str]]:
+) -> tuple[list[ImageFile], int, list[str]]:
     """Images of files, folders and globs, in order.
 
     A file that is named is taken whatever its ending; a name that is not there is kept, so that
@@ -192,12 +192,12 @@ def _fixed_part(pattern: str) -> Path:
     return Path(*itertools.takewhile(lambda part: not _has_wildcard(part), Path(pattern).parts))
 
 
-def _name(listed: dict[Path, Path]) -> list[Found]:
+def _name(listed: dict[Path, Path]) -> list[ImageFile]:
     """Names of the results: without ending, unless that would make two alike."""
     stems = [name.with_suffix("") for name in listed.values()]
     times = Counter(stems)
     found = [
-        Found(path, stem if times[stem] == 1 else name)
+        ImageFile(path, stem if times[stem] == 1 else name)
         for (path, name), stem in zip(listed.items(), stems, strict=True)
     ]
     first: dict[Path, Path] = {}
@@ -213,13 +213,13 @@ def _name(listed: dict[Path, Path]) -> list[Found]:
 
 def _batches(
     predictor: Predictor,
-    images: Sequence[Found],
+    images: Sequence[ImageFile],
     batch_size: int,
     failures: list[str],
     bar: tqdm[Any],
-) -> Iterator[list[tuple[Found, npt.NDArray[np.uint8]]]]:
+) -> Iterator[list[tuple[ImageFile, npt.NDArray[np.uint8]]]]:
     """Neighbouring images that the network sees at one size, read; failures are noted."""
-    batch: list[tuple[Found, npt.NDArray[np.uint8]]] = []
+    batch: list[tuple[ImageFile, npt.NDArray[np.uint8]]] = []
     for found in images:
         read: list[npt.NDArray[np.uint8]] = []
         with _noting(found, failures):
@@ -245,7 +245,7 @@ def _is_large(path: Path) -> bool:
     return height * width > _LARGE
 
 
-def _label_large(predictor: Predictor, found: Found, output: Path, confidence: bool) -> None:
+def _label_large(predictor: Predictor, found: ImageFile, output: Path, confidence: bool) -> None:
     """Label a file part by part; nothing but the file, labels and confidence is held as a whole."""
     image = LargeImage(found.path, predictor.image_format)
     labels = np.empty(image.size, dtype=np.uint8)
@@ -264,7 +264,7 @@ def _label_large(predictor: Predictor, found: Found, output: Path, confidence: b
 
 
 def _predict(
-    predictor: Predictor, batch: Sequence[tuple[Found, npt.NDArray[np.uint8]]]
+    predictor: Predictor, batch: Sequence[tuple[ImageFile, npt.NDArray[np.uint8]]]
 ) -> Sequence[Prediction | Exception]:
     """What the network says of each image, or what happened instead.
 
@@ -279,7 +279,7 @@ def _predict(
 
 
 @contextlib.contextmanager
-def _noting(found: Found, failures: list[str]) -> Iterator[None]:
+def _noting(found: ImageFile, failures: list[str]) -> Iterator[None]:
     """What is the matter with one file is reported; a full disk is not of one file."""
     try:
         yield
@@ -301,7 +301,7 @@ def _write(
     image: npt.NDArray[np.uint8],
     prediction: Prediction | Exception,
     output: Path,
-    found: Found,
+    found: ImageFile,
     confidence: bool,
 ) -> None:
     """Write the results of one image, or raise what happened instead."""
@@ -320,7 +320,7 @@ def _levels(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
 
 def _save(
     predictor: Predictor,
-    found: Found,
+    found: ImageFile,
     output: Path,
     labels: npt.NDArray[np.uint8],
     levels: npt.NDArray[np.uint8] | None,

@@ -14,12 +14,12 @@ from reco.data.importers.cvat import read_cvat
 from reco.data.importers.instances import read_instances
 from reco.data.importers.labelme import read_labelme
 from reco.data.importers.roboflow import read_roboflow
-from reco.data.importers.source import ImportOptions, Source
+from reco.data.importers.source import Annotations, ImportOptions
 from reco.data.importers.write import Summary, write_folder
 
 __all__ = ["FORMATS", "ImportOptions", "import_dataset"]
 
-FORMATS: dict[str, Callable[[Path, ImportOptions], Source]] = {
+FORMATS: dict[str, Callable[[Path, ImportOptions], Annotations]] = {
     "coco": read_coco,
     "labelme": read_labelme,
     "cvat": read_cvat,

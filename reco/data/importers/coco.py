@@ -22,13 +22,13 @@ from reco import IGNORE
 from reco.data.importers.source import (
     OUTSIDE,
     Annotated,
+    Annotations,
+    AreaMask,
     Classes,
     Drawing,
     Images,
     ImportOptions,
-    Mask,
-    Source,
-    class_table,
+    choose_classes,
     paint,
     reaches_outside,
     require,
@@ -42,7 +42,7 @@ class _Area(NamedTuple):
     annotation: dict[str, Any]
 
 
-def read_coco(source: Path, options: ImportOptions) -> Source:
+def read_coco(source: Path, options: ImportOptions) -> Annotations:
     """A JSON file, or a folder with one for each split; images below it or in ``options.images``.
 
     Raises:
@@ -64,7 +64,7 @@ def read_coco(source: Path, options: ImportOptions) -> Source:
     images = Images(options.images or _image_root(root))
     names = [_names(path, content) for path, content in contents.items()]
     used = [name for with_areas, _ in names for name in with_areas]
-    classes = class_table(used, options)
+    classes = choose_classes(used, options)
     classes.note_unused(name for _, without in names for name in without)
     annotated: dict[Path, Annotated] = {}
     for path, content in contents.items():
@@ -79,7 +79,7 @@ def read_coco(source: Path, options: ImportOptions) -> Source:
             annotated[item.image] = item
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
-    return Source(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
 
 
 def coco_masks() -> ModuleType:
@@ -178,7 +178,7 @@ def _draw(
 ) -> Drawing:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, Mask]]:
+    def drawn() -> Iterator[tuple[int, AreaMask]]:
         for _, label, mask in sorted(_masks(areas, classes, masks, size, events), key=_order):
             yield label, masks.decode(mask).astype(bool)
 

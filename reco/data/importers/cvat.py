@@ -24,14 +24,14 @@ from reco.data.importers.coco import coco_masks, polygon_runs
 from reco.data.importers.source import (
     OUTSIDE,
     Annotated,
+    Annotations,
+    AreaMask,
     Classes,
     Drawing,
     Images,
     ImportOptions,
     Labels,
-    Mask,
-    Source,
-    class_table,
+    choose_classes,
     find_images,
     paint,
     reaches_outside,
@@ -44,7 +44,7 @@ _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton")
 _ELLIPSE_POINTS = 90
 
 
-def read_cvat(source: Path, options: ImportOptions) -> Source:
+def read_cvat(source: Path, options: ImportOptions) -> Annotations:
     """An export of either kind: the XML file, or the folder that was unpacked.
 
     Raises:
@@ -75,7 +75,7 @@ def read_cvat(source: Path, options: ImportOptions) -> Source:
         for shape in tree.iterfind("image/*")
         if shape.tag in _AREAS
     }
-    classes = class_table([name for name in declared if name in used], options)
+    classes = choose_classes([name for name in declared if name in used], options)
     classes.note_unused(name for name in declared if name not in used)
     annotated: dict[Path, Annotated] = {}
     left_out: list[str] = []
@@ -92,7 +92,7 @@ def read_cvat(source: Path, options: ImportOptions) -> Source:
             annotated[image] = Annotated(image, images.name(image), size, draw, split)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
-    return Source(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
 
 
 def _read_xml(path: Path) -> Element:
@@ -115,7 +115,7 @@ def _draw(image: Element, classes: Classes, masks: ModuleType, size: tuple[int, 
             events[f"shapes of the kind {shape.tag} left out: they enclose no area"] += 1
     shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: then as in the file
 
-    def drawn() -> Iterator[tuple[int, Mask]]:
+    def drawn() -> Iterator[tuple[int, AreaMask]]:
         for shape in shapes:
             label = classes.of(shape.get("label", ""), events)
             if shape.tag == "mask":
@@ -162,7 +162,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _run_lengths(shape: Element, size: tuple[int, int]) -> Mask:
+def _run_lengths(shape: Element, size: tuple[int, int]) -> AreaMask:
     """A mask in its box: runs of outside and inside in turns, row by row."""
     left, top, width, height = (int(shape.attrib[k]) for k in ("left", "top", "width", "height"))
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
@@ -175,11 +175,11 @@ def _run_lengths(shape: Element, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def _read_masks(labelmap: Path, options: ImportOptions) -> Source:
+def _read_masks(labelmap: Path, options: ImportOptions) -> Annotations:
     """The folder beside ``labelmap.txt``: ``JPEGImages`` and ``SegmentationClass``."""
     root = labelmap.parent
     colours = _read_labelmap(labelmap)
-    classes = class_table(colours, options, adds_background=False)
+    classes = choose_classes(colours, options, adds_background=False)
     class_of = {colour: classes.class_of[name] for name, colour in colours.items()}
     folder = options.images or root / "JPEGImages"
     images = Images(folder) if folder.is_dir() else Images(root)
@@ -196,7 +196,7 @@ def _read_masks(labelmap: Path, options: ImportOptions) -> Source:
         draw = partial(_draw_colours, mask, class_of)
         annotated.append(Annotated(image, images.name(image), None, draw, split))
     unlabelled = [(path, name) for name, path in by_name.items()]
-    return Source(classes.names, annotated, unlabelled, classes.notes, left_out)
+    return Annotations(classes.names, annotated, unlabelled, classes.notes, left_out)
 
 
 def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:

@@ -16,17 +16,17 @@ from PIL import Image
 
 from reco.data.importers.source import (
     Annotated,
+    Annotations,
+    AreaMask,
     Drawing,
     ImportOptions,
-    Mask,
-    Source,
     find_images,
     paint,
     split_of,
 )
 
 
-def read_instances(source: Path, options: ImportOptions) -> Source:
+def read_instances(source: Path, options: ImportOptions) -> Annotations:
     """A folder of such folders. The classes are background and object, or ``class_names``.
 
     Raises:
@@ -57,17 +57,17 @@ def read_instances(source: Path, options: ImportOptions) -> Source:
         raise ValueError(
             f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
         )
-    return Source(tuple(names), annotated, unlabelled, [], left_out)
+    return Annotations(tuple(names), annotated, unlabelled, [], left_out)
 
 
 def _draw(paths: list[Path], size: tuple[int, int]) -> Drawing:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, Mask]]:
+    def drawn() -> Iterator[tuple[int, AreaMask]]:
         for path in paths:
             with Image.open(path) as image:
                 values = np.asarray(image.convert("RGB") if image.mode in "PLA" else image)
-            mask: Mask = np.atleast_3d(values).astype(bool).max(2)
+            mask: AreaMask = np.atleast_3d(values).astype(bool).max(2)
             if mask.shape != (size[1], size[0]):
                 raise ValueError(
                     f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "

@@ -24,13 +24,13 @@ from PIL import Image, ImageDraw
 from reco.data.importers.source import (
     OUTSIDE,
     Annotated,
+    Annotations,
+    AreaMask,
     Classes,
     Drawing,
     Images,
     ImportOptions,
-    Mask,
-    Source,
-    class_table,
+    choose_classes,
     paint,
     reaches_outside,
     require,
@@ -47,7 +47,7 @@ _KINDS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "m
 }
 
 
-def read_labelme(source: Path, options: ImportOptions) -> Source:
+def read_labelme(source: Path, options: ImportOptions) -> Annotations:
     """A folder with JSON files and images, in sub-folders too.
 
     Raises:
@@ -68,7 +68,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Source:
         raise ValueError(f"{source}: no LabelMe file: expected JSON with shapes and imagePath")
     # Sorted: the order in the files is the order in which somebody happened to draw.
     found = sorted({shape["label"] for c in contents.values() for shape in c["shapes"]})
-    classes = class_table(found, options)
+    classes = choose_classes(found, options)
     annotated: dict[Path, Annotated] = {}
     for path, content in contents.items():
         image = _image_of(path, content, images)
@@ -93,7 +93,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Source:
         )
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
-    return Source(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
@@ -136,7 +136,7 @@ def _draw(
 ) -> Drawing:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, Mask]]:
+    def drawn() -> Iterator[tuple[int, AreaMask]]:
         for shape in shapes:
             points = [value for point in shape["points"] for value in point]
             events[OUTSIDE] += reaches_outside(points, size)
@@ -148,7 +148,7 @@ def _draw(
     return paint(size, drawn(), classes.uncovered, events, rule)
 
 
-def _mask(path: Path, shape: dict[str, Any], size: tuple[int, int]) -> Mask:
+def _mask(path: Path, shape: dict[str, Any], size: tuple[int, int]) -> AreaMask:
     """The pixels of one shape in an image of (width, height)."""
     canvas = Image.new("L", size)
     draw = ImageDraw.Draw(canvas)

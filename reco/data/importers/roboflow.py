@@ -15,12 +15,12 @@ import numpy as np
 from reco import IGNORE
 from reco.data.importers.source import (
     Annotated,
+    Annotations,
     Drawing,
     Images,
     ImportOptions,
     Labels,
-    Source,
-    class_table,
+    choose_classes,
     split_of,
 )
 from reco.data.masks import read_mask
@@ -29,7 +29,7 @@ from reco.paths import read_lines
 _MASK_SUFFIX = "_mask"
 
 
-def read_roboflow(source: Path, options: ImportOptions) -> Source:
+def read_roboflow(source: Path, options: ImportOptions) -> Annotations:
     """The unpacked export, with all of its splits or one of them.
 
     Raises:
@@ -42,7 +42,7 @@ def read_roboflow(source: Path, options: ImportOptions) -> Source:
     for path, other in others:
         if other != values:
             raise ValueError(f"{path}: other classes than {first}: {other} and {values}")
-    classes = class_table(values.values(), options, adds_background=False)
+    classes = choose_classes(values.values(), options, adds_background=False)
     class_of = {value: classes.class_of[name] for value, name in values.items()}
     images = Images(options.images or source)
     masks = {p.with_suffix("") for p in images.files if p.stem.endswith(_MASK_SUFFIX)}
@@ -61,7 +61,7 @@ def read_roboflow(source: Path, options: ImportOptions) -> Source:
         else:
             unlabelled.append((path, images.name(path)))
     left_out = [f"{mask}.png: no image of that name" for mask in sorted(masks - used)]
-    return Source(classes.names, annotated, unlabelled, classes.notes, left_out)
+    return Annotations(classes.names, annotated, unlabelled, classes.notes, left_out)
 
 
 def _read_classes(path: Path) -> dict[int, str]:

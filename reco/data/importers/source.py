@@ -20,7 +20,7 @@ from reco import IGNORE
 from reco.data.patterns import IMAGE_ENDINGS, SPLIT_WORDS
 
 Labels = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+AreaMask = npt.NDArray[np.bool_]
 
 _BACKGROUND = {"background", "_background_", "__background__"}
 _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
@@ -87,7 +87,7 @@ class Annotated:
 
 
 @dataclass(frozen=True)
-class Source:
+class Annotations:
     """All that an importer found."""
 
     class_names: tuple[str, ...]
@@ -118,7 +118,7 @@ class Classes(NamedTuple):
             self.notes.append(f"no classes, since they have no areas: {', '.join(unused)}")
 
 
-def class_table(
+def choose_classes(
     found: Iterable[str], options: ImportOptions, *, adds_background: bool = True
 ) -> Classes:
     """Classes of the result from the names in a source, in their order.
@@ -168,7 +168,7 @@ def class_table(
 
 def paint(
     size: tuple[int, int],
-    areas: Iterable[tuple[int, Mask]],
+    areas: Iterable[tuple[int, AreaMask]],
     uncovered: int,
     events: Counter[str],
     rule: str,

@@ -22,10 +22,10 @@ from reco import IGNORE
 from reco.data.class_table import join_first
 from reco.data.importers.source import (
     Annotated,
+    Annotations,
     Drawing,
     ImportOptions,
     Labels,
-    Source,
     find_images,
 )
 from reco.data.patterns import SPLIT_WORDS
@@ -73,7 +73,7 @@ class Summary(NamedTuple):
         return "\n".join(lines)
 
 
-def write_folder(source: Source, target: Path, options: ImportOptions) -> Summary:
+def write_folder(source: Annotations, target: Path, options: ImportOptions) -> Summary:
     """Write a source as the layout of :mod:`reco.data.folder`, with ``data.yaml`` at last.
 
     An image whose annotations cannot be drawn is left out and named in the summary.
