@@ -9,7 +9,7 @@ Shapes: images (B, I, H, W), any B and any H, W >= 17, RGB where I is 3; logits 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -135,9 +135,36 @@ def export_checkpoint(
     if "onnx" in formats:
         _require_onnx()
     run = TrainedRun.read(path)
-    config, spec, trained = run.config, run.spec, run.network(network)
-    format = ImageFormat.of(config.dataset)
-    predictor = Predictor(trained, spec, image_size=config.dataset.image_size, image_format=format)
+    trained = run.network(network)
+    samples = _samples(run, trained, images)
+    # Of the checkpoint as it is, head and all, by the code that evaluates.
+    expected = [_reference(trained, sample) for sample in samples]
+    deployable = Deployable(trained, input=input)
+    folder = path.parent if output is None else output
+    targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
+    metadata = _metadata(run, trained, input)
+    card = model_card(run, run.which(network), metadata)
+    runs = _write(deployable, targets, metadata, card)
+    write_text_whole(folder / f"{path.stem}-card.md", card)
+    parameters = sum(p.numel() for p in deployable.parameters())
+    results = []
+    for name in formats:
+        found = [runs[name](deployable.convert(sample)) for sample in samples]
+        results.append(Exported(targets[name], parameters, *_compare(found, expected)))
+    return results
+
+
+def _samples(
+    run: TrainedRun, network: SegmentationNetwork, images: Sequence[AnyImage]
+) -> list[Tensor]:
+    """Images to compare on, as the run was evaluated on them: ``(1, I, H, W)`` uint8 each.
+
+    Raises:
+        ValueError: an image that cannot be read, or too small a one.
+    """
+    dataset = run.config.dataset
+    format = ImageFormat.of(dataset)
+    predictor = Predictor(network, run.spec, image_size=dataset.image_size, image_format=format)
     samples = [
         predictor.to_input(image)[None] for image in (images or _random_images(format.channels))
     ]
@@ -147,54 +174,60 @@ def export_checkpoint(
                 f"image {number + 1} to compare on is {sample.shape[3]} x {sample.shape[2]} "
                 f"pixels: expected at least {_SMALLEST} x {_SMALLEST}"
             )
-    # Of the checkpoint as it is, head and all, by the code that evaluates.
-    expected = [_reference(trained, sample) for sample in samples]
-    deployable = Deployable(trained, input=input)
-    metadata = {
+    return samples
+
+
+def _metadata(run: TrainedRun, network: SegmentationNetwork, input: Input) -> dict[str, Any]:
+    """What the numbers of a file mean."""
+    dataset, spec = run.config.dataset, run.spec
+    return {
         "name": spec.name,
         "class_names": list(spec.class_names),
         "palette": [list(colour) for colour in spec.palette],
-        "input": _describe(input, format.channels),
+        "input": _describe(input, dataset.channels),
         "output": "float32 logits (batch, classes, height, width) at the input's size",
-        "image_size": config.dataset.image_size,
+        "image_size": dataset.image_size,
         # Values that became 0 and 255 in files of more than 8 bits.
-        "value_range": config.dataset.value_range,
-        "mean": _numbers(trained.mean),
-        "std": _numbers(trained.std),
+        "value_range": dataset.value_range,
+        "mean": _numbers(network.mean),
+        "std": _numbers(network.std),
         # Arguments of reco.models.network.SegmentationNetwork, which takes the state dict.
         "model": {
-            **network_arguments(config, spec.num_classes),
+            **network_arguments(run.config, spec.num_classes),
             "weights": "none",
             "representation_dim": None,
         },
         "iteration": run.iteration,
     }
-    folder = path.parent if output is None else output
-    targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
+
+
+def _write(
+    deployable: Deployable,
+    targets: Mapping[Format, Path],
+    metadata: dict[str, Any],
+    card: str,
+) -> dict[Format, Callable[[Tensor], Tensor]]:
+    """Write the files, read them again, and return what runs each."""
     runs: dict[Format, Callable[[Tensor], Tensor]] = {}
-    if "pt2" in formats or "onnx" in formats:
+    if "pt2" in targets or "onnx" in targets:
         program = trace(deployable)
-        if "pt2" in formats:
+        if "pt2" in targets:
             runs["pt2"] = _write_pt2(program, targets["pt2"], metadata)
-        if "onnx" in formats:
+        if "onnx" in targets:
             runs["onnx"] = _write_onnx(program, targets["onnx"], metadata)
-    if "state_dict" in formats:
+    if "state_dict" in targets:
         runs["state_dict"] = _write_state(deployable, targets["state_dict"], metadata)
-    card = model_card(run, run.which(network), metadata)
-    write_text_whole(folder / f"{path.stem}-card.md", card)
-    if "hub" in formats:
+    if "hub" in targets:
         runs["hub"] = _write_hub(deployable, targets["hub"], metadata, card)
-    parameters = sum(p.numel() for p in deployable.parameters())
-    results = []
-    for name in formats:
-        difference, same, pixels = 0.0, 0, 0
-        for sample, logits in zip(samples, expected, strict=True):
-            found = runs[name](deployable.convert(sample))
-            difference = max(difference, float((found - logits).abs().max()))
-            same += int((found.argmax(1) == logits.argmax(1)).sum())
-            pixels += logits[:, 0].numel()
-        results.append(Exported(targets[name], parameters, difference, same / pixels))
-    return results
+    return runs
+
+
+def _compare(found: Sequence[Tensor], expected: Sequence[Tensor]) -> tuple[float, float]:
+    """Largest difference of a logit, and share of pixels with the same label."""
+    pairs = list(zip(found, expected, strict=True))
+    difference = max(float((logits - other).abs().max()) for logits, other in pairs)
+    same = torch.cat([(logits.argmax(1) == other.argmax(1)).flatten() for logits, other in pairs])
+    return difference, same.double().mean().item()
 
 
 def _describe(input: Input, channels: int) -> str:
