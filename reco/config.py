@@ -692,8 +692,30 @@ def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
 
 def _rules(config: Config) -> list[tuple[str, bool, str]]:
     """What keys ask of each other: ``(key, whether it holds, what was expected)``."""
-    dataset, method = config.dataset, config.method
-    unlabelled = config.train.unlabelled_batch_size
+    method, unlabelled = config.method, config.train.unlabelled_batch_size
+    return [
+        *_dataset_rules(config.dataset),
+        (
+            "method.feature_dropout",
+            not method.feature_dropout or method.strong_views == 2,
+            "false, since it needs two views, of which each has the channels that the other lacks; "
+            "or method.strong_views = 2",
+        ),
+        (
+            "train.unlabelled_batch_size",
+            not method.unsupervised or unlabelled >= 1,
+            "at least 1, since method.unsupervised is true",
+        ),
+        (
+            "train.unlabelled_batch_size",
+            not method.unsupervised or method.mix not in ("classmix", "cutmix") or unlabelled >= 2,
+            f"at least 2, since method.mix = {method.mix} mixes an image with the next one",
+        ),
+    ]
+
+
+def _dataset_rules(dataset: DatasetConfig) -> list[tuple[str, bool, str]]:
+    """Of these, those of the keys of the data set among themselves."""
     rules = [
         (
             "dataset.root",
@@ -729,22 +751,6 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
             or isinstance(dataset.value_range[0], float)
             or len(dataset.value_range) in (1, dataset.channels),
             f"one pair of values, or one for each of {dataset.channels} channels",
-        ),
-        (
-            "method.feature_dropout",
-            not method.feature_dropout or method.strong_views == 2,
-            "false, since it needs two views, of which each has the channels that the other lacks; "
-            "or method.strong_views = 2",
-        ),
-        (
-            "train.unlabelled_batch_size",
-            not method.unsupervised or unlabelled >= 1,
-            "at least 1, since method.unsupervised is true",
-        ),
-        (
-            "train.unlabelled_batch_size",
-            not method.unsupervised or method.mix not in ("classmix", "cutmix") or unlabelled >= 2,
-            f"at least 2, since method.mix = {method.mix} mixes an image with the next one",
         ),
     ]
     if dataset.name != "folder":
