@@ -237,7 +237,8 @@ class TrainConfig:
     compile: bool = False  # run the network through torch.compile
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
     seed: int = 0  # of weights, order of images and augmentation
-    workers: WholeNumber = 2  # processes that read images
+    # Processes of each loader that read images; auto: a quarter of the cores, 1 to 8.
+    workers: WholeNumber | Literal["auto"] = "auto"
     log_every: Count = 20  # steps between two lines of metrics.jsonl
     validate_every: Count = 1000  # steps between two validations
     checkpoint_every: Count = 1000  # steps between two checkpoints

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import multiprocessing
+import os
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from reco.data.loading import (
     TrainSample,
     TrainStream,
     eval_loader,
+    num_workers,
     train_loader,
 )
 from reco.data.spec import DatasetSpec, default_palette
@@ -320,3 +323,22 @@ def test_broken_unlabelled_image_is_skipped_where_the_config_says_so(tmp_path, c
     alone = TrainStream(reader, ["unlabelled/street/001"], config, stream="unlabelled", seed=0)
     with pytest.raises(ValueError, match="none of the 1 unlabelled images can be read"):
         alone[0]
+
+
+def test_workers_go_by_the_cores(monkeypatch):
+    cores = {1: 1, 2: 1, 8: 2, 16: 4, 64: 8}
+    for number, workers in cores.items():
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, number=number: range(number))
+        assert num_workers("auto") == workers
+        assert num_workers(3) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert num_workers("auto") == 2
+
+
+def test_workers_of_an_evaluation_end_with_it(tmp_path):
+    make_folder(tmp_path, val=3)
+    names = ("road", "car", "sky")
+    reader = open_dataset(DatasetConfig(name="folder", root=str(tmp_path), class_names=names))
+    loader = eval_loader(EvalDataset(reader, reader.ids("val"), None), workers=1)
+    assert len(list(loader)) == 3
+    assert not multiprocessing.active_children()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from reco.config import DatasetConfig
 
 logger = logging.getLogger(__name__)
+
+Workers = int | Literal["auto"]
+"""Processes of a loader, 0 for none; ``"auto"``: :func:`num_workers`."""
 
 _Sample = TypeVar("_Sample", covariant=True)
 
@@ -202,7 +206,7 @@ def train_loader(
     *,
     start_iteration: int,
     iterations: int,
-    workers: int,
+    workers: Workers,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
@@ -214,12 +218,13 @@ def train_loader(
         batch_size: images a step over all ranks, a multiple of ``world_size``.
         start_iteration: the first iteration to deliver.
         iterations: where the run ends.
-        workers: processes that read ahead; 0 reads in this one.
+        workers: processes that read ahead; 0 reads in this one, ``"auto"`` goes by the cores.
         rank: this process takes the rank-th part of every batch: side by side, the ranks' batches
             are the batch of a single process.
         world_size: number of ranks.
         pin_memory: page-locked batches, for copying to a GPU without waiting.
     """
+    workers = num_workers(workers)
     numbers = _SampleNumbers(batch_size, start_iteration, iterations, rank, world_size)
     return _Loader(
         dataset,
@@ -237,14 +242,14 @@ def train_loader(
 def eval_loader(
     dataset: EvalDataset,
     *,
-    workers: int,
+    workers: Workers,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader[EvalSample]:
     """This rank's share of the images, each image on one rank only and in order.
 
-    One image a batch, unless all are brought to one size.
+    One image a batch, unless all are brought to one size. The workers end with the iteration.
 
     Args:
         dataset: the images.
@@ -257,12 +262,26 @@ def eval_loader(
         dataset,
         batch_size=_EVAL_BATCH if dataset.one_size else 1,
         sampler=range(rank, len(dataset), world_size),
-        num_workers=workers,
+        num_workers=num_workers(workers),
         pin_memory=pin_memory,
-        persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),
     )
+
+
+def num_workers(workers: Workers) -> int:
+    """How many processes a loader starts.
+
+    ``"auto"`` is a quarter of the cores that this process may use, shared with the other processes
+    that ``torchrun`` started on the machine: a step reads by two loaders, and the rest of the cores
+    is for the step itself. It is 1 at least and 8 at most.
+    """
+    if workers != "auto":
+        return workers
+    has_affinity = hasattr(os, "sched_getaffinity")  # where the system has such a thing
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(8, max(1, cores // (4 * ranks)))
 
 
 class _Loader(DataLoader[_Sample]):
@@ -297,7 +316,7 @@ def _naming(id: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def deaths_explained(workers: int) -> Iterator[None]:
+def deaths_explained(workers: Workers) -> Iterator[None]:
     """That a loader's process died, which torch raises wherever the program is, says what to do."""
     try:
         yield
@@ -325,7 +344,7 @@ _CAUGHT = re.compile(
 _SHARED_MEMORY = re.compile(r"bus error|shared memory|\bshm\b|No space left", re.IGNORECASE)
 
 
-def _explanation(error: Exception, workers: int) -> Exception:
+def _explanation(error: Exception, workers: Workers) -> Exception:
     caught = _CAUGHT.fullmatch(str(error))
     message = str(error) if caught is None else caught[2] or caught[1]
     first_line = message.splitlines()[0] if message else type(error).__name__
