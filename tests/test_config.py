@@ -252,7 +252,7 @@ def test_wrong_overrides_are_named(override, words):
         ("train.weight_decay", "-1e-4", "a number >= 0"),
         ("train.momentum", "1", r"a number in \(0, 1\)"),
         ("train.class_weights", "[1, 0]", "balanced or a number > 0 for each class or null"),
-        ("train.workers", "-1", "at least 0"),
+        ("train.workers", "-1", "at least 0 or one of auto"),
         ("train.log_every", "0", "at least 1"),
         ("train.panel_images", "-1", "at least 0"),
     ],

@@ -121,7 +121,8 @@ class TrainStream(Dataset[TrainSample]):
         """
         epoch, position = divmod(number, len(self._ids))
         order = self._epoch_order(epoch)
-        for id in order[position:] + order[:position]:
+        for ahead in range(len(order)):
+            id = order[(position + ahead) % len(order)]
             try:
                 with _naming(id):
                     image = self._reader.image(id)
