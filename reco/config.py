@@ -70,6 +70,7 @@ NOT_THE_EXPERIMENT = frozenset(
         "dataset.skip_unreadable",  # without it, a run that it would change does not end
         "output_dir",
         "train.checkpoint_every",
+        "train.deterministic",
         "train.device",
         "train.log_every",
         "train.panel_images",
@@ -235,6 +236,7 @@ class TrainConfig:
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     device: str = "auto"  # cpu, cuda, cuda:N; auto: a GPU where there is one
     compile: bool = False  # run the network through torch.compile
+    deterministic: bool = False  # on CUDA the same bits every time, by slower kernels
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
     seed: int = 0  # of weights, order of images and augmentation
     # Processes of each loader that read images; auto: a quarter of the cores, 1 to 8.

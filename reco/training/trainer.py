@@ -37,6 +37,7 @@ from reco.runs.folder import RunFolder, related_runs, sole_use
 from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
+from reco.training.backends import training_backends, validation_backends
 from reco.training.due import due_after
 from reco.training.interrupts import (
     StepRollback,
@@ -182,7 +183,8 @@ class Trainer:
         )
         watching = profiler or contextlib.nullcontext()
         on_signal, explained = on_stop_signal(self._note_signal), deaths_explained(train.workers)
-        with on_signal, bar, explained, self._keeping_steps(bar), watching:
+        backends = training_backends(deterministic=train.deterministic)
+        with on_signal, bar, explained, self._keeping_steps(bar), watching, backends:
             if self._validation_is_missing():
                 self._validate()
             for labelled, unlabelled in self.batches():
@@ -363,7 +365,8 @@ class Trainer:
 
     def _validate(self) -> None:
         """Evaluate student and teacher, and keep the best."""
-        results = self.validation.evaluate(self.parts.networks, self.iteration)
+        with validation_backends():
+            results = self.validation.evaluate(self.parts.networks, self.iteration)
         if distributed.rank() != 0:
             return
         split, score = self.validation.split, results[main_network(results)].confusion.mean_iou()
