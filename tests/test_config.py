@@ -98,6 +98,7 @@ NO_EXPERIMENT = {
     "dataset.skip_unreadable",
     "output_dir",
     "train.checkpoint_every",
+    "train.deterministic",
     "train.device",
     "train.log_every",
     "train.panel_images",
