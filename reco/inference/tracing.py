@@ -38,10 +38,11 @@ def traceable() -> Iterator[None]:
 def _same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> Any:
     """TensorFlow's "same" padding in whole numbers; timm's goes through a quotient and its ceil."""
     extent = (kernel - 1) * dilation + 1
-    # Not -(-size // stride): ONNX rounds the quotient of negative numbers towards 0.
-    missing = ((size + stride - 1) // stride - 1) * stride + extent - size
-    # Otherwise it is never negative, and simpler without.
-    return torch.sym_max(missing, 0) if extent < stride else missing
+    rest = size - 1 - (size - 1) // stride * stride  # what the last window leaves of a stride
+    if extent >= stride:
+        return extent - 1 - rest
+    # max(extent - 1 - rest, 0) without a max: torch 2.6 cannot trace that of symbolic sizes.
+    return sum(1 - (rest + stride - 1 - place) // stride for place in range(extent - 1))
 
 
 def _rotary_embedding(self: Any, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
