@@ -35,6 +35,15 @@ def test_snippets_run(tmp_path, monkeypatch):
     assert names["labels"].shape == names["confidence"].shape == (40, 60)
 
 
+def test_the_page_of_the_loss_runs():
+    """Its first example, with everything that it names."""
+    (example,) = re.findall(r"```python\n(.*?)```", PAGES["loss.md"], re.DOTALL)
+    names: dict = {}
+    exec(example, names)
+    assert names["head"].weight.grad.abs().sum() > 0
+    assert names["teacher"].updates == 1
+
+
 def commands(text: str) -> list[list[str]]:
     """The words of each line that starts a command of ours."""
     pattern = r"^ *(?:.* && )?(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
