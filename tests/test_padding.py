@@ -18,6 +18,7 @@ from reco.config import DatasetConfig
 from reco.data import open_dataset, transforms
 from reco.data.loading import TrainStream, train_loader
 from reco.loss import ReCoLoss
+from reco.method import augmentation
 from reco.method import views as module
 from reco.method.objective import Objective
 from reco.method.views import Views
@@ -67,14 +68,23 @@ class Student(nn.Module):
 class ListeningLoss(ReCoLoss):
     """Keeps the regions that it is given."""
 
-    def with_statistics(self, representations, logits, labels, *, valid, generator=None):
+    def with_statistics(self, representations, logits, labels, *, valid, **options):
         self.labels, self.valid = labels, valid
-        return super().with_statistics(representations, logits, labels, valid=valid)
+        return super().with_statistics(representations, logits, labels, valid=valid, **options)
+
+
+def nearest(images, old, at, ratio):
+    """In place of a batch's interpolation."""
+    (height, width), of_image = images.shape[2:], torch.arange(len(images))[:, None, None]
+    rows = at[0, :, :height, None].long().clamp(0, height - 1)
+    columns = at[1, :, None, :width].long().clamp(0, width - 1)
+    return images.movedim(1, -1)[of_image, rows, columns].movedim(-1, 1)
 
 
 @pytest.fixture
 def batches(tmp_path, monkeypatch):
     """The first labelled and unlabelled batch; pixels keep the colours of their files."""
+    monkeypatch.setattr(augmentation, "_interpolated", nearest)
     monkeypatch.setattr(module, "photometric_flip", lambda *planes, **_: planes)
     monkeypatch.setattr(
         transforms,
