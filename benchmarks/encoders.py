@@ -200,7 +200,8 @@ def _limited() -> Iterator[None]:
         raise TimeoutError(f"not done within {_MOST_SECONDS} seconds of processor time")
 
     before = signal.signal(signal.SIGPROF, give_up)
-    signal.setitimer(signal.ITIMER_PROF, _MOST_SECONDS)
+    # Again each second: where Python cannot raise, such as in a callback, an error is dropped.
+    signal.setitimer(signal.ITIMER_PROF, _MOST_SECONDS, 1)
     try:
         yield
     finally:
