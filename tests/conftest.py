@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,12 @@ TINY = (
     "train.panel_images=1",
     "train.workers=0",
 )
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C, as the runs under test must: shells start jobs in the background deaf to it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
