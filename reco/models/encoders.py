@@ -44,11 +44,14 @@ _FAMILIES: dict[Kind, str] = {
     "pyramid": (
         "cpubone davit densenet dla dpn edgenext efficientvit_mit fasternet fastvit focalnet "
         "ghostnet hgnet hieradet_sam2 hrnet iformer lcnetv2 lowformer mambaout maxxvit "
-        "metaformer mobilenetv5 mvitv2 nextvit pvt_v2 rdnet repghost repvit selecsls senet "
-        "starnet swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr "
-        "tiny_vit tresnet twins vgg vovnet"
+        "metaformer mobilenetv5 mvitv2 nasnet nextvit pnasnet pvt_v2 rdnet repghost repvit "
+        "selecsls senet starnet swiftformer swin_transformer swin_transformer_v2 "
+        "swin_transformer_v2_cr tiny_vit tresnet twins vgg vovnet"
     ),
-    "transformer": "beit convmixer deit eva naflexvit vision_transformer xcit",
+    "transformer": (
+        "beit convmixer deepseek_vit deit eva gemma4_vit naflexvit qwen3_vit vision_transformer "
+        "xcit"
+    ),
 }
 TIMM_FAMILIES = {family: kind for kind, names in _FAMILIES.items() for family in names.split()}
 # What lets a family take other sizes than the one it was trained at.
