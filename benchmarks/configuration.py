@@ -26,7 +26,7 @@ import yaml
 
 from reco.config import FOLDER_KEYS, NOT_THE_EXPERIMENT, Config, PathText
 from reco.fields import Check, field_types
-from reco.studies.tables import markdown_row
+from reco.markdown import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 
@@ -83,7 +83,7 @@ def keys_table(cls: type[Any], names: Sequence[str], prefix: str) -> str:
     """The fields ``names`` of a dataclass, a row each; ``prefix`` is the section with its dot."""
     hints, meanings = field_types(cls), _meanings(cls)
     defaults = {field.name: field.default for field in dataclasses.fields(cls)}
-    rows = [["key", "value", "default", "meaning"], ["---"] * 4]
+    rows = []
     for name in names:
         if name not in meanings:
             raise ValueError(f"{prefix}{name}: expected a comment behind it in its class")
@@ -96,7 +96,7 @@ def keys_table(cls: type[Any], names: Sequence[str], prefix: str) -> str:
                 re.sub("^[a-z]", lambda first: first[0].upper(), meanings[name]),
             ]
         ]
-    return "\n".join(map(markdown_row, rows)) + "\n"
+    return markdown_table(["key", "value", "default", "meaning"], rows) + "\n"
 
 
 def _yaml(value: Any) -> str:

@@ -34,9 +34,9 @@ from reco.config import load_config
 from reco.data.loading import EvalDataset
 from reco.files import write_text_whole
 from reco.inference.probabilities import predict_probabilities
+from reco.markdown import markdown_table
 from reco.runs.checkpoint import TrainedRun, load_checkpoint
 from reco.runs.results import read_metrics
-from reco.studies.tables import markdown_row
 from reco.training.optimisation import build_precision
 from reco.training.parts import build_run
 from reco.training.profiling import profiler_activities
@@ -215,11 +215,11 @@ def measure_all(plan: Plan, minutes: float) -> list[Row]:
 
 def to_markdown(title: str, rows: Sequence[Row]) -> str:
     """A table under the device's name."""
-    lines = [markdown_row(Row._fields), markdown_row(["---"] * len(Row._fields))]
-    for part, what, value, unit in rows:
-        text = value if isinstance(value, str) else f"{value:.4g}"
-        lines.append(markdown_row([part, what, text, unit]))
-    return "\n".join([f"# {title}", "", *lines, ""])
+    lines = [
+        (part, what, value if isinstance(value, str) else f"{value:.4g}", unit)
+        for part, what, value, unit in rows
+    ]
+    return f"# {title}\n\n{markdown_table(Row._fields, lines)}\n"
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from reco.markdown import markdown_table
 from reco.paths import user_path
 from reco.runs.results import (
     ClassIoU,
@@ -35,7 +36,7 @@ from reco.runs.results import (
     read_points,
     read_results,
 )
-from reco.studies.tables import classes_table, markdown_row, results_table
+from reco.studies.tables import classes_table, results_table
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(
@@ -83,7 +84,7 @@ def render(path: Path, baseline: str | None, split: str | None = None) -> str:
         return results_table(rows, baseline)
     if tuple(header) == ClassIoU._fields:
         return classes_table(read_csv(path, ClassIoU), baseline)
-    return "\n".join(map(markdown_row, [header, ["---"] * len(header), *lines]))
+    return markdown_table(header, lines)
 
 
 def trace(path: Path, runs: Path) -> list[str]:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reco.markdown import markdown_table
 from reco.runs.checkpoint import TrainedRun
 from reco.runs.results import read_metrics
 
+_FIGURES = ("split", "network", "mIoU in %")
 _NOT_RECORDED = "not recorded beside the checkpoint"
 _HEAD = """\
 ---
@@ -46,11 +48,12 @@ def model_card(run: TrainedRun, which: str, metadata: Mapping[str, Any]) -> str:
         [
             _HEAD,
             f"# Semantic segmentation of {len(classes)} classes\n",
-            _table(["", ""], rows),
-            "## Classes\n",
-            _table(["index", "name"], classes),
-            "## Figures\n",
-            _table(["split", "network", "mIoU in %"], figures) if figures else f"{_NOT_RECORDED}\n",
+            markdown_table(["", ""], rows),
+            "\n## Classes\n",
+            markdown_table(["index", "name"], classes),
+            "\n## Figures\n",
+            markdown_table(_FIGURES, figures) if figures else _NOT_RECORDED,
+            "",
             *_chosen(run),
         ]
     )
@@ -107,8 +110,3 @@ def _chosen(run: TrainedRun) -> list[str]:
     if run.chosen_on is None:
         return []
     return [f"This checkpoint was chosen by its mIoU on `{run.chosen_on}`: too good there.\n"]
-
-
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"

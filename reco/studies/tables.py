@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 
 import numpy as np
 
 from reco.extras import import_extra
+from reco.markdown import markdown_table
 from reco.runs.results import ClassIoU, Result
 
 # With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.
@@ -77,8 +79,8 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
         lines.append(cells)
     yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
     yield ""
-    for cells in (titles, ["---"] * len(titles), *lines):
-        yield markdown_row([cell for cell, keep in zip(cells, show, strict=True) if keep])
+    titles, *lines = (list(compress(cells, show)) for cells in (titles, *lines))
+    yield markdown_table(titles, lines)
 
 
 def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
@@ -99,7 +101,7 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
                 by_column.setdefault((row.method, row.budget), {})[row.seed] = row.iou
         columns = list(dict.fromkeys(name for by_column in values.values() for name in by_column))
         titles = [f"{method} {budget}".rstrip() for method, budget in columns]
-        lines = [["class", *titles], ["---"] * (1 + len(columns))]
+        lines = []
         for class_name, by_column in values.items():
             cells = [class_name]
             for method, budget in columns:
@@ -110,7 +112,7 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
         title = f"IoU in % of each class on {split}:"
         if baseline:
             title = f"{title[:-1]}, in brackets the mean difference to {baseline} by seed:"
-        tables.append("\n".join([title, "", *map(markdown_row, lines)]))
+        tables.append(f"{title}\n\n{markdown_table(['class', *titles], lines)}")
     return "\n\n".join(tables)
 
 
@@ -122,11 +124,6 @@ def _class_cell(runs: Mapping[int, float], others: Mapping[int, float]) -> str:
         return cell
     of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
     return f"{cell} ({statistics.fmean(pairs):+.1f}{of})"
-
-
-def markdown_row(cells: Sequence[str]) -> str:
-    """One line of a table."""
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
 
 def _pairs(
