@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from reco.config import Config, load_config
 from reco.data import synthetic
+from reco.models.network import SegmentationOutput
 
 # Networks of a few channels are faster on one thread, in the processes that tests start too; and
 # what is compared bit for bit is added up in one order.
@@ -54,6 +56,20 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Confi
         return load_config("demo.yaml", [*TINY, f"output_dir={tmp_path}/runs", *overrides])
 
     return make
+
+
+class Network(nn.Module):
+    """Logits of three classes and representations at a quarter of the size: two convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.classifier = nn.Conv2d(3, 3, 4, 4)
+        self.representation = nn.Conv2d(3, 6, 4, 4)
+
+    def forward(self, images):
+        images = (images - 0.45) / 0.225
+        logits = 4 * self.classifier(images)
+        return SegmentationOutput(logits, self.representation(images) if self.training else None)
 
 
 def losses_of(objective, views, student, teacher, labelled, unlabelled=None):

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from conftest import losses_of
+from conftest import Network, losses_of
 from torch import nn
 
 from reco import IGNORE
@@ -24,23 +24,8 @@ from reco.method.objective import (
 )
 from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
-from reco.models.network import SegmentationOutput
 
 C = 3
-
-
-class Network(nn.Module):
-    """Logits and representations at a quarter of the size, from one convolution each."""
-
-    def __init__(self):
-        super().__init__()
-        self.classifier = nn.Conv2d(3, C, 4, 4)
-        self.representation = nn.Conv2d(3, 6, 4, 4)
-
-    def forward(self, images):
-        images = (images - 0.45) / 0.225
-        logits = 4 * self.classifier(images)
-        return SegmentationOutput(logits, self.representation(images) if self.training else None)
 
 
 @pytest.fixture
