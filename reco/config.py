@@ -200,7 +200,7 @@ class MethodConfig:
     unsupervised: bool = True  # learn from unlabelled images; false: from labels alone
     # Weigh images by η, or take confident pixels alone.
     unsupervised_loss: Literal["share", "threshold"] = "share"
-    unsupervised_threshold: Probability = 0.97  # confident is above it, in either loss
+    unsupervised_threshold: Probability = 0.97  # of a confident pixel
     teacher_decay: Decay = 0.99  # of the moving average that the teacher is
     teacher_mode: Literal["train", "eval"] = "train"  # of its batch norm when it pseudo-labels
     # In mode eval, running statistics: the student's, or their moving average.

@@ -15,7 +15,7 @@ def complementary_dropout(
     num_images: int,
     channels: Sequence[int],
     *,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, ...]:
     """Factors on the encoder's channels: what one view of an image drops, the other keeps doubled.
@@ -41,6 +41,5 @@ def complementary_dropout(
     factors = {}
     for width, first in draws.items():
         first[whole] = 1.0
-        both = torch.cat([first, 2 - first])
-        factors[width] = both if device is None else both.to(device, non_blocking=True)
+        factors[width] = torch.cat([first, 2 - first]).to(device, non_blocking=True)
     return tuple(factors[width] for width in channels)

@@ -131,24 +131,23 @@ def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
 def _check_shares(config: Config) -> None:
     """Every rank gets an equal, whole and sufficient share of each batch."""
     ranks, train, method = distributed.world_size(), config.train, config.method
-    parts = ranks * train.accumulation_steps
+    parts, processes = ranks * train.accumulation_steps, f"{ranks} processes"
+    if train.accumulation_steps > 1:
+        processes += f" times train.accumulation_steps = {train.accumulation_steps}"
     batches = {"train.labelled_batch_size": config.labelled_batch_size}
     if method.unsupervised:
         batches["train.unlabelled_batch_size"] = train.unlabelled_batch_size
     for key, size in batches.items():
         if size % parts:
-            times = f" times train.accumulation_steps = {train.accumulation_steps}"
             raise ConfigError(
-                f"{key} = {size}: expected a multiple of the {ranks} processes"
-                f"{times if train.accumulation_steps > 1 else ''}, among which the batch is divided"
+                f"{key} = {size}: expected a multiple of the {processes}, among which the batch is "
+                "divided"
             )
     share = train.unlabelled_batch_size // parts
     if method.unsupervised and method.mix in ("classmix", "cutmix") and share < 2:
         raise ConfigError(
             f"train.unlabelled_batch_size = {train.unlabelled_batch_size}: that is {share} for "
-            f"each of {ranks} processes"
-            f"{f' and {train.accumulation_steps} parts' if train.accumulation_steps > 1 else ''}, "
-            f"but method.mix = {method.mix} mixes at least 2 images"
+            f"each of {processes}, but method.mix = {method.mix} mixes at least 2 images"
         )
 
 
