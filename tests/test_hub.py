@@ -49,6 +49,26 @@ def test_a_folder_labels_as_its_checkpoint_does(run):
     assert sorted(path.name for path in (run / "last-hub").iterdir()) == sorted(FILES)
 
 
+def test_a_folder_reads_images_as_its_checkpoint_does(tmp_path):
+    """Two channels of 12 bits, of a size of their own."""
+    write_checkpoint(
+        tmp_path / "last.pt",
+        "dataset.name=folder",
+        "dataset.root=images",
+        "dataset.class_names=[a, b]",
+        "dataset.channels=2",
+        "dataset.value_range=[0, 4095]",
+        "dataset.image_size=[48, 64]",
+    )
+    image = np.random.default_rng(0).integers(0, 4096, (41, 60, 2), dtype=np.uint16)
+    (result,) = export_checkpoint(tmp_path / "last.pt", formats=["hub"], images=[image])
+    assert result.agreement == 1
+    expected, found = (reco.load(tmp_path / name) for name in ("last.pt", "last-hub"))
+    assert found.image_format == expected.image_format
+    assert found.image_size == expected.image_size == (48, 64)
+    assert (found.predict(image).labels == expected.predict(image).labels).all()
+
+
 def test_the_card_says_what_it_is(run):
     card = (run / "last-card.md").read_text()
     assert card == (run / "last-hub" / "README.md").read_text()
