@@ -66,6 +66,7 @@ _PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
 
 NOT_THE_EXPERIMENT = frozenset(
     {
+        "dataset.cache",
         "dataset.root",
         "dataset.skip_unreadable",  # without it, a run that it would change does not end
         "output_dir",
@@ -144,6 +145,8 @@ class DatasetConfig:
     eval_split: str = "val"  # what validation and `reco eval` measure on
     extra_images: bool = True  # use those beside the training split, without labels
     skip_unreadable: bool = False  # go on without unlabelled images that cannot be read
+    # Keep training images in memory once they are read, in each process that reads: for small sets.
+    cache: bool = False
 
     # From here on: of `folder` data sets alone.
 

@@ -94,6 +94,7 @@ def test_resolved_yaml_loads_to_the_same_config(write):
 
 
 NO_EXPERIMENT = {
+    "dataset.cache",
     "dataset.root",
     "dataset.skip_unreadable",
     "output_dir",

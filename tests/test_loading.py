@@ -325,6 +325,28 @@ def test_broken_unlabelled_image_is_skipped_where_the_config_says_so(tmp_path, c
         alone[0]
 
 
+@pytest.mark.parametrize("kind", ["labelled", "unlabelled"])
+@pytest.mark.parametrize("partial", [None, "pixel"])
+def test_cached_images_are_read_once_and_give_the_same_samples(kind, partial):
+    class Counting(CountingReader):
+        def __init__(self) -> None:
+            self.read: list[str] = []
+
+        def image(self, id: str) -> Image.Image:
+            self.read.append(id)
+            return super().image(id)
+
+    reader = Counting()
+    changes = {"reader": reader, "image_size": (18, 20), "partial_labels": partial}
+    plain = batches(stream(kind, **changes), iterations=6)
+    assert len(reader.read) == 24
+    reader.read.clear()
+    cached = stream(kind, cache=True, **changes)
+    assert equal(plain, batches(cached, iterations=6))
+    assert sorted(reader.read) == reader.ids("train")
+    assert equal(plain, batches(cached, iterations=6, workers=2))
+
+
 def test_workers_go_by_the_cores(monkeypatch):
     cores = {1: 1, 2: 1, 8: 2, 16: 4, 64: 8}
     for number, workers in cores.items():

@@ -47,6 +47,7 @@ def test_what_is_not_the_experiment_changes_no_number(tiny, tmp_path):
         "often": ("train.validate_every=1", "train.checkpoint_every=1"),
         "seldom": ("train.validate_every=100", "train.checkpoint_every=100", "train.log_every=3"),
         "else": ("train.workers=1", "train.panel_images=0", "dataset.skip_unreadable=true"),
+        "cached": ("dataset.cache=true",),
     }
     for name, overrides in others.items():
         config = tiny(*overrides, "train.device=cpu")

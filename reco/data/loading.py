@@ -70,7 +70,8 @@ class TrainStream(Dataset[TrainSample]):
     Args:
         reader: the data set.
         ids: what to draw from.
-        config: sizes, scale range, partial labels, ``skip_unreadable``.
+        config: sizes, scale range, partial labels, ``skip_unreadable``; with ``cache`` an image is
+            read and resized once in each process that reads, and stays in memory.
         stream: ``"labelled"`` crops are randomly scaled and carry their labels. ``"unlabelled"``
             ones are not (the teacher sees them plain, the student's view is scaled on the device)
             and carry no labels, but for the few that partial labels leave. Their masks are read
@@ -102,6 +103,7 @@ class TrainStream(Dataset[TrainSample]):
         self._without_labels = frozenset(reader.unlabelled_ids())
         self._skip_unreadable = config.skip_unreadable and stream == "unlabelled"
         self._epoch, self._order = -1, self._ids
+        self._cache: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
 
     def __getitem__(self, number: int) -> TrainSample:
         """Sample ``number`` of the run."""
@@ -123,6 +125,8 @@ class TrainStream(Dataset[TrainSample]):
         order = self._epoch_order(epoch)
         for ahead in range(len(order)):
             id = order[(position + ahead) % len(order)]
+            if id in self._cache:
+                return self._cache[id]
             try:
                 with _naming(id):
                     image = self._reader.image(id)
@@ -132,7 +136,10 @@ class TrainStream(Dataset[TrainSample]):
                 logger.warning("skipped, as dataset.skip_unreadable says: %s", error)
                 continue
             with _naming(id):
-                return self._with_labels(id, image)
+                sample = self._with_labels(id, image)
+            if self._config.cache:
+                self._cache[id] = sample
+            return sample
         raise ValueError(f"none of the {len(order)} {self._stream} images can be read")
 
     def _with_labels(self, id: str, image: Image.Image | Pixels) -> tuple[Tensor, Tensor, Tensor]:
