@@ -1,20 +1,20 @@
 """How much two trainings at once slow each other down, by how OpenMP's threads wait for work.
 
     python benchmarks/busy.py
-    python benchmarks/busy.py --settings GOMP_SPINCOUNT=300000 OMP_WAIT_POLICY=PASSIVE --rounds 5
+    python benchmarks/busy.py --settings GOMP_SPINCOUNT=10000 OMP_WAIT_POLICY=PASSIVE --rounds 5
 
-Each round trains once alone and twice at once with every setting in turn. Seconds of a step are
-medians over log intervals, and then over rounds; the first interval does not count.
+Each round measures one training alone and two at once with every setting in turn. The second one
+starts when the first is at work. ``default`` is what the commands do by themselves.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -22,38 +22,54 @@ from statistics import median
 from reco.files import write_table
 from reco.paths import user_path
 
-_LOG_EVERY = 2
-# What GNU's OpenMP does by itself, and what the commands set.
-_SETTINGS = ["GOMP_SPINCOUNT=300000", "OMP_WAIT_POLICY=PASSIVE"]
+_SPINNING = "GOMP_SPINCOUNT=300000"  # what GNU's OpenMP does by itself
+_SETTINGS = ["default", _SPINNING, "OMP_WAIT_POLICY=PASSIVE"]
+_START_SECONDS = 120  # a training that has made no step by then is measured as it is
 
 
-def step_seconds(setting: str, runs: int, words: Sequence[str]) -> float:
-    """Seconds of a step while ``runs`` trainings are at work, of which the slower counts."""
+def step_seconds(settings: Sequence[str], seconds: float, words: Sequence[str]) -> list[float]:
+    """Seconds of a step of trainings at once, one for each setting; infinite without a step."""
+    with tempfile.TemporaryDirectory() as temporary:
+        logs: list[Path] = []
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for number, setting in enumerate(settings):
+                folder = Path(temporary) / str(number)
+                processes.append(_start(setting, folder, words))
+                logs.append(_first_step(processes[-1], folder))
+            before = [_steps(log) for log in logs]
+            time.sleep(seconds)
+            made = [_steps(log) - steps for log, steps in zip(logs, before, strict=True)]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+    return [seconds / steps if steps else float("inf") for steps in made]
+
+
+def _start(setting: str, folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
     name, _, value = setting.partition("=")
-    with tempfile.TemporaryDirectory() as folder:
-        common = [f"output_dir={folder}", f"train.log_every={_LOG_EVERY}", *words]
-        processes = [
-            subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--set"),
-                    *(*common, f"train.seed={seed}"),
-                ],
-                env={**os.environ, name: value},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            for seed in range(runs)
-        ]
-        codes = [process.wait() for process in processes]
-        if any(codes):
-            raise ValueError(f"{setting}: a training ended with exit code {max(codes)}")
-        return max(_median_step(path) for path in Path(folder).glob("*/*/metrics.jsonl"))
+    waiting = {} if setting == "default" else {name: value}
+    command = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--set"]
+    command += ["train.workers=0", "train.log_every=1", f"output_dir={folder}", *words]
+    silent = subprocess.DEVNULL
+    return subprocess.Popen(command, env={**os.environ, **waiting}, stdout=silent, stderr=silent)
 
 
-def _median_step(metrics: Path) -> float:
-    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    seconds = [record["seconds"] / _LOG_EVERY for record in records if "seconds" in record]
-    return float(median(seconds[1:]))
+def _first_step(process: subprocess.Popen[bytes], folder: Path) -> Path:
+    """The metrics of a training, once it has made a step or its time to start is over."""
+    end = time.monotonic() + _START_SECONDS
+    while True:
+        log = next(folder.glob("*/*/metrics.jsonl"), folder / "none")
+        if _steps(log) or time.monotonic() > end:
+            return log
+        if process.poll() is not None:
+            raise ValueError(f"a training ended with exit code {process.returncode}")
+        time.sleep(0.1)
+
+
+def _steps(log: Path) -> int:
+    return log.read_bytes().count(b"\n") if log.is_file() else 0
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -63,28 +79,31 @@ def main(words: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--settings", nargs="+", default=_SETTINGS, metavar="NAME=VALUE", help="of the environment")
     add("--rounds", type=int, default=3, help="default 3")
-    add("--iterations", type=int, default=14, help="of each training (default 14)")
+    add("--seconds", type=float, default=15, help="of each measurement (default 15)")
     add("--set", nargs="+", default=[], metavar="KEY=VALUE", help="change keys of demo.yaml")
     add("--output", type=user_path, default=Path("runs/benchmark"), help="folder of busy.csv")
     arguments = parser.parse_args(words)
-    overrides = [
-        f"train.iterations={arguments.iterations}",
-        f"train.validate_every={arguments.iterations}",
-        *arguments.set,
-    ]
     found: dict[tuple[str, int], list[float]] = {}
     for _ in range(arguments.rounds):
         for setting in arguments.settings:
             for runs in (1, 2):
-                seconds = step_seconds(setting, runs, overrides)
-                found.setdefault((setting, runs), []).append(seconds)
+                seconds = step_seconds([setting] * runs, arguments.seconds, arguments.set)
+                found.setdefault((setting, runs), []).append(max(seconds))
+                each = " and ".join(f"{value:.3f}" for value in seconds)
+                print(f"{setting}, {runs} at once: {each} s a step", flush=True)
+    alone = {setting: median(found[setting, 1]) for setting in arguments.settings}
+    fastest = min(alone.values())
     lines = []
     for setting in arguments.settings:
-        alone, both = (median(found[setting, runs]) for runs in (1, 2))
-        lines.append((setting, round(alone, 4), round(both, 4), round(both / alone, 2)))
-        print(f"{setting}: {alone:.3f} s a step alone, {both:.3f} s of two: {both / alone:.2f}")
+        both = median(found[setting, 2])
+        cost, ratio = alone[setting] / fastest - 1, both / fastest
+        lines.append((setting, round(alone[setting], 4), round(both, 4), round(ratio, 2)))
+        print(
+            f"{setting}: {alone[setting]:.3f} s a step alone ({cost:.0%} over the fastest), "
+            f"the slower of two {both:.3f} s: {ratio:.2f} times the fastest alone"
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
-    header = ("setting", "seconds_alone", "seconds_of_two", "ratio")
+    header = ("setting", "seconds_alone", "seconds_of_slower_of_two", "ratio_to_fastest_alone")
     write_table(arguments.output / "busy.csv", header, lines)
     return 0
 

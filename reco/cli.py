@@ -17,15 +17,13 @@ from inspect import cleandoc
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from reco.openmp import let_threads_sleep, let_threads_sleep_if_busy
 from reco.paths import user_path
 
 if TYPE_CHECKING:
     from reco.inference.probabilities import InferenceMode
 
 Work = Callable[[Namespace], int]
-
-# What says how OpenMP's threads wait for work: to the standard, to GNU's and to LLVM's library.
-_WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 
@@ -39,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
         words: the command and its options; by default those of the command line.
     """
     arguments = command_parser().parse_args(words)
-    let_threads_sleep()
+    let_threads_sleep_if_busy()
     log = logging.getLogger("reco")
     if not log.handlers:
         log.addHandler(_ToStderr())
@@ -66,16 +64,6 @@ def main(words: Sequence[str] | None = None) -> int:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         return 130
     return code
-
-
-def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep while they wait, unless the environment says how they wait.
-
-    They would spin, which takes the cores from whatever else is at work: docs/performance.md has
-    the figures. The library reads this once, when torch is imported.
-    """
-    if not any(name in os.environ for name in _WAITING):
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 
 class _ToStderr(logging.Handler):
@@ -533,6 +521,8 @@ def study(parser: ArgumentParser) -> Work:
         from reco.studies.runner import run_commands, run_study
         from reco.studies.study import load_study, study_runs
 
+        if len(arguments.devices) > 1:
+            let_threads_sleep()  # one run would take the cores from the other
         for device in arguments.devices:
             check_option("--devices", device, "train.device", arguments.overrides)
         chosen = load_study(arguments.study, arguments.config)

@@ -16,7 +16,7 @@ from make_checkpoint import write_checkpoint
 from make_data import make_camvid, make_folder
 
 import reco
-from reco import cli, distributed
+from reco import cli, distributed, openmp
 from reco.config import load_config
 from reco.data import open_dataset, synthetic
 from reco.data.loading import EvalDataset, TrainStream
@@ -146,17 +146,42 @@ def test_a_mistake_in_the_code_keeps_its_traceback(monkeypatch):
         cli.main(["report", "run"])
 
 
-def test_threads_sleep_while_they_wait_unless_the_environment_says_how(monkeypatch):
-    for given in (
-        {},
-        {"OMP_WAIT_POLICY": "ACTIVE"},
-        {"GOMP_SPINCOUNT": "9"},
-        {"KMP_BLOCKTIME": "9"},
-    ):
-        environment = dict(given)
-        monkeypatch.setattr(os, "environ", environment)
-        cli.let_threads_sleep()
-        assert environment == (given or {"OMP_WAIT_POLICY": "PASSIVE"})
+@pytest.mark.parametrize(
+    ("given", "share", "expected"),
+    [
+        ({}, 0.05, {}),
+        ({}, 0.5, {"OMP_WAIT_POLICY": "PASSIVE"}),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, 0.5, {"OMP_WAIT_POLICY": "ACTIVE"}),
+        ({"GOMP_SPINCOUNT": "9"}, 0.5, {"GOMP_SPINCOUNT": "9"}),
+        ({"KMP_BLOCKTIME": "9"}, 0.5, {"KMP_BLOCKTIME": "9"}),
+    ],
+)
+def test_threads_sleep_while_they_wait_on_a_busy_machine(given, share, expected, monkeypatch):
+    environment = dict(given)
+    monkeypatch.setattr(os, "environ", environment)
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(openmp, "busy_share", lambda: share)
+    openmp.let_threads_sleep_if_busy()
+    assert environment == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ("100 0 50 800 50 0 0 0 7 0", "100 0 50 900 50 0 0 0 7 0", 0.0),
+        ("100 0 50 800 50 0 0 0 7 0", "160 5 55 820 60 0 0 0 7 0", 0.7),  # of 100 ticks, 30 idle
+    ],
+)
+def test_share_of_the_processors_time_that_is_used(before, after, expected, tmp_path, monkeypatch):
+    statistics = tmp_path / "stat"
+    statistics.write_text(f"cpu  {before}\ncpu0 1 2 3 4\n")
+    monkeypatch.setattr(openmp, "_STATISTICS", statistics)
+    monkeypatch.setattr(
+        openmp.time, "sleep", lambda _: statistics.write_text(f"cpu  {after}\ncpu0 1 2 3 4\n")
+    )
+    assert openmp.busy_share() == pytest.approx(expected)
+    monkeypatch.setattr(openmp, "_STATISTICS", tmp_path / "none")
+    assert openmp.busy_share() == 0
 
 
 def test_the_command_decides_how_threads_wait_before_torch_is_there():
