@@ -40,16 +40,17 @@ over all of them:
 
 ```
 reco train --config camvid_5shot.yaml --set dataset.root=/data/camvid train.seed=1
-reco train --config camvid_5shot.yaml --set dataset.root=/data/camvid --show
+reco train --config camvid_5shot.yaml my.yaml --set dataset.root=/data/camvid --show
 ```
 
-`--show` prints the whole configuration and where each value comes from. A file may begin with
-`base: other.yaml` and then states only what differs. Files are looked up as paths, then by name in
-`configs/`. Relative paths in a file start from that file. Unknown keys, values of another type and
-combinations that cannot work are errors that name the file and the key.
+The first command trains and needs CamVid. The second one needs no data: `--show` prints the whole
+configuration and the file that each value comes from. A file may begin with `base: other.yaml` and
+then states only what differs. Files are looked up as paths, then by name in `configs/`. Relative
+paths in a file start from that file. Unknown keys, values of another type and combinations that
+cannot work are errors that name the file and the key.
 
-Keys marked † change no number of a run: they may differ when a run is resumed, and they are not
-part of the hash that names its folder.
+Keys marked † change no number of a run. They may differ when a run is resumed, and are not part of
+the hash that names its folder.
 """
 
 _NAMES = {int: "whole number", float: "number", bool: "true, false", str: "text"}

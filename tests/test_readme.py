@@ -11,12 +11,19 @@ from make_checkpoint import write_checkpoint
 from PIL import Image
 
 from reco import cli
-from reco.config import load_config
+from reco.config import CONFIG_FOLDER, load_config
 from reco.training import parts
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "docs").glob("*.md")}
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+COMMENTS = [
+    re.sub(r"^(?:# ?|[^#].*)", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for path in CONFIG_FOLDER.rglob("*.yaml")
+]
+# Configurations of the user's own, which pages take as examples.
+EXAMPLES = {"crack.yaml", "leaves.yaml", "aerial.yaml", "my.yaml", "data/data.yaml", "<file>"}
 
 
 def blocks(language: str) -> list[str]:
@@ -45,17 +52,24 @@ def test_the_page_of_the_loss_runs():
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each line that starts a command of ours."""
-    pattern = r"^ *(?:.* && )?(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
-    found = re.findall(pattern, text.replace("\\\n", ""), re.MULTILINE)
+    """The words of each command of ours: a line of its own, or within a sentence."""
+    line = r"^ *(?:.* && )?(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
+    found = re.findall(line, text.replace("\\\n", ""), re.MULTILINE)
     shown = [f"{script} {words}".split(" > ")[0].replace("…", "x") for script, words in found]
-    return [shlex.split(words, comments=True) for words in shown]
+    sentences = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    shown += re.findall(r"`reco ([a-z-]+\s[^`<…]+)`", sentences)
+    return [shlex.split(words, comments=True) for words in shown if "--help" not in words]
+
+
+def all_commands() -> list[list[str]]:
+    """Those of all pages, of the comments in configurations, and of ``--help``."""
+    helps = [cleandoc(describe.__doc__ or "") for describe in cli.COMMANDS.values()]
+    texts = (README, CONTRIBUTING, *PAGES.values(), *COMMENTS, *helps)
+    return [words for text in texts for words in commands(text)]
 
 
 def test_every_command_shown_is_understood():
-    shown = [words for text in (README, *PAGES.values()) for words in commands(text)]
-    for describe in cli.COMMANDS.values():
-        shown += commands(cleandoc(describe.__doc__))
+    shown = all_commands()
     assert len({words[0] for words in shown}) == len(cli.COMMANDS)
     parser = cli.command_parser()
     for words in shown:
@@ -72,11 +86,12 @@ def test_own_images_configuration_loads(tmp_path):
 
 
 def test_configurations_of_commands_load():
-    parsed = [cli.command_parser().parse_args(words) for words in commands(README)]
+    parsed = [cli.command_parser().parse_args(words) for words in all_commands()]
     training = [arguments for arguments in parsed if hasattr(arguments, "resume")]
-    assert training
-    for arguments in training:
-        if arguments.config[0] not in ("crack.yaml", "<file>"):
+    files = {(*a.config, *a.overrides): a for a in training if a.config}
+    assert len(files) > 50
+    for arguments in files.values():
+        if not EXAMPLES & {*arguments.config}:
             load_config(arguments.config, arguments.overrides)
 
 
