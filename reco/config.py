@@ -133,17 +133,17 @@ class DatasetConfig:
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
     root: PathText | None = None  # where the images are; drawn scenes need none
     labelled_images: Count | Literal["all"] = "all"  # training images that keep their labels
-    min_classes_per_image: Count = 1  # a labelled image has so many classes, if any has
+    min_classes_per_image: Count = 1  # a labelled image holds so many at least, where any does
     labelled_ids: PathText | None = None  # list of the labelled images, in place of a draw
     unlabelled_ids: PathText | None = None  # list of the unlabelled images, in place of all others
     # All images are labelled, but only in one pixel of each class, or in a share of its pixels.
     partial_labels: Literal["pixel"] | Share | None = None
-    split_seed: int = 0  # of the draw of labelled images or pixels
+    split_seed: int = 0  # seed of the draw of labelled images or pixels
     image_size: Size | None = None  # (height, width) all images are resized to; null: none
     crop_size: CropSize = (321, 321)  # (height, width) that the network is trained on
-    scale_range: Scales = (1.0, 1.0)  # of the random scale before a crop
+    scale_range: Scales = (1.0, 1.0)  # smallest and largest random scale before a crop
     eval_split: str = "val"  # what validation and `reco eval` measure on
-    extra_images: bool = True  # use those beside the training split, without labels
+    extra_images: bool = True  # use images beside the training split, as unlabelled ones
     skip_unreadable: bool = False  # go on without unlabelled images that cannot be read
     # Keep training images in memory once they are read, in each process that reads: for small sets.
     cache: bool = False
@@ -173,16 +173,16 @@ class ModelConfig:
     """The network; see :class:`reco.models.network.SegmentationNetwork`."""
 
     backbone: str = "resnet101"  # the encoder: one of torchvision's, or `timm/<name>`
-    weights: PathText = "imagenet"  # of the encoder: imagenet, none, or a file with a state dict
+    weights: PathText = "imagenet"  # the encoder's: imagenet, none, or a file with a state dict
     decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # auto: what the encoder needs
-    output_stride: Literal[8, 16, 32] = 16  # image's height over last feature map's
+    output_stride: Literal[8, 16, 32] = 16  # height of the image over that of its last feature map
     representation_dim: Count = 256  # numbers for each pixel in ReCo's head
     channels: Count = 256  # width of decoder and heads
-    # What brings images to zero mean: what timm says of the backbone, or ImageNet's mean and
-    # deviation, for weights files made for these.
+    # Mean and deviation that images are brought to: those that the backbone's weights were trained
+    # with, or ImageNet's, for files of weights that need these.
     normalisation: Literal["backbone", "imagenet"] = "backbone"
-    freeze: bool = False  # the encoder is not trained, and costs no memory for it
-    drop_path: Decay | None = None  # of timm's encoders; null: as timm has it
+    freeze: bool = False  # do not train the encoder, which then needs no memory for gradients
+    drop_path: Decay | None = None  # rate of stochastic depth in timm's encoders; null: timm's own
 
 
 @dataclass(frozen=True)
@@ -191,22 +191,27 @@ class MethodConfig:
 
     # How unlabelled images are mixed.
     mix: Literal["classmix", "cutmix", "cutout", "none"] = "classmix"
-    cutmix_probability: Probability = 1.0  # that an image gets a box
-    cutmix_area: AreaRange = (0.5, 0.5)  # of a box: smallest and largest share of the image
-    # Of a box: smallest and largest height over width; null: all that fit.
+    cutmix_probability: Probability = 1.0  # probability that an image gets a box
+    cutmix_area: AreaRange = (0.5, 0.5)  # smallest and largest box, in shares of the image's area
+    # Smallest and largest height : width of a box; null: all that fit.
     cutmix_aspect: Scales | None = None
     strong_views: Literal[1, 2] = 1  # augmented copies of an unlabelled image for the student
     feature_dropout: bool = False  # each view lacks the channels of features that the other has
-    jitter: Jitter = (0.25, 0.25, 0.25, 0.25)  # brightness, contrast, saturation, hue of a view
-    grey_probability: Probability = 0.0  # that a view has no colours
-    blur_sigma: Scales = (0.15, 1.15)  # of a view, in pixels
+    jitter: Jitter = (
+        0.25,
+        0.25,
+        0.25,
+        0.25,
+    )  # most change of brightness, contrast, saturation, hue
+    grey_probability: Probability = 0.0  # probability that a view loses its colours
+    blur_sigma: Scales = (0.15, 1.15)  # smallest and largest σ of a view's blur, in pixels
     unsupervised: bool = True  # learn from unlabelled images; false: from labels alone
-    # Weigh images by η, or take confident pixels alone.
+    # Weigh each image by η (share), or take confident pixels alone (threshold).
     unsupervised_loss: Literal["share", "threshold"] = "share"
-    unsupervised_threshold: Probability = 0.97  # of a confident pixel
-    teacher_decay: Decay = 0.99  # of the moving average that the teacher is
-    teacher_mode: Literal["train", "eval"] = "train"  # of its batch norm when it pseudo-labels
-    # In mode eval, running statistics: the student's, or their moving average.
+    unsupervised_threshold: Probability = 0.97  # confidence that a confident pixel has
+    teacher_decay: Decay = 0.99  # largest decay of the moving average that makes the teacher
+    teacher_mode: Literal["train", "eval"] = "train"  # mode of its batch norm when it pseudo-labels
+    # Its running statistics in mode eval: the student's, or their moving average.
     teacher_buffers: Literal["copied", "averaged"] = "copied"
 
 
@@ -215,9 +220,10 @@ class ReCoConfig(ReCoOptions):
     """The options of the loss, and what part it has in training."""
 
     enabled: bool = True  # train with the ReCo loss; false: no second head either
-    weight: NotNegative = 1.0  # of the ReCo loss in the sum of losses
-    weak_threshold: Probability = 0.7  # an unlabelled pixel takes part only above it
-    keys_from: Literal["all", "right_labels"] = "all"  # or labelled pixels the student gets right
+    weight: NotNegative = 1.0  # factor on the ReCo loss in the sum of losses
+    weak_threshold: Probability = 0.7  # confidence above which an unlabelled pixel takes part
+    # Take keys from all pixels that take part, or from labelled ones that the student gets right.
+    keys_from: Literal["all", "right_labels"] = "all"
 
 
 @dataclass(frozen=True)
@@ -231,17 +237,17 @@ class TrainConfig:
     optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD has Nesterov momentum
     learning_rate: Positive = 2.5e-3  # at the start; falls to 1e-6 as (1 - t / iterations) ** 0.9
     encoder_learning_rate_factor: Positive = 1.0  # the encoder's learning rate over the others'
-    weight_decay: NotNegative = 5e-4  # of all parameters
+    weight_decay: NotNegative = 5e-4  # weight decay of all parameters
     momentum: Momentum = 0.9  # of SGD
-    # In both cross-entropies; balanced: by rarity.
+    # Weights of the classes in both cross-entropies; balanced: the rarer, the more.
     class_weights: Literal["balanced"] | ClassWeights | None = None
-    # Of the network's arithmetic; auto: bf16 on a GPU, else fp32.
+    # Arithmetic of the network; auto: bf16 on a GPU that has it, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    device: str = "auto"  # cpu, cuda, cuda:N; auto: a GPU where there is one
+    device: str = "auto"  # `cpu`, `cuda` or `cuda:N`; auto: a GPU where there is one
     compile: bool = False  # run the network through torch.compile
     deterministic: bool = False  # on CUDA the same bits every time, by slower kernels
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
-    seed: int = 0  # of weights, order of images and augmentation
+    seed: int = 0  # seed of new weights, order of images and augmentation
     # Processes of each loader that read images; auto: a quarter of the cores, 1 to 8.
     workers: WholeNumber | Literal["auto"] = "auto"
     log_every: Count = 20  # steps between two lines of metrics.jsonl

@@ -58,8 +58,8 @@ class ReCoOptions:
         temperature: τ of Eq. 1, > 0.
         strong_threshold: δ_s of Eq. 4, in [0, 1]: a pixel whose label the classifier gives a
             probability at or below it is hard.
-        relation_temperature: of the softmax over the relation graph, > 0. The paper's equation
-            has none, which is 1.
+        relation_temperature: temperature of the softmax over the relation graph, > 0; 1 is the
+            paper's equation, which has none.
         query_sampling: ``hard``, ``easy`` or ``random`` (hard and easy alike).
         key_sampling: ``active`` (by the relation graph) or ``random`` (uniform over all valid
             pixels of other classes).
