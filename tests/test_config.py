@@ -404,7 +404,7 @@ def test_later_files_lie_over_earlier_ones_and_bases_below_their_file(write):
     assert config_name([both, first]) == "both+a"
 
 
-def test_each_value_says_where_it_came_from(write):
+def test_each_value_says_where_it_came_from(write, capsys):
     file = write("base: demo.yaml\ntrain: {iterations: 5}\n", "short.yaml")
     shown = explain_config([file], ["train.seed=3"])
     origins = {line.split(":")[0].strip(): line.split("# ")[-1] for line in shown.splitlines()}
@@ -413,6 +413,9 @@ def test_each_value_says_where_it_came_from(write):
     assert origins["crop_size"].endswith("demo.yaml")
     assert origins["momentum"] == "default"
     assert config_from_dict(yaml.safe_load(shown), "shown") == load_config(file, ["train.seed=3"])
+    command = ["train", "--config", str(file), "--show", "--set", "train.seed=3"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == shown + "\n"
 
 
 def test_a_base_that_is_no_name_or_comes_back(write):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from make_checkpoint import write_checkpoint
 
+from reco import cli
 from reco.data.synthetic import SyntheticReader
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
@@ -107,8 +108,11 @@ def test_onnx_runs_in_onnxruntime(exported, teacher):
         np.testing.assert_allclose(found, reference(teacher, batch), rtol=1e-3, atol=1e-3)
 
 
-def test_state_dict_fills_the_network_it_describes(checkpoint, teacher, tmp_path):
+def test_state_dict_fills_the_network_it_describes(checkpoint, teacher, tmp_path, capsys):
     (result,) = export_checkpoint(checkpoint, tmp_path, formats=["state_dict"])
+    words = ["export", "--checkpoint", str(checkpoint), "--format", "state_dict"]
+    assert cli.main([*words, "--output", str(tmp_path / "again")]) == 0
+    assert str(tmp_path / "again" / "best-state.pt") in capsys.readouterr().out
     assert result.path.name == "best-state.pt"
     assert result.agreement == 1
     metadata = json.loads((tmp_path / "best-state.json").read_text())
