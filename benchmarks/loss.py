@@ -265,9 +265,10 @@ def _step_called(what: str, size: Size, device: torch.device) -> Callable[[], ob
     )
 
 
-def _line(*cells: str) -> str:
+def _line(*columns: str) -> str:
     return "".join(
-        f"{cell:<{width}}" for cell, width in zip(cells, (12, 20, 31, 11, 23, 9, 8), strict=True)
+        f"{column:<{width}}"
+        for column, width in zip(columns, (12, 20, 31, 11, 23, 9, 8), strict=True)
     ).rstrip()
 
 

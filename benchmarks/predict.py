@@ -35,7 +35,7 @@ _BATCH = 4
 _NUM_IMAGES = 200
 
 
-def draw_images(folder: Path, number: int) -> Path:
+def write_scenes(folder: Path, number: int) -> Path:
     """``number`` JPEG files of drawn scenes."""
     reader = SyntheticReader()
     for id in reader.ids("train")[:number]:
@@ -86,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     device = set_up(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
-        images = arguments.images or draw_images(Path(folder), arguments.number)
+        images = arguments.images or write_scenes(Path(folder), arguments.number)
         predictor = (
             load(arguments.checkpoint, device=arguments.device)
             if arguments.checkpoint

@@ -1,7 +1,7 @@
 """ReCo: semantic segmentation from a handful of labelled images, with Regional Contrast.
 
 ``reco.load("last.pt").predict("street.jpg")`` labels an image; ``from reco.loss import ReCoLoss``
-is the loss for one's own code.
+is the loss for other training code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 IGNORE = 255
-"""The one ignore label in tensors and in the files we write; readers map a data set's own to it."""
+"""The ignore label in tensors and in written files; readers map the void values of data to it."""
 
 __all__ = [
     "IGNORE",
@@ -45,8 +45,8 @@ __all__ = [
     "train",
 ]
 
-# Where each name lives. Nothing is imported before it is asked for: the loss needs torch alone.
-_HOMES = {
+# Modules of the public names, imported on first use: the loss needs torch alone.
+_MODULES = {
     "ConfusionMatrix": "reco.metrics",
     "DeepLabV3Plus": "reco.models.network",
     "MeanTeacher": "reco.method.teacher",
@@ -67,10 +67,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

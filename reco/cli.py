@@ -1,4 +1,4 @@
-"""The command ``reco``: a function for each of its words adds the options and returns the work.
+"""The command ``reco``: for each subcommand, a function that adds its options and returns its work.
 
 ``python scripts/train.py …`` and ``scripts/eval.py`` are ``reco train …`` and ``reco eval …``. What
 a command needs is imported when it runs, so that ``reco --help`` answers at once.
@@ -29,7 +29,7 @@ _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough mem
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run a command; what its user or the machine did wrong is a line on stderr and exit code 1.
+    """Run a command. Errors of the user or the machine are one line on stderr and exit code 1.
 
     Ctrl-C is exit code 130.
 
@@ -41,12 +41,12 @@ def main(words: Sequence[str] | None = None) -> int:
     log = logging.getLogger("reco")
     if not log.handlers:
         log.addHandler(_ToStderr())
-        # One of several processes is enough to say what all do.
+        # Of several processes only the first one logs more than warnings.
         log.setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     if sys.stderr is None:  # closed, as for a program without a terminal
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A name that the terminal cannot show is no reason to stop; stderr is so anyway.
+        # Escape what the terminal cannot encode; stderr does so by default.
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.work(arguments)
@@ -54,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (MemoryError, RuntimeError) as error:
-        # Of torch's errors, which are of this type too, most are mistakes in the code.
+        # torch raises RuntimeError for mistakes in the code too: those need their traceback.
         if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
             raise
         reason = f"out of memory: {[*str(error).splitlines(), ''][0]}"
@@ -74,7 +74,7 @@ class _ToStderr(logging.Handler):
 
 
 def command_parser() -> ArgumentParser:
-    """The parser of all commands; what it returns holds its command as ``work``."""
+    """The parser of all commands; parsed arguments hold the command's function as ``work``."""
     parser = _Parser(
         prog="reco",
         description="Semantic segmentation from a handful of labelled images (ReCo, ICLR 2022).",
@@ -107,7 +107,7 @@ def train(parser: ArgumentParser) -> Work:
 
     The run's folder, runs/<config>/<hash>-s<seed>/, holds its configuration, split, metrics.jsonl,
     panels and checkpoints; the hash is that of all keys that change a number. Ctrl-C leaves a
-    checkpoint, and --resume goes on from it; a run that has not started yet, --resume starts.
+    checkpoint, from which --resume continues; --resume also starts a run that does not exist yet.
     """
     add = parser.add_argument
     add(
@@ -124,8 +124,8 @@ def train(parser: ArgumentParser) -> Work:
         const=True,
         type=Path,
         metavar="FOLDER",
-        help="go on with the run of --config, or start it; with a run's FOLDER (or its last.pt) go "
-        "on with that one, by its own configuration unless --config is given",
+        help="continue the run of --config, or start it; with a run's FOLDER (or its last.pt) "
+        "continue that one, with the configuration stored there unless --config is given",
     )
     add(
         "--extend-to",
@@ -177,7 +177,7 @@ def train(parser: ArgumentParser) -> Work:
 
 
 def evaluate(parser: ArgumentParser) -> Work:
-    """Evaluate one or several checkpoints; each brings its configuration.
+    """Evaluate one or several checkpoints, each by the configuration stored in it.
 
         reco eval --checkpoint runs/demo/…/last.pt
         reco eval --checkpoint a/last.pt b/last.pt --split test --network teacher
@@ -186,8 +186,8 @@ def evaluate(parser: ArgumentParser) -> Work:
         reco eval --checkpoint last.pt --set dataset.root=/where/the/data/are/now
 
     Prints IoU per class and the usual means, and writes <checkpoint>-<split>.json and .csv beside
-    each checkpoint, or to the folder of --output. Without options the protocol is that of
-    training's own validation. Report last.pt: best.pt was chosen by its mIoU on the evaluation
+    each checkpoint, or to the folder of --output. Without options the protocol is that of the
+    validations during training. Report last.pt: best.pt was chosen by its mIoU on the evaluation
     split, where its figure is too good.
     """
     add = parser.add_argument
@@ -335,12 +335,12 @@ def prepare(parser: ArgumentParser) -> Work:
         reco prepare import labelme photos --to data
 
     Without further options it checks: everything that is wrong is listed, with file names, and the
-    exit code is 1. For `folder` it draws a few images under their masks, with the legend
-    (--masks-picture, by default runs/<configuration>_masks.png): look at it before you train.
+    exit code is 1. For `folder` it writes a picture of a few images under their masks, with the
+    legend (--masks-picture, by default runs/<configuration>_masks.png): check it before you train.
     --resize-to copies at the configuration's dataset.image_size; train on the copy by
-    dataset.root=/ssd/cityscapes. Interrupted, it goes on when called again.
+    dataset.root=/ssd/cityscapes. Called again after an interruption, it continues.
 
-    `import` makes a folder that trains as it is out of the annotations of another tool.
+    `import` converts the annotations of another tool to a folder that is ready to train on.
     """
     options = ArgumentParser(add_help=False)
     add = options.add_argument
@@ -351,8 +351,15 @@ def prepare(parser: ArgumentParser) -> Work:
     add("--download", action="store_true", help="fetch VOC 2012 and SBD (pascal, 3 GB)")
     add("--convert-sbd", action="store_true", help="SBD's .mat files to PNG (pascal; needs scipy)")
     add("--split", type=Path, metavar="FILE", help="print the labelled split and write it there")
-    add("--picture", type=Path, metavar="FILE", help="draw the partial labels of one image")
-    add("--masks-picture", type=Path, metavar="FILE", help="draw images under their masks there")
+    add(
+        "--picture", type=Path, metavar="FILE", help="write a picture of one image's partial labels"
+    )
+    add(
+        "--masks-picture",
+        type=Path,
+        metavar="FILE",
+        help="write a picture of images under their masks",
+    )
     kinds = parser.add_subparsers(
         metavar="DATASET",
         required=True,
@@ -370,7 +377,7 @@ def prepare(parser: ArgumentParser) -> Work:
 
 
 def _prepare(arguments: Namespace) -> int:
-    """The work of ``reco prepare``, but for ``import``."""
+    """``reco prepare`` without ``import``."""
     from reco.config import check_option, load_config
     from reco.data import open_dataset
     from reco.data.check import check_dataset
@@ -379,7 +386,7 @@ def _prepare(arguments: Namespace) -> int:
     from reco.data.sbd import convert_sbd, download_pascal
     from reco.data.splits import make_split
     from reco.files import write_text_whole, write_whole
-    from reco.panels import draw_budgets, draw_masks
+    from reco.panels import paint_budgets, paint_masks
 
     if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
         raise ValueError("--download and --convert-sbd are for pascal")
@@ -406,7 +413,7 @@ def _prepare(arguments: Namespace) -> int:
         write_text_whole(arguments.split, split.to_json())
         print(f"{split.summary()}, written to {arguments.split}")
     if arguments.picture:
-        write_whole(arguments.picture, draw_budgets(reader, config).save)
+        write_whole(arguments.picture, paint_budgets(reader, config).save)
     if arguments.resize_to or arguments.split or arguments.picture:
         return 0
     found = check_dataset(reader)
@@ -414,14 +421,14 @@ def _prepare(arguments: Namespace) -> int:
     show = arguments.masks_picture
     if show is None and config.name == "folder":
         show = Path(whole.output_dir) / f"{Path(name).stem}_masks.png"
-    if show is not None and (picture := draw_masks(reader)) is not None:
+    if show is not None and (picture := paint_masks(reader)) is not None:
         write_whole(show, picture.save)
         print(f"Look at: {show}")
     return 1 if found.problems else 0
 
 
 def import_annotations(parser: ArgumentParser) -> Work:
-    """Make a folder that trains as it is out of the annotations of another tool.
+    """Convert the annotations of another tool to a folder that is ready to train on.
 
         reco prepare import labelme photos --to data
         reco prepare import coco instances.json --images photos --to data
@@ -429,8 +436,8 @@ def import_annotations(parser: ArgumentParser) -> Work:
         reco prepare import instances stage1_train --to data --classes background nucleus
 
     The folder holds links to the images, index masks and data.yaml: `reco train --config
-    data/data.yaml` trains on it. Images without annotations are unlabelled ones. What overlapped,
-    reached beyond its image, was not known or could not be imported is told at the end.
+    data/data.yaml` trains on it. Images without annotations become unlabelled ones. A summary
+    lists areas that overlap, reach beyond their image, or could not be imported.
     """
     add = parser.add_argument
     add("format", choices=["coco", "labelme", "cvat", "instances", "roboflow"])
@@ -499,14 +506,14 @@ def study(parser: ArgumentParser) -> Work:
     """
     add = parser.add_argument
     add("study", help="a YAML file: a path, or a name in configs/")
-    add("--config", help="take the runs from this one instead of the study's own")
+    add("--config", help="configuration of the runs, instead of the study's")
     _add_overrides(parser)
     add("--devices", nargs="+", default=[], help="one run at a time on each, e.g. cuda:0 cuda:1")
     add("--output-dir", type=Path, help="instead of the study's (runs/studies)")
     add(
         "--test-split",
         choices=["train", "val", "test", "none"],
-        help="evaluate finished runs on this instead of the study's own; none: on no further split",
+        help="split to evaluate finished runs on, instead of the study's; none: no further split",
     )
 
     add("--commands", action="store_true", help="print the runs' commands instead, a line a run")
@@ -580,7 +587,7 @@ def report(parser: ArgumentParser) -> Work:
 
 
 def plot(parser: ArgumentParser) -> Work:
-    """Draw figures of runs and checkpoints (needs matplotlib and scipy).
+    """Plot figures of runs and checkpoints (needs matplotlib and scipy).
 
         reco plot curves runs/demo/a runs/demo/b
         reco plot compare a/last.pt b/last.pt --images 0 3 7
@@ -608,10 +615,10 @@ def plot(parser: ArgumentParser) -> Work:
 
     def work(arguments: Namespace) -> int:
         from reco.config import check_option
-        from reco.pictures.draw import draw
+        from reco.pictures.figure import write_figure
 
         check_option("--split", arguments.split, "dataset.eval_split", arguments.overrides)
-        output = draw(
+        output = write_figure(
             arguments.kind,
             arguments.paths,
             output=arguments.output,
@@ -627,15 +634,15 @@ def plot(parser: ArgumentParser) -> Work:
 
 
 def pseudo_labels(parser: ArgumentParser) -> Work:
-    """Say what ReCo gets of each class: shares of cells and pseudo-labels, and how many are right.
+    """Measure the labels that ReCo gets of each class, and how many of them are right.
 
         reco pseudo-labels runs/demo/*/last.pt
         reco pseudo-labels last.pt --set dataset.root=/data/camvid --output supply.csv
 
-    For each class on the run's unlabelled images: its share of the true pixels; what it fills of
-    the 4 x 4 pixels that one output of the network speaks for, where that carries its label (of
-    thin classes, little: a larger image_size helps); its share of the pseudo-labels, which part of
-    these is above the weak threshold, so that ReCo may take it, and how often that is right.
+    For each class on the run's unlabelled images: its share of the true pixels; the share that it
+    fills of the 4 x 4 pixels below an output cell of its label (little for thin classes: a larger
+    image_size helps); its share of the pseudo-labels, the part of these above the weak threshold,
+    which ReCo may sample, and how often that part is right.
     Several checkpoints are counted together.
     """
     add = parser.add_argument
@@ -662,20 +669,20 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
 
 
 def gradients(parser: ArgumentParser) -> Work:
-    """Say how strongly each term of the loss pulls at a network, and whether the terms agree.
+    """Measure the gradients of the terms of the loss, and whether they agree.
 
         reco gradients runs/demo/*/last.pt
         reco gradients last.pt --set dataset.root=/data/camvid --batches 16
 
     For the supervised, the unsupervised and the ReCo term: the length of its gradient over the
     parameters that both heads share, and its cosine to those of the first two; medians over
-    batches. A ReCo term a hundred times longer or shorter than the others wants another
+    batches. If the gradient of ReCo is a hundred times longer or shorter than the others, change
     reco.weight.
     """
     add = parser.add_argument
     add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs")
     _add_overrides(parser)
-    add("--batches", type=int, default=8, help="batches to look at (default 8)")
+    add("--batches", type=int, default=8, help="batches to measure (default 8)")
     add("--output", type=Path, help="write the table here too, as CSV")
 
     def work(arguments: Namespace) -> int:
@@ -754,7 +761,7 @@ def _add_network(parser: ArgumentParser) -> None:
 
 
 def _add_mode(parser: ArgumentParser) -> None:
-    """How a network looks at an image."""
+    """Options of :class:`InferenceMode`."""
     add = parser.add_argument
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
     add("--overlap", type=float, help="share of the window (default 0.5)")
@@ -769,7 +776,7 @@ def _mode(arguments: Namespace) -> InferenceMode:
     windows = {"overlap": arguments.overlap, "blend": arguments.blend}
     windows = {name: value for name, value in windows.items() if value is not None}
     if windows and not arguments.window:
-        raise ValueError(f"--{next(iter(windows))} is of sliding windows: expected --window too")
+        raise ValueError(f"--{next(iter(windows))} is for sliding windows: expected --window too")
     return InferenceMode(
         window=tuple(arguments.window) if arguments.window else None,
         scales=tuple(arguments.scales),

@@ -45,13 +45,12 @@ CONFIG_FOLDER = next(
 )
 
 
-# Keys that are gone: the value that changed nothing, which older files may go on naming, and what
-# to do about any other.
-_GONE = {
+# Removed keys: the default, which older files may still have, and the remedy for other values.
+_REMOVED = {
     "reco.true_labels": (False, "it served one study (docs/results.md), at commit 99f6276"),
 }
 
-# How a file begins a value that it leaves to its user; what is asked for stands behind it.
+# Prefix of a value that the user has to set; the rest says what is expected.
 _TO_BE_GIVEN = "???"
 
 FOLDER_KEYS = (
@@ -59,8 +58,8 @@ FOLDER_KEYS = (
     *("images", "masks", "unlabelled", "validation", "test"),
     *("channels", "value_range", "turn_masks"),
 )
-"""Keys of ``folder`` data sets; the others bring what these say."""
-# What is there before a run: relative paths are relative to the YAML file that names them.
+"""Keys of ``folder`` data sets alone."""
+# Files that exist before a run: relative paths are relative to the YAML file that names them.
 _LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation", "test")
 _PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
 
@@ -68,7 +67,7 @@ NOT_THE_EXPERIMENT = frozenset(
     {
         "dataset.cache",
         "dataset.root",
-        "dataset.skip_unreadable",  # without it, a run that it would change does not end
+        "dataset.skip_unreadable",  # where it would change a run, the run without it fails
         "output_dir",
         "train.checkpoint_every",
         "train.deterministic",
@@ -80,7 +79,7 @@ NOT_THE_EXPERIMENT = frozenset(
     }
 )
 """Keys that change no number of a run (a device, its rounding alone): where data and run are kept,
-what it runs on, how often it tells and saves.
+what it runs on, how often it logs and saves.
 
 The hash of a run, ``--resume``, evaluations and studies leave them out. The seed is part of the
 experiment to all but the hash.
@@ -129,22 +128,22 @@ Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number i
 class DatasetConfig:
     """Which images, which of them are labelled, and how large they are."""
 
-    # Whose images: drawn scenes, a public data set, or a folder.
+    # Synthetic scenes, a public data set, or a folder.
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
-    root: PathText | None = None  # where the images are; drawn scenes need none
+    root: PathText | None = None  # where the images are; synthetic scenes need none
     labelled_images: Count | Literal["all"] = "all"  # training images that keep their labels
     min_classes_per_image: Count = 1  # a labelled image holds so many at least, where any does
-    labelled_ids: PathText | None = None  # list of the labelled images, in place of a draw
+    labelled_ids: PathText | None = None  # list of the labelled images; null: a random choice
     unlabelled_ids: PathText | None = None  # list of the unlabelled images, in place of all others
     # All images are labelled, but only in one pixel of each class, or in a share of its pixels.
     partial_labels: Literal["pixel"] | Share | None = None
-    split_seed: int = 0  # seed of the draw of labelled images or pixels
+    split_seed: int = 0  # seed of the choice of labelled images or pixels
     image_size: Size | None = None  # (height, width) all images are resized to; null: none
     crop_size: CropSize = (321, 321)  # (height, width) that the network is trained on
     scale_range: Scales = (1.0, 1.0)  # smallest and largest random scale before a crop
     eval_split: str = "val"  # what validation and `reco eval` measure on
     extra_images: bool = True  # use images beside the training split, as unlabelled ones
-    skip_unreadable: bool = False  # go on without unlabelled images that cannot be read
+    skip_unreadable: bool = False  # train without unlabelled images that cannot be read
     # Keep training images in memory once they are read, in each process that reads: for small sets.
     cache: bool = False
 
@@ -253,7 +252,7 @@ class TrainConfig:
     log_every: Count = 20  # steps between two lines of metrics.jsonl
     validate_every: Count = 1000  # steps between two validations
     checkpoint_every: Count = 1000  # steps between two checkpoints
-    panel_images: WholeNumber = 4  # images drawn at each validation
+    panel_images: WholeNumber = 4  # images in the panel of each validation
 
 
 @dataclass(frozen=True)
@@ -369,7 +368,7 @@ def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
 
 
 def config_name(files: Sequence[str | Path]) -> str:
-    """What runs of these files are filed under: their names without ending, joined by ``+``."""
+    """Folder name of the runs of these files: their names without ending, joined by ``+``."""
     return "+".join(Path(file).stem for file in files)
 
 
@@ -417,7 +416,7 @@ def check_option(option: str, value: object, key: str, overrides: Sequence[str])
 
     Args:
         option: its name, for the error.
-        value: what it says; ``None`` where it was not given.
+        value: of the option; ``None`` where it was not given.
         key: of a section's field, such as ``dataset.root``.
         overrides: the strings of ``--set``.
 
@@ -454,7 +453,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file; none of an empty one.
 
     Raises:
-        ConfigError: not YAML, not ``key: value`` lines, or a key that stands twice.
+        ConfigError: not YAML, not ``key: value`` lines, or a key that is there twice.
     """
     try:
         content = yaml.load(read_text(path), _Loader)
@@ -473,13 +472,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key said twice, of which the last would win without a word."""
+    """Safe YAML that refuses duplicate keys, of which YAML takes the last silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         for key in keys:
             if keys.count(key) > 1:
-                message = f"the key {key!r} stands twice"
+                message = f"the key {key!r} is there twice"
                 raise yaml.constructor.ConstructorError(
                     problem=message, problem_mark=node.start_mark
                 )
@@ -567,10 +566,9 @@ def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dic
 
 
 def _rebase_paths(content: dict[str, Any], folder: Path) -> None:
-    """Relative paths that lead to something in ``folder`` lead there from wherever we are.
+    """Make relative paths to something in ``folder`` absolute.
 
-    The others are taken as they are, from the current folder: ``root: data/camvid`` in the
-    project's own files, say.
+    The others stay relative to the current folder, such as ``root: data/camvid`` in ``configs/``.
     """
     for section, keys in _PATHS.items():
         values = content.get(section)
@@ -579,7 +577,7 @@ def _rebase_paths(content: dict[str, Any], folder: Path) -> None:
         for key in keys:
             if not isinstance(values.get(key), str):
                 continue
-            with contextlib.suppress(ValueError):  # told of when the value is read
+            with contextlib.suppress(ValueError):  # reported when the value is read
                 path = folder / user_path(values[key])
                 if path.is_dir() if key == "root" else path.is_file():
                     values[key] = str(path)
@@ -629,14 +627,14 @@ def _build_config(
         arguments = {}
         for key, value in values.items():
             name = f"{prefix}{key}"
-            if name in _GONE:
-                before, remedy = _GONE[name]
+            if name in _REMOVED:
+                before, remedy = _REMOVED[name]
                 if value != before:
-                    fail(name, f" = {value!r}: this key is gone; {remedy}")
+                    fail(name, f" = {value!r}: this key was removed; {remedy}")
                 continue
             if isinstance(value, str) and value.startswith(_TO_BE_GIVEN):
                 asked = value.removeprefix(_TO_BE_GIVEN).strip()
-                fail(name, f" is yours to give (--set {name}=...): {asked}")
+                fail(name, f" has to be set (--set {name}=...): {asked}")
             if key not in fields:
                 fail(name, f": unknown key{nearest(str(key), list(fields))}")
             if dataclasses.is_dataclass(hints[key]):
@@ -673,7 +671,7 @@ def _require(
 
 
 def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
-    """Keys of which one would win without a word; as :func:`_rules`."""
+    """Keys of which one would be ignored silently; as :func:`_rules`."""
     dataset, method = config.dataset, config.method
     return [
         (
@@ -685,13 +683,13 @@ def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
         (
             "dataset.root",
             dataset.name != "synthetic" or dataset.root is None,
-            "null, since synthetic scenes are drawn; dataset.name says whose images are in root",
+            "null, since synthetic scenes are generated; dataset.name is the data set in root",
         ),
         (
             "dataset.labelled_ids",
             dataset.labelled_ids is None or dataset.partial_labels is None,
-            f"null, since dataset.partial_labels = {dataset.partial_labels} draws labels in every "
-            "image; or dataset.partial_labels = null",
+            f"null, since dataset.partial_labels = {dataset.partial_labels} samples labels in "
+            "every image; or dataset.partial_labels = null",
         ),
         (
             "dataset.labelled_ids",
@@ -727,7 +725,7 @@ def _rules(config: Config) -> list[tuple[str, bool, str]]:
 
 
 def _dataset_rules(dataset: DatasetConfig) -> list[tuple[str, bool, str]]:
-    """Of these, those of the keys of the data set among themselves."""
+    """As :func:`_rules`, of the keys of the data set."""
     rules = [
         (
             "dataset.root",
@@ -737,7 +735,7 @@ def _dataset_rules(dataset: DatasetConfig) -> list[tuple[str, bool, str]]:
         (
             "dataset.partial_labels",
             dataset.partial_labels is None or dataset.labelled_images == "all",
-            "null unless dataset.labelled_images is all (partial labels are drawn in every image)",
+            "null unless dataset.labelled_images is all (partial labels are those of every image)",
         ),
         (
             "dataset.class_names",

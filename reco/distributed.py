@@ -1,4 +1,4 @@
-"""torch.distributed in a few words, each a no-op on one process. Imports torch only."""
+"""Wrappers of torch.distributed, each a no-op on one process. Imports torch only."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def find_device(device: str, *, key: str = "device") -> torch.device:
     if chosen.type not in ("cpu", "cuda"):
         try:
             torch.zeros(1, device=chosen).cpu()
-        except Exception as error:  # each kind of device has an error of its own
+        except Exception as error:  # the type depends on the kind of device
             raise ValueError(
                 f"{given}: torch cannot compute there on this machine; expected auto, cpu, cuda "
                 "or cuda:N"
@@ -91,20 +91,20 @@ def set_up(device: str) -> torch.device:
             _join("nccl" if chosen.type == "cuda" else "gloo")
         except (ValueError, RuntimeError) as error:
             raise ValueError(
-                "RANK and WORLD_SIZE are set, but the processes do not meet "
-                f"({str(error).splitlines()[0]}); torchrun sets what that takes, and without RANK "
-                "one process trains"
+                "RANK and WORLD_SIZE are set, but the process group cannot be joined "
+                f"({str(error).splitlines()[0]}); start with torchrun, or unset RANK to train on "
+                "one process"
             ) from error
     return chosen
 
 
 def _join(backend: str) -> None:
-    """Meet the other processes at the store that the environment names.
+    """Join the process group through the store that the environment names.
 
     ``torchrun`` keeps one store for all attempts of a job, and in it the addresses of processes
-    that have died since, at which those that are started again would wait for each other. So each
-    attempt has keys of its own. Where agents on several nodes count their attempts, they may not
-    agree on the number; docs/several_gpus.md says what to do there.
+    that have died since, at which restarted processes would wait for each other. So the keys have a
+    prefix for each attempt. Agents on several nodes count their attempts and may not agree on the
+    number; docs/several_gpus.md has the remedy.
     """
     from torch.distributed import distributed_c10d
     from torch.distributed.rendezvous import rendezvous
@@ -117,7 +117,7 @@ def _join(backend: str) -> None:
 
 
 def in_group() -> bool:
-    """Whether this process is in a process group, be it alone there."""
+    """Whether this process is in a process group, also as its only member."""
     return dist.is_available() and dist.is_initialized()
 
 

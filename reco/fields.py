@@ -1,8 +1,8 @@
-"""Fields that say what they hold: a type, and beside it the check of a value.
+"""Fields of dataclasses with a type and a check of the value.
 
-``num_queries: Annotated[int, at_least(1)] = 256`` takes whole numbers of at least 1. A check stands
-once, there: configuration files, ``--set`` and options given in Python are all read by it. It takes
-a value of the type and returns it, or raises ``ValueError`` with what was expected.
+``num_queries: Annotated[int, at_least(1)] = 256`` takes whole numbers of at least 1. The same check
+reads configuration files, ``--set`` and options given in Python. It takes a value of the type and
+returns it, or raises ``ValueError`` with what was expected.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Check:
-    """Stands beside a type in ``Annotated``, and says what values of it are expected."""
+    """A check of values, for ``Annotated``."""
 
     holds: Callable[[Any], bool]
     expected: str
@@ -33,7 +33,7 @@ class Check:
 
 
 def check(holds: Callable[[Any], bool], expected: str) -> Check:
-    """A check of what ``holds``, and what to say that was ``expected``."""
+    """A check that ``holds``, and the text of its error."""
     return Check(holds, expected)
 
 

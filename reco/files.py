@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 UNFINISHED = ".unfinished-"
-"""How the name of a file begins while it is written; a killed process may leave such a file."""
+"""Prefix of a file's name while it is written; a killed process may leave such a file."""
 
-# How much of a file's name, which may be as long as the system allows, is in its unfinished name.
+# Characters of a file's name in its unfinished name: a whole name may be too long for a prefix.
 _TAIL = 40
 
 
@@ -82,13 +82,13 @@ def write_text_whole(path: Path, text: str) -> None:
 def write_binary_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """:func:`write_whole` for writers such as ``torch.save``, which take an open file.
 
-    On a file that cannot be written, torch raises a ``RuntimeError`` that does not say why, or ends
-    the process. It is given a file that takes everything, and the cause is raised afterwards. When
-    this returns, the system has said that the content is on the disk.
+    On a file that cannot be written, torch raises a ``RuntimeError`` without the cause, or ends the
+    process. So it writes to a file that does not raise, and the cause is raised afterwards. The
+    content has been synchronised to the disk when this returns.
     """
 
     def write_and_sync(to: Path) -> None:
-        raw = _TakingAll(to, "wb")
+        raw = _NeverRaising(to, "wb")
         with io.BufferedWriter(raw) as file:
             write(file)
             file.flush()
@@ -108,8 +108,8 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[objec
     write_text_whole(path, text.getvalue())
 
 
-class _TakingAll(io.FileIO):
-    """A file that keeps the first error of the system to itself and takes what comes after it."""
+class _NeverRaising(io.FileIO):
+    """A file that notes the first error of a write, and drops what is written after it."""
 
     refused: OSError | None = None
 

@@ -16,7 +16,7 @@ How it works, top to bottom:
     5. Eq. 1 is a batched product of queries and keys.
 
 With torch.distributed the buckets of all ranks form one table in the order (bucket, rank), which
-is the order that one process would get from the joined batch. Every rank draws the same
+is the order that one process would get from the joined batch. Every rank samples the same
 positions, contributes the rows it owns, and answers for the queries it owns.
 """
 
@@ -95,7 +95,7 @@ class ReCoStatistics(NamedTuple):
     relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where one has no pixel
     present: Tensor  # (C,) bool: the class has a valid pixel
     hard_share: Tensor  # (C,) share of the class's valid pixels that are hard; NaN where absent
-    sampled_share: Tensor  # () distinct pixels drawn as query or negative key / valid pixels
+    sampled_share: Tensor  # () distinct pixels sampled as query or negative key / valid pixels
     valid_pixels: Tensor  # () the denominator of sampled_share
     labels_out_of_range: Tensor  # () labels that are neither a class nor `ignore_index`
     positive_similarity: Tensor  # () mean cosine of a query and its positive key
@@ -286,13 +286,13 @@ def sample_negatives(
     which_class, which_pixel = _uniform((2, len(probabilities), num_negatives), table, generator)
     cumulative = probabilities.to(which_class.dtype).cumsum(1)
     total = cumulative[:, -1:].contiguous()
-    # The first class whose cumulative probability exceeds the draw is never one of probability 0.
-    # Rounding may lift a draw to the total itself, so the last class with a chance is the limit;
+    # The first class whose cumulative probability exceeds the number is never one of probability 0.
+    # Rounding may lift a number to the total itself, so the last class with a chance is the limit;
     # where a broken network made all of it NaN, any class will do.
     last = torch.searchsorted(cumulative, total).clamp(max=probabilities.shape[1] - 1)
-    drawn = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
+    sampled = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
     pixels = table.bucket_counts().sum(1)
-    return table.class_starts()[drawn] + _pick(which_pixel, pixels[drawn])
+    return table.class_starts()[sampled] + _pick(which_pixel, pixels[sampled])
 
 
 def info_nce(positive: Tensor, negative_logsumexp: Tensor) -> Tensor:
@@ -343,7 +343,7 @@ def reco_loss_with_statistics(
             table = sort_pixels(classes.flatten(), hard.flatten(), num_classes, joint=joint)
             counts = table.bucket_counts().sum(1)
             key_classes, key_table, key_counts = classes, table, counts
-            if key_pixels is not None:  # keys have a table of their own
+            if key_pixels is not None:  # keys have a separate table
                 key_classes = torch.where(key_pixels, classes, num_classes)
                 key_table = sort_pixels(
                     key_classes.flatten(), hard.flatten(), num_classes, joint=joint
@@ -390,7 +390,7 @@ def reco_loss_with_statistics(
             return keys.mul_(_inverse_length(keys))
 
         owners = torch.arange(num_classes, device=classes.device)
-        if options.negatives == "per_query":  # then every query is a group of its own
+        if options.negatives == "per_query":  # then every query is a group
             queries, owners = queries.flatten(0, 1)[:, None], owners.repeat_interleave(num_queries)
         negative, negative_similarity = (
             each.view_as(positive)
@@ -450,10 +450,10 @@ class ReCoLoss(nn.Module):
         {\exp(\cos(r_q, r_k^{c,+}) / \tau) + \sum_{r_k^- \in R_k^c} \exp(\cos(r_q, r_k^-) / \tau)}
 
     Eq. 1 of the paper, with its sums taken as means: over the Q queries of a class, then over the
-    classes present in the batch (one without a query adds 0 and counts). Queries are drawn from
+    classes present in the batch (one without a query adds 0 and counts). Queries are sampled from
     the class's hard pixels (Eq. 4), the positive key is the class mean (Eq. 2), and the class of
-    a negative key is drawn from a softmax over the relation graph (Eq. 3). Only queries carry
-    gradient. Drawing is with replacement.
+    a negative key is sampled from a softmax over the relation graph (Eq. 3). Only queries carry
+    gradient. Sampling is with replacement.
 
     Args:
         options: how pixels are sampled and contrasted, as :class:`ReCoOptions` says. Single ones
@@ -636,7 +636,7 @@ def _against_negatives(
 ) -> tuple[Tensor, Tensor]:
     """``log(sum e^n)`` and mean cosine, both ``(G, q)``, for groups of q queries that share keys.
 
-    The keys of all groups may be C * Q * K * D numbers, so they are drawn, used and forgotten some
+    The keys of all groups may be C * Q * K * D numbers, so they are sampled, used and freed some
     groups at a time. They carry no gradient: all that a query needs of them afterwards is the
     gradient of its own log-sum-exp, the mean of its keys weighted by their softmax.
 

@@ -40,11 +40,11 @@ def reference_loss(
 ) -> Tensor:
     """The ReCo loss; arguments as for ``ReCoLoss``.
 
-    Each query has negatives of its own, whatever ``options.negatives`` says.
+    Negatives are sampled for each query, whatever ``options.negatives`` says.
 
     Args:
-        query_rows: for each class with queries the pixels ``(Q,)`` to take, instead of a draw.
-        key_rows: for each such class the negatives ``(Q, K)`` to take, instead of a draw.
+        query_rows: for each class with queries the pixels ``(Q,)`` to take, instead of random ones.
+        key_rows: for each such class the negatives ``(Q, K)`` to take, likewise.
 
     Returns:
         A scalar; 0 without a graph where no class has both queries and negatives.
@@ -111,10 +111,10 @@ def reference_loss(
         class_loss = representations.new_zeros(())
         for q, query in enumerate(queries):
             if key_rows is None:
-                drawn = torch.multinomial(chances, options.num_negatives, replacement=True)
+                sampled = torch.multinomial(chances, options.num_negatives, replacement=True)
                 negatives = []
                 for i, j in enumerate(others):
-                    picks = torch.randint(len(key_members[j]), (int((drawn == i).sum()),))
+                    picks = torch.randint(len(key_members[j]), (int((sampled == i).sum()),))
                     negatives.append(key_members[j][picks])
                 keys = pixels[torch.cat(negatives)].detach()
             else:

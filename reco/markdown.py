@@ -10,5 +10,5 @@ def markdown_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(map(_row, [titles, ["---"] * len(titles), *rows]))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+def _row(entries: Sequence[str]) -> str:
+    return "| " + " | ".join(entry.replace("|", r"\|") for entry in entries) + " |"

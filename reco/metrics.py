@@ -50,8 +50,8 @@ class ConfusionMatrix:
             where: ``(B, H, W)`` bool: count only these pixels.
 
         Raises:
-            ValueError: shapes differ; on the CPU, where looking waits for nothing, also a counted
-                class outside 0 .. C-1. Elsewhere such a pixel is not counted.
+            ValueError: shapes differ; on the CPU, where the check needs no synchronisation, also a
+                counted class outside 0 .. C-1. Elsewhere such a pixel is not counted.
         """
         if predictions.shape != labels.shape:
             raise ValueError(
@@ -72,15 +72,15 @@ class ConfusionMatrix:
                     )
         counted = counted & known
         pairs = labels.long() * self.num_classes + predictions.long()
-        # One more cell takes what is not counted: no shape depends on the data.
-        cells = self.num_classes**2
-        pairs = torch.where(counted, pairs, cells).flatten()
-        counts = torch.zeros(cells + 1, dtype=torch.int64, device=pairs.device)
+        # One more bin takes what is not counted: no shape depends on the data.
+        bins = self.num_classes**2
+        pairs = torch.where(counted, pairs, bins).flatten()
+        counts = torch.zeros(bins + 1, dtype=torch.int64, device=pairs.device)
         counts.scatter_add_(0, pairs, torch.ones_like(pairs))
-        self.matrix += counts[:cells].view_as(self.matrix)
+        self.matrix += counts[:bins].view_as(self.matrix)
 
     def reset(self) -> None:
-        """Forget what was counted."""
+        """Set all counts to 0."""
         self.matrix.zero_()
 
     def reduce(self) -> None:
@@ -120,7 +120,7 @@ class ConfusionMatrix:
         return [c for c, count in enumerate(self.matrix.sum(1).tolist()) if count == 0]
 
     def compute(self) -> dict[str, Any]:
-        """All figures as JSON knows them; ``None`` where there is none, as for an absent class."""
+        """All figures as JSON values; ``None`` for NaN, as of an absent class."""
         return {
             "mean_iou": finite_or_none(self.mean_iou()),
             "iou": [finite_or_none(iou) for iou in self.iou().tolist()],
@@ -139,7 +139,7 @@ class ConfusionMatrix:
 
 
 def finite_or_none(figure: float) -> float | None:
-    """``None`` for NaN, which JSON has no word for."""
+    """``None`` for NaN, which is not part of JSON."""
     return None if math.isnan(figure) else figure
 
 
@@ -198,8 +198,8 @@ def format_table(
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
     lines = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            entry.ljust(width) if i == 0 else entry.rjust(width)
+            for i, (entry, width) in enumerate(zip(row, widths, strict=True))
         )
         for row in [header, *rows]
     ]

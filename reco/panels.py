@@ -27,7 +27,7 @@ Plane = npt.NDArray[np.float32]
 
 _IGNORED = (0, 0, 0)
 _RIGHT, _WRONG = (222, 222, 222), (200, 30, 30)
-# Dark blue to yellow: ordered in lightness, and the same order to colour-blind eyes.
+# Dark blue to yellow (viridis): ordered in lightness, also for the colour-blind.
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _GAP = 8
 _WIDTH = 240  # pixels that a picture of a panel takes at least, about
@@ -120,8 +120,8 @@ def label_panel(
     return _grid(pictures, ("image", "under its mask", "mask"), legend, title)
 
 
-def draw_masks(reader: FileReader, most: int = 4) -> Image.Image | None:
-    """:func:`label_panel` of a few images that hold many classes, of masks that were looked into.
+def paint_masks(reader: FileReader, most: int = 4) -> Image.Image | None:
+    """:func:`label_panel` of a few images with many classes, among the masks read so far.
 
     ``None`` if there are none.
     """
@@ -134,7 +134,7 @@ def draw_masks(reader: FileReader, most: int = 4) -> Image.Image | None:
         try:
             image, labels = reader.image(id), reader.label(id)
         except ValueError:
-            continue  # the check names it
+            continue  # reported by the check
         pixels = Image.fromarray(to_rgb(image)) if isinstance(image, np.ndarray) else image
         size = (_MASK_WIDTH, max(1, round(pixels.height * _MASK_WIDTH / pixels.width)))
         if pixels.width > _MASK_WIDTH:
@@ -185,7 +185,7 @@ def label_strip(
 ) -> Image.Image:
     """The image, then once for each entry of ``labels`` darkened under the labels that are known.
 
-    Single pixels would not be seen: where only a few are known they are drawn as squares.
+    Where only a few pixels are known, each is enlarged to a square, to be visible.
 
     Args:
         image: ``(H, W, 3)``.
@@ -213,7 +213,7 @@ def label_strip(
     return canvas
 
 
-def draw_budgets(reader: Reader, config: DatasetConfig) -> Image.Image:
+def paint_budgets(reader: Reader, config: DatasetConfig) -> Image.Image:
     """The four budgets of partial labels on the first training image."""
     id = reader.ids("train")[0]
     sample = EvalDataset(reader, [id], config.image_size)[0]

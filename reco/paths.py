@@ -12,11 +12,11 @@ def user_path(text: str | Path) -> Path:
     """The path that a user wrote, with ``~`` and ``$VARIABLES`` filled in.
 
     Raises:
-        ValueError: nothing, a variable that is not set, or the home folder of nobody.
+        ValueError: an empty path, a variable that is not set, or the home folder of no user.
     """
     text = str(text)
     if not text:
-        raise ValueError("a path, and not an empty one")
+        raise ValueError("a path that is not empty")
     path = os.path.expanduser(os.path.expandvars(text))
     if os.path.lexists(path):
         return Path(path)

@@ -31,7 +31,7 @@ def make_camvid(
     }
     for split, stems in names.items():
         for i, stem in enumerate(stems):
-            mask = draw_mask([*range(12)], i)
+            mask = make_mask([*range(12)], i)
             save_image(root / split / f"{stem}{ending}", mask, i)
             save_mask(root / f"{split}annot" / f"{stem}.png", mask)
         if lists:
@@ -55,7 +55,7 @@ def make_cityscapes(root: Path, train: int = 8, val: int = 3, extra: int = 2) ->
         for i in range(count):
             city = cities[split][i % len(cities[split])]
             stem = f"{city}_{i:06d}_000019"
-            mask = draw_mask(values, i, regions=(5, 6))
+            mask = make_mask(values, i, regions=(5, 6))
             save_image(root / "leftImg8bit" / split / city / f"{stem}_leftImg8bit.png", mask, i)
             if split == "train_extra":
                 continue
@@ -84,7 +84,7 @@ def make_pascal(
     for kind, stems in names.items():
         for i, stem in enumerate(stems):
             void = [] if kind == "augmented" else [255]
-            mask = draw_mask([*range(21), *void], i, size=ODD_SIZES[i % 3])
+            mask = make_mask([*range(21), *void], i, size=ODD_SIZES[i % 3])
             save_image(voc / "JPEGImages" / f"{stem}.jpg", mask, i)
             if kind != "augmented":
                 save_mask(voc / "SegmentationClass" / f"{stem}.png", mask, palette=palette)
@@ -105,7 +105,7 @@ def make_sun(root: Path, train: int = 8, test: int = 3) -> Path:
     """Images numbered from 1 in each folder, labels 1 to 5050 for test and from 5051 for train."""
     for split, count, offset in (("train", train, 5050), ("test", test, 0)):
         for i in range(count):
-            mask = draw_mask([*range(38)], i, size=ODD_SIZES[i % 3], regions=(4, 5))
+            mask = make_mask([*range(38)], i, size=ODD_SIZES[i % 3], regions=(4, 5))
             save_image(root / f"SUNRGBD-{split}_images" / f"img-{i + 1:06d}.jpg", mask, i)
             save_mask(root / "sunrgbd_train_test_labels" / f"img-{i + 1 + offset:06d}.png", mask)
     return root
@@ -123,15 +123,15 @@ def make_folder(
     for split, count in (("train", train), ("val", val)):
         for i in range(count):
             name = f"site {i % 2}/{i:03d}"
-            mask = draw_mask(values, i)
+            mask = make_mask(values, i)
             save_image(root / "images" / split / f"{name}.jpg", mask, i)
             save_mask(root / "labels" / split / f"{name}.png", mask)
     for i in range(unlabelled):
-        save_image(root / "unlabelled" / "street" / f"{i:03d}.jpg", draw_mask(values, i), i)
+        save_image(root / "unlabelled" / "street" / f"{i:03d}.jpg", make_mask(values, i), i)
     return root
 
 
-def draw_mask(
+def make_mask(
     values: Sequence[int],
     index: int,
     *,
@@ -141,10 +141,10 @@ def draw_mask(
     """(H, W) uint8: a grid of rectangles; picture ``index`` goes on where the one before ended."""
     rows, columns = regions
     count = rows * columns
-    cells = np.array([values[(index * count + i) % len(values)] for i in range(count)])
+    classes = np.array([values[(index * count + i) % len(values)] for i in range(count)])
     y = np.arange(size[0]) * rows // size[0]
     x = np.arange(size[1]) * columns // size[1]
-    return cells.reshape(rows, columns)[y[:, None], x].astype(np.uint8)
+    return classes.reshape(rows, columns)[y[:, None], x].astype(np.uint8)
 
 
 def save_image(path: Path, mask: np.ndarray, seed: int) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from make_data import draw_mask, make_folder, make_pascal, save_image, save_mask
+from make_data import make_folder, make_mask, make_pascal, save_image, save_mask
 from PIL import Image
 
 from reco.cli import main
@@ -30,7 +30,7 @@ def make(root: Path, masks: dict[str, Image.Image], split: str = "train") -> Pat
     for name, mask in masks.items():
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
-        values = draw_mask((0, 1, 2), 0, size=mask.size[::-1])
+        values = make_mask((0, 1, 2), 0, size=mask.size[::-1])
         save_image(root / f"images/{split}/{name}.png", values, len(name) + ord(name[0]))
         mask.save(root / f"labels/{split}/{name}.png")
     return root
@@ -129,7 +129,7 @@ def test_palettes_that_agree(tmp_path):
     mask = tmp_path / "voc/VOCdevkit/VOC2012/SegmentationClass/2007_000032.png"
     palette = [v for colour in voc_palette(256) for v in colour]
     size = Image.open(mask).size[::-1]
-    save_mask(mask, draw_mask((0, 7), 0, size=size), palette=palette)
+    save_mask(mask, make_mask((0, 7), 0, size=size), palette=palette)
     pascal = open_dataset(DatasetConfig("pascal", str(tmp_path / "voc")))
     assert check_dataset(pascal).problems == []
 
@@ -211,7 +211,7 @@ def test_first_lines(tmp_path):
 
 def test_a_bad_mask_to_evaluate_on_is_found_before_training(tmp_path):
     make_folder(tmp_path)
-    save_mask(tmp_path / "labels/val/site 1/001.png", draw_mask([0, 9], 0))
+    save_mask(tmp_path / "labels/val/site 1/001.png", make_mask([0, 9], 0))
     with pytest.raises(ValueError, match=r"labels/val/site 1/001.png: holds 9"):
         start(tmp_path, class_names=THREE)
 

@@ -53,7 +53,7 @@ def test_every_config_has_the_relation_temperature_of_the_figures(name):
 @pytest.mark.parametrize("name", WITH_A_LIST)
 def test_the_fields_budgets_ask_for_a_list(name):
     count = name.split("_")[1].removesuffix(".yaml")
-    asked = rf"{name}: dataset.labelled_ids is yours to give .* a list of the {count} labelled"
+    asked = rf"{name}: dataset.labelled_ids has to be set .* a list of the {count} labelled"
     with pytest.raises(ConfigError, match=asked):
         load_config(name)
     config = load_config(name, ["dataset.labelled_ids=list.txt"])
@@ -134,7 +134,7 @@ def test_hash_and_differences_leave_out_what_changes_no_number():
 def test_a_key_that_is_gone_is_passed_over_where_it_changed_nothing(write):
     path = write("dataset: {name: synthetic}\nreco: {true_labels: false}")
     assert load_config(path) == load_config(write("dataset: {name: synthetic}", "without.yaml"))
-    with pytest.raises(ConfigError, match=r"--set: reco\.true_labels = True: this key is gone"):
+    with pytest.raises(ConfigError, match=r"--set: reco\.true_labels = True: this key was removed"):
         load_config(path, ["reco.true_labels=true"])
 
 

@@ -182,7 +182,7 @@ def test_a_file_says_what_it_is_of_and_no_other_takes_its_place(run, tmp_path, c
     assert len(list(run.glob("last-test*.json"))) == 2
     capsys.readouterr()
     assert cli.main(["eval", "--checkpoint", str(run / "last.pt"), "--overlap", "0.5"]) == 1
-    assert "--overlap is of sliding windows: expected --window" in capsys.readouterr().err
+    assert "--overlap is for sliding windows: expected --window" in capsys.readouterr().err
 
 
 def test_best_says_that_it_was_chosen_on_the_split(run, capsys):

@@ -15,8 +15,9 @@ from PIL import Image
 from reco import IGNORE, cli
 from reco.data import synthetic
 from reco.method.augmentation import to_unit
-from reco.pictures import draw, plots
+from reco.pictures import plots
 from reco.pictures.analysis import RunAnalysis
+from reco.pictures.figure import _short_names, write_figure
 from reco.runs.checkpoint import CheckpointError
 from reco.runs.results import read_metrics, read_relation_graphs
 
@@ -150,9 +151,9 @@ def test_the_course_of_the_relation_graph(tmp_path):
     assert (first.get_title(), second.get_title()) == ("iteration 10", "iteration 20")
     assert second.images[0].get_array().tolist() == graphs[20]
     assert np.isnan(np.array(first.images[0].get_array().filled(np.nan))[0, 1])
-    assert draw.draw("course", [tmp_path], output=tmp_path / "course.png").is_file()
+    assert write_figure("course", [tmp_path], output=tmp_path / "course.png").is_file()
     with pytest.raises(ValueError, match="course: 2 paths given"):
-        draw.draw("course", [tmp_path, tmp_path])
+        write_figure("course", [tmp_path, tmp_path])
     (tmp_path / "metrics.jsonl").write_text('{"iteration": 1}\n')
     with pytest.raises(ValueError, match="no relation graph was logged"):
         plots.relation_course(*read_relation_graphs(tmp_path))
@@ -160,20 +161,20 @@ def test_the_course_of_the_relation_graph(tmp_path):
 
 def test_mistakes_are_named(checkpoint, analysis, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"--images 3: expected 0 \.\. 2"):
-        draw.draw("compare", [checkpoint], images=[3])
+        write_figure("compare", [checkpoint], images=[3])
     with pytest.raises(ValueError, match="queries: 2 paths given"):
-        draw.draw("queries", [checkpoint, checkpoint])
+        write_figure("queries", [checkpoint, checkpoint])
     with pytest.raises(ValueError, match="kind 'heat': expected one of curves"):
-        draw.draw("heat", [checkpoint])
+        write_figure("heat", [checkpoint])
     without = write_checkpoint(tmp_path / "classmix.pt", "reco.enabled=false")
     with pytest.raises(CheckpointError, match="trained without ReCo"):
-        draw.draw("relation", [without])
+        write_figure("relation", [without])
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"matplotlib: pip install matplotlib$"):
         plots.curves({"": []})
 
 
 def test_short_names(tmp_path):
-    names = draw._short_names([tmp_path / "a/x/best.pt", tmp_path / "b/x/best.pt"])
+    names = _short_names([tmp_path / "a/x/best.pt", tmp_path / "b/x/best.pt"])
     assert names == ["a", "b"]
-    assert len(draw._short_names([tmp_path / "best.pt"])) == 1
+    assert len(_short_names([tmp_path / "best.pt"])) == 1

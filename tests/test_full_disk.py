@@ -59,7 +59,7 @@ def set_read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
 
-def draw_figure(path: Path) -> None:
+def save_figure(path: Path) -> None:
     figure = pytest.importorskip("matplotlib.figure").Figure((8, 8))
     figure.subplots().imshow(np.random.default_rng(0).random((300, 300)))
     write_whole(path, figure.savefig)
@@ -70,7 +70,7 @@ WRITERS = {
     "text.html": lambda path: write_text_whole(path, "x" * 100_000),
     "table.csv": lambda path: write_table(path, ["number"], [[i] for i in range(30_000)]),
     "image.png": lambda path: write_whole(path, Image.fromarray(NOISE).save),
-    "figure.png": draw_figure,
+    "figure.png": save_figure,
     "weights.pt": lambda path: write_binary_whole(
         path, lambda file: torch.save([torch.ones(30_000), torch.ones(1)], file)
     ),

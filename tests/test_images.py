@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from make_data import draw_mask, save_mask
+from make_data import make_mask, save_mask
 from PIL import Image
 
 from reco.config import ConfigError, load_config
@@ -63,7 +63,7 @@ def folder(root: Path, write, names=("a", "b", "c", "d")) -> Path:
         for seed, name in enumerate(names):
             write(root / "images" / split / name, seed)
             save_mask(
-                root / "labels" / split / f"{name}.png", draw_mask((0, 1), seed, size=(24, 32))
+                root / "labels" / split / f"{name}.png", make_mask((0, 1), seed, size=(24, 32))
             )
     return root
 
@@ -191,7 +191,7 @@ def photos(root: Path, turn: int, mask_of) -> Path:
     exif[0x0112] = turn
     for split in ("train", "val"):
         for seed in range(3):
-            stored = draw_mask((0, 1), seed, size=(24, 32))
+            stored = make_mask((0, 1), seed, size=(24, 32))
             (root / "images" / split).mkdir(parents=True, exist_ok=True)
             pixels = np.repeat(stored[..., None] * 200, 3, 2)
             pixels[..., 2] = 10 * seed + 5 * (split == "val")  # no two photos are the same

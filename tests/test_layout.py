@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from make_data import (
-    draw_mask,
     make_cityscapes,
     make_folder,
+    make_mask,
     make_pascal,
     save_image,
     save_mask,
@@ -37,7 +37,7 @@ TWO = ("no", "yes")
 def put(root: Path, *paths: str) -> Path:
     """An image at each path, a mask where the name or folder says so."""
     for i, path in enumerate(paths):
-        mask = draw_mask((0, 1), i)
+        mask = make_mask((0, 1), i)
         is_mask = "mask" in path or "label" in path
         (save_mask if is_mask else save_image)(root / path, mask, *([] if is_mask else [i]))
     return root
@@ -380,7 +380,7 @@ def test_masks_that_lie_there_but_are_not_seen(tmp_path, mask, message):
     put(tmp_path, "images/train/a/1.jpg")
     path = put(tmp_path, "labels/train/0.png") / mask
     path.parent.mkdir(parents=True, exist_ok=True)
-    (path.touch if path.suffix == ".npy" else lambda: save_mask(path, draw_mask((0, 1), 0)))()
+    (path.touch if path.suffix == ".npy" else lambda: save_mask(path, make_mask((0, 1), 0)))()
     with pytest.raises(ValueError, match="1 of 1 images without a mask") as error:
         FolderReader(tmp_path, TWO).ids("train")
     assert message in str(error.value)
@@ -392,7 +392,7 @@ def test_masks_that_lie_there_but_are_not_seen(tmp_path, mask, message):
 @pytest.mark.parametrize("ending", [".pgm", ".webp", ".tif"])
 def test_other_endings_of_masks(tmp_path, ending):
     put(tmp_path, "images/train/1.jpg")
-    mask = draw_mask((0, 1), 0)
+    mask = make_mask((0, 1), 0)
     (tmp_path / "labels/train").mkdir(parents=True)
     Image.fromarray(mask).convert("RGB" if ending == ".webp" else "L").save(
         tmp_path / f"labels/train/1{ending}", **({"lossless": True} if ending == ".webp" else {})

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from make_data import draw_mask, save_image, save_mask
+from make_data import make_mask, save_image, save_mask
 from PIL import Image
 
 from reco import IGNORE
@@ -23,7 +23,7 @@ COLOURS = ("#3c1098", "#8429f6", "#6ec1e4", "#fedd3a", "#e2a929", "#9b9b9b")
 def make_leaves(root: Path) -> None:
     """Twelve photos in one folder, of which ten have a mask beside them."""
     for i in range(12):
-        classes = draw_mask((0, 1, 2), i)
+        classes = make_mask((0, 1, 2), i)
         save_image(root / f"{i:04d}.jpg", classes, i)
         if i < 10:
             values = np.array([0, 128, 255], np.uint8)[classes]
@@ -35,7 +35,7 @@ def make_aerial(root: Path) -> None:
     colours = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in COLOURS], np.uint8)
     for tile in range(1, 4):
         for part in range(4):
-            classes = draw_mask(range(6), tile + part)
+            classes = make_mask(range(6), tile + part)
             name = f"part_{part:03d}"
             save_image(root / f"Tile {tile}/images/{name}.jpg", classes, 10 * tile + part)
             mask = Image.fromarray(colours[classes])
@@ -80,7 +80,7 @@ def test_masks_of_the_aerial_tiles_are_read_alike(tmp_path):
     for tile in range(1, 4):
         for part in range(4):
             id = f"Tile {tile}/images/part_{part:03d}"
-            expected = draw_mask(range(6), tile + part)
+            expected = make_mask(range(6), tile + part)
             expected[expected == 5] = IGNORE
             assert np.array_equal(np.asarray(reader.label(id)), expected)
             modes.add(Image.open(tmp_path / f"aerial/Tile {tile}/masks/part_{part:03d}.png").mode)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import losses_of
-from make_data import draw_mask, save_mask
+from make_data import make_mask, save_mask
 from PIL import Image
 from torch import nn
 
@@ -35,7 +35,7 @@ def write_images(root: Path) -> Path:
     """Of class c, image k has 200 + 5 k in channel c: a pixel says what and whose it is."""
     for folder in ("images/train", "images/val", "unlabelled"):
         for k, (size, classes) in enumerate(zip(SIZES, CLASSES, strict=True)):
-            mask = draw_mask(classes, 0, size=size)
+            mask = make_mask(classes, 0, size=size)
             pixels = np.full((*size, 3), 20, np.uint8)
             np.put_along_axis(pixels, mask[:, :, None], 200 + 5 * k, 2)
             (root / folder).mkdir(parents=True, exist_ok=True)

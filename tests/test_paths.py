@@ -35,7 +35,7 @@ def test_what_cannot_be_filled_in_is_named(home, monkeypatch):
         ("$NOT_SET_HERE/x", "variable NOT_SET_HERE is not"),
         ("${NOT_SET_HERE}", "variable NOT_SET_HERE is not"),
         ("~nobody-of-this-name/x", "~nobody-of-this-name is no user's home"),
-        ("", "not an empty one"),
+        ("", "a path that is not empty"),
     ]:
         with pytest.raises(ValueError, match=words):
             user_path(text)

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 from make_data import (
-    draw_mask,
     make_camvid,
     make_cityscapes,
     make_folder,
+    make_mask,
     make_pascal,
     make_sun,
     save_image,
@@ -42,7 +42,7 @@ def make_all_cities(root: Path) -> Path:
     make_cityscapes(root)
     for split, cities in CITIES.items():
         for i, city in enumerate(cities):
-            mask = draw_mask([7, 8, 11], i, size=(8, 16))
+            mask = make_mask([7, 8, 11], i, size=(8, 16))
             stem = f"{city}_999999_000019"
             save_image(root / f"leftImg8bit/{split}/{city}/{stem}_leftImg8bit.png", mask, i)
             save_mask(root / f"gtFine/{split}/{city}/{stem}_gtFine_labelIds.png", mask)
@@ -92,11 +92,11 @@ def test_all_problems_of_a_bad_archive_are_reported_at_once(tmp_path, monkeypatc
     broken = images / "train/aachen/aachen_000000_000019_leftImg8bit.png"
     broken.write_bytes(broken.read_bytes()[:-900])
     encoding = masks / "train/aachen/aachen_000002_000019_gtFine_labelIds.png"
-    save_mask(encoding, draw_mask([0, 200], 0))
+    save_mask(encoding, make_mask([0, 200], 0))
     size = masks / "train/aachen/aachen_000004_000019_gtFine_labelIds.png"
-    save_mask(size, draw_mask([7], 0, size=(36, 47)))
+    save_mask(size, make_mask([7], 0, size=(36, 47)))
     colour = masks / "val/frankfurt/frankfurt_000000_000019_gtFine_labelIds.png"
-    save_image(colour, draw_mask([7], 0), 0)
+    save_image(colour, make_mask([7], 0), 0)
 
     assert run_prepare("cityscapes", "--root", root) == 1
     printed = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_masks_of_other_splits_are_not_alone(tmp_path):
     make_pascal(tmp_path / "voc")
     voc = tmp_path / "voc/VOCdevkit/VOC2012"
     write_lines(voc / "ImageSets/Segmentation/train_aug.txt", ["2007_000032"])
-    save_mask(voc / "SegmentationClassAug/2011_000001.png", draw_mask([1], 0))
+    save_mask(voc / "SegmentationClassAug/2011_000001.png", make_mask([1], 0))
     assert check_dataset(reader_of("sun", tmp_path / "sun")).problems == []
     (problem,) = check_dataset(reader_of("pascal", tmp_path / "voc")).problems
     assert problem.endswith("SegmentationClassAug/2011_000001.png: mask without image")

@@ -86,7 +86,7 @@ def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
     assert script(str(checkpoint), "--output", str(output), "--device", "cpu") == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     with output.open() as file:
-        written = [[cell or "-" for cell in row] for row in csv.reader(file)]
+        written = [[value or "-" for value in row] for row in csv.reader(file)]
     assert written[0] == list(Supply._fields)
     assert written[1:] == printed
     assert script(str(checkpoint.with_name("none.pt"))) == 1

@@ -8,10 +8,10 @@ import shutil
 import numpy as np
 import pytest
 from make_data import (
-    draw_mask,
     make_camvid,
     make_cityscapes,
     make_folder,
+    make_mask,
     make_pascal,
     make_sun,
     save_image,
@@ -67,7 +67,7 @@ def test_camvid(tmp_path, ending, lists):
     assert reader.ids("val")[0] == "0016E5_07959"
     assert reader.ids("test") == ["Seq05VD_f00000", "Seq05VD_f00030"]
     assert reader.unlabelled_ids() == []
-    expected = draw_mask([*range(12)], 0)
+    expected = make_mask([*range(12)], 0)
     assert np.array_equal(
         label(reader, "0001TP_006690"), np.where(expected == 11, IGNORE, expected)
     )
@@ -139,7 +139,7 @@ def test_sun(tmp_path, numbered_like_labels):
     assert reader.spec is SUN
     assert reader.ids("train") == [f"img-{i:06d}" for i in range(5051, 5059)]
     assert reader.ids("val") == reader.ids("test") == [f"img-{i:06d}" for i in (1, 2, 3)]
-    values = draw_mask([*range(38)], 0, regions=(4, 5)).astype(int)
+    values = make_mask([*range(38)], 0, regions=(4, 5)).astype(int)
     assert 0 in values
     assert np.array_equal(label(reader, "img-005051"), np.where(values == 0, IGNORE, values - 1))
     check_images_match(reader, "train", {c: c + 1 for c in range(37)})
@@ -198,7 +198,7 @@ def test_folder_label_map_and_ignore_values(tmp_path):
 def test_folder_with_16_bit_and_palette_and_one_bit_masks(tmp_path):
     make_folder(tmp_path, train=3)
     folder = tmp_path / "labels" / "train"
-    mask = draw_mask((0, 1), 0)
+    mask = make_mask((0, 1), 0)
     save_mask(folder / "site 0/000.png", mask.astype(np.uint16) * 1000)
     save_mask(folder / "site 1/001.png", mask, palette=[0, 0, 0, 9, 9, 9])
     Image.fromarray(mask.astype(bool)).save(folder / "site 0/002.png")
@@ -284,14 +284,14 @@ def test_image_without_mask_is_named_before_training(tmp_path, make, cls, mask):
 
 def test_mask_of_another_size(tmp_path):
     make_camvid(tmp_path)
-    save_mask(tmp_path / "trainannot/0001TP_006690.png", draw_mask([0, 1], 0, size=(36, 47)))
+    save_mask(tmp_path / "trainannot/0001TP_006690.png", make_mask([0, 1], 0, size=(36, 47)))
     with pytest.raises(ValueError, match=r"trainannot/0001TP_006690.png is 47 x 36 .* 48 x 36"):
         CamVidReader(tmp_path).label("0001TP_006690")
 
 
 def test_mask_value_that_is_no_class(tmp_path):
     make_camvid(tmp_path)
-    mask = draw_mask([0, 1, 12, 60], 0)
+    mask = make_mask([0, 1, 12, 60], 0)
     save_mask(tmp_path / "trainannot/0001TP_006690.png", mask)
     with pytest.raises(
         ValueError, match=r"006690.png: holds 12, 60, which are no classes.* 0-11, 255$"
@@ -306,7 +306,7 @@ def test_mask_value_that_is_no_class(tmp_path):
 
 def test_colour_mask(tmp_path):
     make_folder(tmp_path, train=1)
-    save_image(tmp_path / "labels/train/site 0/000.png", draw_mask([0, 1], 0), 0)
+    save_image(tmp_path / "labels/train/site 0/000.png", make_mask([0, 1], 0), 0)
     with pytest.raises(ValueError, match=r"000.png: is a colour image, .*#\w{6} .*dataset.classes"):
         FolderReader(tmp_path, THREE).label("train/site 0/000")
 
@@ -328,7 +328,7 @@ def test_truncated_files_are_named(tmp_path, ending):
 
 def test_two_images_of_one_name(tmp_path):
     make_folder(tmp_path)
-    save_image(tmp_path / "images/train/site 0/000.png", draw_mask([0, 1], 0), 0)
+    save_image(tmp_path / "images/train/site 0/000.png", make_mask([0, 1], 0), 0)
     with pytest.raises(ValueError, match=r"000\.(jpg|png) and .*000\.(jpg|png): two images for"):
         FolderReader(tmp_path, THREE).ids("train")
 
@@ -398,7 +398,7 @@ def test_rotated_photograph_is_upright_and_fits_its_mask(tmp_path):
 
 
 def test_read_mask_keeps_palette_indices(tmp_path):
-    mask = draw_mask([0, 3, 255], 0)
+    mask = make_mask([0, 3, 255], 0)
     save_mask(tmp_path / "p.png", mask, palette=[v for c in voc_palette(256) for v in c])
     assert Image.open(tmp_path / "p.png").mode == "P"
     assert np.array_equal(read_mask(tmp_path / "p.png").values, mask)

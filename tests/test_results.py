@@ -45,7 +45,7 @@ ROWS = [
 
 def test_table_by_hand(tmp_path):
     table = results_table(ROWS, "plain")
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()]
+    lines = [[entry.strip() for entry in line.split("|")[1:-1]] for line in table.splitlines()]
     deviation = statistics.stdev([42, 44])
     assert table.startswith("mIoU in % on val, 1,200 iterations:")
     assert lines[4][:4] == ["plain", "2", "40.5 ± 0.7", f"43.0 ± {deviation:.1f}"]

@@ -60,12 +60,12 @@ def test_resume_starts_a_run_that_is_not_there(command, tiny, tmp_path):
     folder = run_path(tiny(), "tiny")
     code, out = command("--config", "tiny.yaml", "--resume")
     assert code == 0
-    assert f"{folder}: starts here" in out
+    assert f"{folder}: no checkpoint, starting the run" in out
     assert load_checkpoint(folder / "last.pt")["iteration"] == 4
     code, out = command("--config", "tiny.yaml", "--resume")
     assert code == 0
-    assert "was at its end, iteration 4, already" in out
-    assert "starts here" not in out
+    assert "was finished already, at iteration 4" in out
+    assert "starting the run" not in out
 
 
 def test_resume_goes_on_with_other_settings_that_change_no_number(command, tiny, tmp_path):
@@ -144,7 +144,7 @@ def test_extending_is_a_step_of_its_own(command, tiny, tmp_path):
     for options in (["--config", "tiny.yaml", "--extend-to", "6"], ["--resume", str(folder)]):
         code, out = command(*options)
         assert code == 0, out
-        assert "was at its end, iteration 6, already" in out
+        assert "was finished already, at iteration 6" in out
     assert without_speed(metrics(folder)) == records
     code, out = command("--config", "tiny.yaml", "--resume")
     assert code == 1

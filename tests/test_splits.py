@@ -9,7 +9,7 @@ import random
 
 import numpy as np
 import pytest
-from make_data import draw_mask, make_camvid, make_folder, save_image, save_mask
+from make_data import make_camvid, make_folder, make_mask, save_image, save_mask
 from PIL import Image
 
 from reco import IGNORE
@@ -250,10 +250,10 @@ def test_class_that_no_labelled_mask_holds_stops_the_run(tmp_path):
 
 def test_bad_mask_is_found_before_training(tmp_path):
     make_folder(tmp_path)
-    save_mask(tmp_path / "labels/train/site 1/003.png", draw_mask([0, 1, 9], 0))
+    save_mask(tmp_path / "labels/train/site 1/003.png", make_mask([0, 1, 9], 0))
     folder = DatasetConfig(name="folder", root=str(tmp_path), class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match=r"site 1/003.png: holds 9, "):
         make_split(open_dataset(folder), folder)
-    save_image(tmp_path / "images/train/alone.jpg", draw_mask([0], 0), 0)
+    save_image(tmp_path / "images/train/alone.jpg", make_mask([0], 0), 0)
     with pytest.raises(ValueError, match=r"1 of 7 images without a mask: .*alone.jpg. Images with"):
         make_split(open_dataset(folder), folder)

@@ -252,7 +252,7 @@ def test_a_command_has_a_process_group_of_its_own(tmp_path):
         ("config: demo.yaml\nmethods: {a: {}}\ntest_split: tset", "test_split = 'tset'"),
         ("config: 1\nmethods: {a: {}}", "config = 1: expected text"),
         ("config: demo.yaml\nmethods: {a: {}}\noutput_dir: $UNSET_HERE/x", "variable UNSET_HERE"),
-        ("config: demo.yaml\nmethods: {a: {}, a: {}}", "the key 'a' stands twice"),
+        ("config: demo.yaml\nmethods: {a: {}, a: {}}", "the key 'a' is there twice"),
         ("config: demo.yaml\nmethods: {a: {}", "not a YAML file"),
     ],
 )
@@ -267,7 +267,7 @@ def test_wrong_studies_are_named(tmp_path, text, message):
     ("changes", "overrides", "message"),
     [
         ("{a: , b: {reco.enabld: false}}", [], "methods: b: reco.enabld: unknown key.*enabled"),
-        ("{a: , b: {}}", [], "«a, seed 0» and «b, seed 0» are one and the same run"),
+        ("{a: , b: {}}", [], "«a, seed 0» and «b, seed 0» are the same run"),
         ("{a: }", ["train.seed=1"], r"train\.seed = 1: the seeds .* here \[0, 1, 2\]"),
         ("{a: {train.seed: 4}}", [], r"train\.seed = 4: the seeds of a study are its key seeds"),
         ("{a: }", ["output_dir=x"], "output_dir = 'x'.*--output-dir"),

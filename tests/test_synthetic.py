@@ -7,14 +7,14 @@ import hashlib
 import numpy as np
 import pytest
 
-from reco.data.synthetic import SCENES, SPEC, SyntheticReader, draw_scene
+from reco.data.synthetic import SCENES, SPEC, SyntheticReader, paint_scene
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone():
     first, second = SyntheticReader(), SyntheticReader()
     id = first.ids("train")[7]
     again = [np.asarray(reader.image(id)) for reader in (first, second)]
-    draw_scene.cache_clear()
+    paint_scene.cache_clear()
     assert np.array_equal(*again)
     assert np.array_equal(again[0], np.asarray(second.image(id)))
     others = [

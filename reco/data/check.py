@@ -109,15 +109,15 @@ def check_dataset(reader: FileReader) -> Report:
         _read_all(reader, split, found.pairs, report)
     _tell_unknown(report)
     _compare_with_official(reader, report)
-    _look_at_values(reader, report)
-    _look_at_orientation(reader, report)
+    _check_values(reader, report)
+    _check_orientation(reader, report)
     _compare_files(reader, report)
     # Folders that splits share are looked at once for each: keep the first line of two.
     report.problems[:] = dict.fromkeys(report.problems)
     return report
 
 
-def _look_at_values(reader: FileReader, report: Report) -> None:
+def _check_values(reader: FileReader, report: Report) -> None:
     """Images of more than 8 bits: the range of their values, found or set and wrong."""
     if wrong := reader.judge_value_range():
         report.problems.append(wrong)
@@ -125,7 +125,7 @@ def _look_at_values(reader: FileReader, report: Report) -> None:
         report.notes.append(f"dataset.value_range = {value_range_text(found)}")
 
 
-def _look_at_orientation(reader: FileReader, report: Report) -> None:
+def _check_orientation(reader: FileReader, report: Report) -> None:
     """Photos that EXIF turns without changing their size: nobody sees which way their masks lie."""
     turned = []
     for split in report.pixels:

@@ -87,7 +87,7 @@ class ClassTable:
         Raises:
             ValueError: a value or colour that is no class; the message names ``source``.
         """
-        classes = self._look_up(mask)
+        classes = self._convert(mask)
         unknown = classes == _UNKNOWN
         if not unknown.any():
             return classes
@@ -98,7 +98,7 @@ class ClassTable:
         named = [colour_name(value) if colours else str(value) for value in found]
         raise UnknownValueError(source, self._complaint(mask, unknown), named)
 
-    def _look_up(self, mask: Mask) -> Pixels:
+    def _convert(self, mask: Mask) -> Pixels:
         """Class indices, ``_UNKNOWN`` where the table has none."""
         values = mask.values
         classes: Pixels

@@ -99,19 +99,19 @@ class SyntheticReader:
 
     def _scene(self, id: str) -> tuple[Image.Image, Image.Image]:
         split, index = id.split("-")
-        return draw_scene(self.seed, list(SCENES).index(split), int(index))
+        return paint_scene(self.seed, list(SCENES).index(split), int(index))
 
 
 @lru_cache(maxsize=4)  # image and label of a scene are asked for one after the other
-def draw_scene(seed: int, split: int, index: int) -> tuple[Image.Image, Image.Image]:
+def paint_scene(seed: int, split: int, index: int) -> tuple[Image.Image, Image.Image]:
     """Image and labels of a scene."""
     random = np.random.default_rng([seed, split, index])
     scene = _Canvas(random)
     horizon = int(random.integers(38, 50))
-    _draw_background(scene, horizon)
+    _paint_background(scene, horizon)
     things = _place_things(random, horizon)
-    for bottom, draw, x in sorted(things, key=lambda thing: thing[0]):  # the far ones first
-        draw(scene, x, bottom, (bottom - horizon) / (_HEIGHT - horizon))
+    for bottom, paint, x in sorted(things, key=lambda thing: thing[0]):  # the far ones first
+        paint(scene, x, bottom, (bottom - horizon) / (_HEIGHT - horizon))
     return scene.finish()
 
 
@@ -157,10 +157,10 @@ class _Canvas:
 
 # Draws one thing that stands in the middle column x on a bottom row; its scale is 0 at the horizon
 # and 1 at the front.
-_Draw = Callable[[_Canvas, float, float, float], None]
+_Painter = Callable[[_Canvas, float, float, float], None]
 
 
-def _draw_background(scene: _Canvas, horizon: int) -> None:
+def _paint_background(scene: _Canvas, horizon: int) -> None:
     random = scene.random
     sky = _pick(random, ((120, 170, 230), (200, 205, 215), (235, 190, 150), (90, 110, 150)), 15)
     scene.box((0, 0, _WIDTH, _HEIGHT), sky, SKY)
@@ -168,7 +168,7 @@ def _draw_background(scene: _Canvas, horizon: int) -> None:
     while x < _WIDTH:
         width = int(random.integers(14, 34))
         if random.random() < 0.85:
-            _draw_building(scene, x, horizon - int(random.integers(8, 38)), width, horizon + 2)
+            _paint_building(scene, x, horizon - int(random.integers(8, 38)), width, horizon + 2)
         x += width
     # Pavement and road have one colour, give or take: what differs is the texture.
     grey = _pick(random, ((115, 115, 120), (140, 135, 130), (95, 98, 108)), 12)
@@ -180,7 +180,7 @@ def _draw_background(scene: _Canvas, horizon: int) -> None:
     scene.polygon([*corners, (left, _HEIGHT)], grey, ROAD)
 
 
-def _draw_building(scene: _Canvas, x: int, top: int, width: int, bottom: int) -> None:
+def _paint_building(scene: _Canvas, x: int, top: int, width: int, bottom: int) -> None:
     random = scene.random
     wall = _pick(random, ((150, 90, 75), (190, 175, 150), (120, 125, 135), (205, 200, 195)), 25)
     scene.box((x, top, x + width - 1, bottom), wall, BUILDING)
@@ -191,24 +191,24 @@ def _draw_building(scene: _Canvas, x: int, top: int, width: int, bottom: int) ->
             scene.box((left, y, left + 2, y + step // 2), glass, BUILDING)
 
 
-def _place_things(random: np.random.Generator, horizon: int) -> list[tuple[float, _Draw, float]]:
+def _place_things(random: np.random.Generator, horizon: int) -> list[tuple[float, _Painter, float]]:
     """``(bottom row, what, middle column)`` of everything that stands in the scene."""
-    things: list[tuple[float, _Draw, float]] = []
+    things: list[tuple[float, _Painter, float]] = []
 
     def add(
-        draw: _Draw, counts: tuple[int, int], depth: tuple[float, float], on_road: bool
+        paint: _Painter, counts: tuple[int, int], depth: tuple[float, float], on_road: bool
     ) -> None:
         for _ in range(int(random.integers(*counts))):
             bottom = horizon + (_HEIGHT - horizon) * random.uniform(*depth)
             middle = random.uniform(30, 98) if on_road else _beside_road(random)
-            things.append((bottom, draw, middle))
+            things.append((bottom, paint, middle))
 
-    add(_draw_tree, (0, 4), (0.08, 0.3), on_road=False)
-    add(_draw_pole, (1, 4), (0.1, 0.5), on_road=False)
-    add(_draw_car, (0, 3), (0.25, 0.85), on_road=True)
-    add(_draw_van, (0, 2), (0.25, 0.7), on_road=True)
-    add(_draw_person, (0, 4), (0.3, 0.9), on_road=False)
-    add(_draw_rider, (0, 2), (0.35, 0.9), on_road=True)
+    add(_paint_tree, (0, 4), (0.08, 0.3), on_road=False)
+    add(_paint_pole, (1, 4), (0.1, 0.5), on_road=False)
+    add(_paint_car, (0, 3), (0.25, 0.85), on_road=True)
+    add(_paint_van, (0, 2), (0.25, 0.7), on_road=True)
+    add(_paint_person, (0, 4), (0.3, 0.9), on_road=False)
+    add(_paint_rider, (0, 2), (0.35, 0.9), on_road=True)
     return things
 
 
@@ -217,7 +217,7 @@ def _beside_road(random: np.random.Generator) -> float:
     return random.uniform(4, 40) if random.random() < 0.5 else random.uniform(88, 124)
 
 
-def _draw_tree(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_tree(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     random = scene.random
     height = 22 + 60 * scale
     scene.box((x - 1, bottom - height * 0.5, x + 1, bottom), (85, 60, 45), TREE)
@@ -230,7 +230,7 @@ def _draw_tree(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
         scene.ellipse(box, _near(random, leaves, 12), TREE)
 
 
-def _draw_pole(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_pole(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     top = bottom - (26 + 45 * scale)
     grey = _near(scene.random, (105, 108, 112), 25)
     scene.box((x, top, x + 1 + round(2 * scale), bottom), grey, POLE)
@@ -248,7 +248,7 @@ _PAINT = (
 )
 
 
-def _draw_car(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_car(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     """Low at both ends, a cabin in the middle."""
     half, height = 9 + 19 * scale, 7 + 15 * scale
     middle = bottom - 0.55 * height
@@ -259,10 +259,10 @@ def _draw_car(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     scene.polygon(cabin, paint, CAR)
     window = (x - 0.3 * half, bottom - 0.9 * height, x + 0.3 * half, middle - 1)
     scene.box(window, (60, 70, 85), CAR)
-    _draw_wheels(scene, x, bottom, half, height, CAR)
+    _paint_wheels(scene, x, bottom, half, height, CAR)
 
 
-def _draw_van(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_van(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     """A car's paint, wheels and length, and one high box from end to end."""
     half, height = 9 + 19 * scale, 8 + 18 * scale
     scene.box(
@@ -271,10 +271,10 @@ def _draw_van(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     front = x + (half if scene.random.random() < 0.5 else -0.45 * half)
     window = (front - 0.5 * half, bottom - 0.9 * height, front - 1, bottom - 0.55 * height)
     scene.box(window, (60, 70, 85), VAN)
-    _draw_wheels(scene, x, bottom, half, height, VAN)
+    _paint_wheels(scene, x, bottom, half, height, VAN)
 
 
-def _draw_wheels(
+def _paint_wheels(
     scene: _Canvas, x: float, bottom: float, half: float, height: float, label: int
 ) -> None:
     radius = 0.2 * height
@@ -293,7 +293,7 @@ _CLOTHES = (
 )
 
 
-def _draw_body(scene: _Canvas, x: float, bottom: float, height: float, label: int) -> None:
+def _paint_body(scene: _Canvas, x: float, bottom: float, height: float, label: int) -> None:
     """Torso and head, the same for persons and riders; ``bottom`` is the hip."""
     skin = _pick(scene.random, ((225, 185, 160), (150, 105, 80), (95, 65, 50)), 8)
     half, radius = 0.3 * height, 0.2 * height
@@ -303,15 +303,15 @@ def _draw_body(scene: _Canvas, x: float, bottom: float, height: float, label: in
     scene.ellipse(head, skin, label)
 
 
-def _draw_person(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_person(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     height = 10 + 30 * scale
     trousers = _pick(scene.random, _CLOTHES, 18)
     for leg in (x - 0.13 * height, x + 0.03 * height):
         scene.box((leg, bottom - 0.45 * height, leg + 0.1 * height, bottom), trousers, PERSON)
-    _draw_body(scene, x, bottom - 0.45 * height, 0.55 * height, PERSON)
+    _paint_body(scene, x, bottom - 0.45 * height, 0.55 * height, PERSON)
 
 
-def _draw_rider(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
+def _paint_rider(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     height = 10 + 30 * scale
     radius = 0.2 * height
     steel = _near(scene.random, (45, 45, 48), 15)
@@ -320,7 +320,7 @@ def _draw_rider(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
     )
     for cx in (x - 1.3 * radius, x + 1.3 * radius):
         scene.ellipse((cx - radius, bottom - 2 * radius, cx + radius, bottom), steel, BICYCLE)
-    _draw_body(scene, x, bottom - 0.38 * height, 0.55 * height, RIDER)
+    _paint_body(scene, x, bottom - 0.38 * height, 0.55 * height, RIDER)
 
 
 def _pick(random: np.random.Generator, colours: tuple[Colour, ...], spread: int) -> Colour:

@@ -1,4 +1,4 @@
-"""Work that goes on in threads behind the caller's, a few pieces at a time."""
+"""Work in background threads, a few items at a time."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _Item = TypeVar("_Item")
 
 
 class Background(Generic[_Item]):
-    """Does pieces of work in threads and tells in their order what became of each.
+    """Works on items in threads and reports the end of each, in their order.
 
-    A context manager: left without an error, it waits for all pieces; left by an error, it drops
+    A context manager: left without an error, it waits for all items; left by an error, it drops
     those that have not begun.
 
     Args:
-        ended: told of each item and a function that raises what its work raised, if anything; in
-            the caller's thread and in the order of the items.
-        most: pieces under way at a time; the caller waits before another one begins.
+        ended: called in the caller's thread, in the order of the items, with an item and a function
+            that raises the error of its work, if any.
+        most: items at a time; the caller waits before another one begins.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Background(Generic[_Item]):
         self._under_way: deque[tuple[_Item, Future[None]]] = deque()
 
     def do(self, item: _Item, work: Callable[[], None]) -> None:
-        """Let ``work`` begin. Raises what ``ended`` raises of an earlier item."""
+        """Start ``work``. Raises what ``ended`` raises for an earlier item."""
         self._wait(self._most - 1)
         self._under_way.append((item, self._pool.submit(work)))
 

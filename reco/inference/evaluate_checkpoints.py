@@ -43,23 +43,23 @@ def evaluate_checkpoints(
     """Evaluate checkpoints by the protocol of their configuration, side by side.
 
     Beside each checkpoint go ``<name>-<split>.json`` with all figures and ``<name>-<split>.csv``
-    with those of each class. The former says which checkpoint, images (ids, and a fingerprint of
-    their content) and options it is of, and in ``deviations`` what was not done as training's own
-    validation does it. What deviates, or is of images in another ``dataset.root`` that are not
-    known to be those of the run, gets a name of its own: ``<name>-<split>-<eight digits>.json``.
-    Files that cannot be written there are a warning. All checkpoints are opened before the first
+    with those of each class. The former records checkpoint, images (ids, and a fingerprint of
+    their content) and options, and in ``deviations`` what differs from the validations of the run.
+    With deviations, or on images in another ``dataset.root`` that are not known to be those of the
+    run, it is called ``<name>-<split>-<eight digits>.json``. Files that cannot be written are a
+    warning. All checkpoints are opened before the first
     one is evaluated.
 
     Args:
-        paths: checkpoints; each is evaluated on the data its own configuration names.
+        paths: checkpoints; each is evaluated on the data of its configuration.
         split: ``train``, ``val`` or ``test``; by default ``dataset.eval_split``.
         overrides: ``key=value`` over the checkpoints' configurations, such as ``dataset.root=…``.
         which: of the two networks; a supervised run has a student alone.
-        mode: how the networks look at an image; once, at the whole of it, by default.
+        mode: windows, scales and mirroring; by default the whole image once.
         original_size: compare at the size of the label files instead of ``dataset.image_size``.
         boundary_width: pixels on either side of a boundary that count as near it.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        output: folder of the files, instead of the checkpoints' own ones; their names then begin
+        output: folder of the files, instead of those of the checkpoints; their names then begin
             with that of the run's folder.
 
     Returns:
@@ -118,7 +118,7 @@ def evaluate_checkpoints(
         _write_or_warn(base, content, results, run)
         if run.chosen_on == of_split:
             notes.append(
-                f"{path} was chosen by its mIoU on {of_split}, which is too good therefore: report "
+                f"{path} was chosen by its mIoU on {of_split}, which is therefore too good: report "
                 "last.pt"
             )
         prefix = f"{path.parent.name}/{path.stem} " if len(paths) > 1 else ""
@@ -137,9 +137,9 @@ def _open(
 def _open_all(
     paths: Sequence[Path], split: str | None, overrides: Sequence[str], which: Which
 ) -> tuple[str, ...]:
-    """Find what would stop an evaluation of the last checkpoint; the classes of all of them.
+    """Open each checkpoint once, to find errors before the first evaluation; their classes.
 
-    They are not kept open: their networks together may be too large for the memory.
+    They are closed again: their networks together may be too large for the memory.
     """
     class_names: tuple[str, ...] = ()
     for path in paths:
@@ -173,7 +173,7 @@ def _places(paths: Sequence[Path], output: Path | None) -> list[Path]:
 def _deviations(
     run: TrainedRun, options: Mapping[str, Any], networks: Collection[str]
 ) -> dict[str, Any]:
-    """What of an evaluation was not done as in the validations of the run itself."""
+    """Options and keys in which an evaluation differs from the validations of the run."""
     usual = {**asdict(InferenceMode()), "original_size": False, "boundary_width": BOUNDARY_WIDTH}
     of_windows = () if options["window"] else ("overlap", "blend", "margin")
     found = {
@@ -190,7 +190,7 @@ def _deviations(
 
 
 def _elsewhere(run: TrainedRun, split: str, images: str) -> bool:
-    """Whether the images lie where the run did not look, and may be others than it knows."""
+    """Whether the images are in another ``dataset.root``, and not known to be those of the run."""
     before = run.trained_config.dataset
     if run.config.dataset.root == before.root:
         return False
@@ -204,7 +204,7 @@ def _elsewhere(run: TrainedRun, split: str, images: str) -> bool:
 
 
 def _suffix(distinct: Sequence[Any]) -> str:
-    """``-0123abcd`` for what tells an evaluation from the usual one; nothing for the usual one."""
+    """``-0123abcd``, a hash of what differs from the usual evaluation; empty for the usual one."""
     if not distinct:
         return ""
     return "-" + hashlib.sha256(json.dumps(distinct, sort_keys=True).encode()).hexdigest()[:8]
@@ -213,7 +213,7 @@ def _suffix(distinct: Sequence[Any]) -> str:
 def _write_or_warn(
     base: Path, content: dict[str, Any], results: Mapping[str, Evaluation], run: TrainedRun
 ) -> None:
-    """Write an evaluation beside ``base``, under a name that tells it from others; warn if not."""
+    """Write an evaluation beside ``base``, under a distinct name; warn where that fails."""
     distinct: list[Any] = [content["deviations"]] if content["deviations"] else []
     images = content["images"]["fingerprint"]
     if _elsewhere(run, content["split"], images):
@@ -223,8 +223,7 @@ def _write_or_warn(
         _write(target, content, results)
     except WriteError as error:
         warnings.warn(
-            f"{error}: the figures are in the table alone; an output folder elsewhere "
-            "(--output FOLDER) gets them",
+            f"{error}: the figures are in the table alone; --output FOLDER writes them elsewhere",
             stacklevel=3,
         )
 

@@ -31,7 +31,7 @@ BOUNDARY_WIDTH = 3
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation counted."""
+    """Confusion matrices of an evaluation."""
 
     confusion: ConfusionMatrix
     boundary: ConfusionMatrix  # of pixels near a true boundary alone
@@ -39,7 +39,7 @@ class Evaluation:
     examples: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures as JSON knows them; ``None`` where there is none."""
+        """All figures as JSON values; ``None`` for NaN."""
         return {
             **self.confusion.compute(),
             "boundary_mean_iou": finite_or_none(self.boundary.mean_iou()),
@@ -78,12 +78,12 @@ def evaluate(
         loader: batches of :class:`reco.data.loading.EvalSample`.
         num_classes: C.
         device: of the networks.
-        mode: how they look at an image.
+        mode: windows, scales and mirroring.
         boundary_width: pixels on either side of a true boundary that count as near it.
         num_examples: keep labels ``(H, W)`` uint8 and confidence ``(H, W)`` of as many images.
 
     Raises:
-        ValueError: a network tells another number of classes apart.
+        ValueError: a network has another number of classes.
     """
     results = {
         name: Evaluation(
@@ -131,7 +131,7 @@ def label_batch(
     """Labels ``(B, H, W)`` at ``size`` and their confidence; large images tile by tile.
 
     Raises:
-        ValueError: the network tells another number of classes apart.
+        ValueError: the network has another number of classes.
     """
     if images.shape[2] * images.shape[3] > MOST_PIXELS and tuple(images.shape[2:]) == tuple(size):
         found = [

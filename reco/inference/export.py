@@ -38,9 +38,9 @@ _ENDINGS: dict[Format, str] = {
     "state_dict": "-state.pt",
     "hub": "-hub",
 }
-# The size of the traced example: none that rounds evenly anywhere, and so large that windowed
-# networks see more than one window of it, since a 1 would be taken for a constant. Tracing costs
-# the same at every size.
+# The size of the traced example: one that no stride divides, and so large that windowed networks
+# have more than one window, since tracing takes a size of 1 for a constant. Tracing costs the same
+# at every size.
 _EXAMPLE = (2, 1057, 1217)
 # A traced network refuses images whose feature map, a sixteenth of them, would be one pixel wide.
 _SMALLEST = 17
@@ -48,7 +48,7 @@ _RANDOM_IMAGES = ((96, 128), (75, 203))
 
 
 class Deployable(nn.Module):
-    """Images to logits at the images' own size.
+    """Images to logits at the size of the images.
 
     Args:
         network: images in [0, 1] to logits; its representation head is taken off.
@@ -90,7 +90,7 @@ class Exported(NamedTuple):
     agreement: float  # share of pixels with the same label
 
     def summary(self) -> str:
-        """A line for a person."""
+        """One line of text."""
         return (
             f"{self.path}: {self.parameters / 1e6:.2f} M parameters, logits differ by at most "
             f"{self.difference:.1e}, {100 * self.agreement:.3f} % of pixels have the same label"
@@ -110,7 +110,7 @@ def export_checkpoint(
 
     Files are called as the checkpoint, with the endings ``.pt2``, ``.onnx`` and ``-state.pt``; the
     folder of ``hub`` ends in ``-hub``. A model card ``-card.md`` lies beside them.
-    What their numbers mean (classes, palette, expected input) is in the file: ``metadata.json``
+    Classes, palette and expected input are in the file: ``metadata.json``
     among the extra files of the ``.pt2``, the metadata of the ONNX model, ``-state.json`` beside
     the state dict.
 
@@ -137,7 +137,7 @@ def export_checkpoint(
     run = TrainedRun.read(path)
     trained = run.network(network)
     samples = _samples(run, trained, images)
-    # Of the checkpoint as it is, head and all, by the code that evaluates.
+    # Of the whole checkpoint, by the code that evaluates.
     expected = [_reference(trained, sample) for sample in samples]
     deployable = Deployable(trained, input=input)
     folder = path.parent if output is None else output
@@ -178,7 +178,7 @@ def _samples(
 
 
 def _metadata(run: TrainedRun, network: SegmentationNetwork, input: Input) -> dict[str, Any]:
-    """What the numbers of a file mean."""
+    """Classes, palette, input and output of a file."""
     dataset, spec = run.config.dataset, run.spec
     return {
         "name": spec.name,
@@ -240,7 +240,7 @@ def _describe(input: Input, channels: int) -> str:
 
 
 def _numbers(values: Tensor) -> list[float]:
-    """As they were written: float32 has seven digits."""
+    """Numbers as in the configuration: float32 has seven digits."""
     return [round(value, 6) for value in values.flatten().tolist()]
 
 
@@ -313,7 +313,7 @@ def _write_onnx(
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the free axes of input and output what they are, instead of ``s34``."""
+    """Name the free axes of input and output, which are called ``s34`` and the like."""
     for value in (*graph.input, *graph.output):
         for axis, name in ((0, "batch"), (2, "height"), (3, "width")):
             value.type.tensor_type.shape.dim[axis].dim_param = name

@@ -36,20 +36,20 @@ _LARGE = 2**25
 _OVERLAY = 4096
 # Of PNG, 0 to 9: half the time of the usual 6, for files a few percent larger.
 _COMPRESSION = 3
-# Errors of writing that are of one name and not of the disk.
+# Errors of writing that are due to the name of the file, not to the disk.
 _OF_A_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 
 
 class FilesOutcome(NamedTuple):
-    """What became of the files."""
+    """Which files were labelled, passed over, or failed."""
 
     predicted: int
     passed_over: int  # files of a folder or glob that are no images
     failures: list[str]  # one message for each file that could not be labelled
-    value_range: ValueRange | None = None  # found in the files, which the run knew nothing of
+    value_range: ValueRange | None = None  # found in the files, where the run has none
 
     def summary(self, output: Path) -> str:
-        """One or two lines for a person."""
+        """A few lines of text."""
         text = f"{self.predicted} images labelled; results are in {output}"
         if self.value_range is not None:
             text += f"\nblack and white are the values {value_range_text(self.value_range)}"
@@ -205,7 +205,7 @@ def _name(listed: dict[Path, Path]) -> list[ImageFile]:
         if name in first:
             raise ValueError(
                 f"{first[name]} and {path}: the results of both would be {name}.png; label them "
-                "in two calls, each with an output folder of its own"
+                "in two calls, each with another output folder"
             )
         first[name] = path
     return found
@@ -246,7 +246,7 @@ def _is_large(path: Path) -> bool:
 
 
 def _label_large(predictor: Predictor, found: ImageFile, output: Path, confidence: bool) -> None:
-    """Label a file part by part; nothing but the file, labels and confidence is held as a whole."""
+    """Label a file part by part; only the file, labels and confidence are held as a whole."""
     image = LargeImage(found.path, predictor.image_format)
     labels = np.empty(image.size, dtype=np.uint8)
     levels = np.empty(image.size if confidence else (0, 0), dtype=np.uint8)
@@ -266,7 +266,7 @@ def _label_large(predictor: Predictor, found: ImageFile, output: Path, confidenc
 def _predict(
     predictor: Predictor, batch: Sequence[tuple[ImageFile, npt.NDArray[np.uint8]]]
 ) -> Sequence[Prediction | Exception]:
-    """What the network says of each image, or what happened instead.
+    """The prediction of each image, or the error.
 
     A batch that fails, such as one too large for the memory, is tried again image by image.
     """
@@ -280,7 +280,7 @@ def _predict(
 
 @contextlib.contextmanager
 def _noting(found: ImageFile, failures: list[str]) -> Iterator[None]:
-    """What is the matter with one file is reported; a full disk is not of one file."""
+    """Report an error of one file; raise errors that concern all, such as a full disk."""
     try:
         yield
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
@@ -304,7 +304,7 @@ def _write(
     found: ImageFile,
     confidence: bool,
 ) -> None:
-    """Write the results of one image, or raise what happened instead."""
+    """Write the results of one image, or raise its error."""
     if isinstance(prediction, Exception):
         raise prediction
     levels = _levels(prediction.confidence) if confidence else None

@@ -1,4 +1,4 @@
-"""The model card beside exported networks: what a stranger must know before using one."""
+"""The model card beside exported networks."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ tags: [semantic-segmentation, semi-supervised, reco]
 def model_card(run: TrainedRun, which: str, metadata: Mapping[str, Any]) -> str:
     """Markdown: classes, input, training data and split, figures, and commit.
 
-    What a run keeps beside its checkpoint (``environment.json``, ``metrics.jsonl``, evaluations) is
-    read where it is there; the card says so where it is not.
+    Files beside the checkpoint (``environment.json``, ``metrics.jsonl``, evaluations) are read
+    where they exist; the card names what is missing.
 
     Args:
         run: the checkpoint.
@@ -88,7 +88,7 @@ def _commit(folder: Path) -> str:
 
 
 def _figures(run: TrainedRun) -> Iterator[list[str]]:
-    """Split, network and mIoU of what was measured on this checkpoint, as training validates."""
+    """Split, network and mIoU of evaluations of this checkpoint without deviations."""
     measured: dict[str, Mapping[str, Any]] = {}
     try:
         records = read_metrics(run.path.parent)

@@ -37,12 +37,12 @@ from reco.runs.checkpoint import Network, TrainedRun
 
 AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
 
-# Numbers (classes x pixels) that are brought to the image's own size at a time.
+# Numbers (classes x pixels) that are resized at a time.
 _BAND_NUMBERS = 2**25
 
 
 class Prediction(NamedTuple):
-    """What the network says about one image, at the image's own size."""
+    """Labels and confidence of one image, at its size."""
 
     labels: npt.NDArray[np.uint8]  # (H, W) class indices
     confidence: npt.NDArray[np.float32]  # (H, W) softmax probability of the label, 0 to 1
@@ -52,7 +52,7 @@ class Predictor:
     """Labels images.
 
     As in an evaluation, an image is brought to ``image_size`` for the network, and the
-    probabilities are brought back to the image's own size. Without ``image_size`` the network sees
+    probabilities are resized to the image. Without ``image_size`` the network sees
     the image as it is; one of more than two megapixels in tiles, so that memory stays bounded.
 
     Args:
@@ -61,8 +61,8 @@ class Predictor:
         image_size: (height, width) that the network sees, or ``None``.
         device: where to compute.
         image_format: channels that the network takes, and the range of values that becomes black
-            and white in files of more than 8 bits; where it is not known, each file's values tell.
-        mode: how the network looks at an image: once, at the whole of it, by default.
+            and white in files of more than 8 bits; where it is not known, it is found in each file.
+        mode: windows, scales and mirroring; by default the whole image once.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Predictor:
         )
 
     def _label_large(self, image: Tensor, size: tuple[int, int]) -> Prediction:
-        """Labels at ``size`` of an image ``(C, h, w)`` that is looked at in tiles."""
+        """Labels at ``size`` of an image ``(C, h, w)`` that is cut into tiles."""
         labels, confidence = label_large(
             self.network, TensorSource(image), self.spec.num_classes, self.mode, device=self.device
         )
@@ -163,15 +163,15 @@ def load(
 ) -> Predictor:
     """Read a checkpoint, trained on whatever device, and make it ready to label images.
 
-    ``reco.load("last.pt").predict("street.jpg").labels`` is the shortest way to a result.
+    For example ``reco.load("last.pt").predict("street.jpg").labels``.
 
     Args:
         path: ``last.pt`` or ``best.pt`` of a run, or a folder of ``reco export --format hub``.
-        network: ``"auto"`` is the teacher, or the student of a supervised run, which has no other.
+        network: ``"auto"`` is the teacher, or the student of a supervised run.
         image_size: (height, width) the network sees, ``None`` for the image as it is, or
             ``"config"`` for what the run was trained and evaluated at.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-        mode: how it looks at an image: by windows, at several scales, mirrored.
+        mode: windows, scales and mirroring.
 
     Raises:
         CheckpointError: not a checkpoint of this project, or one without a teacher when the

@@ -21,12 +21,12 @@ from reco.runs.checkpoint import CheckpointError, load_state
 
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 FILES = (_CONFIG, _WEIGHTS, _CARD)
-"""What the folder holds."""
+"""Files of the folder."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A network and what its numbers mean."""
+    """A network and its metadata."""
 
     network: SegmentationNetwork
     spec: DatasetSpec

@@ -1,4 +1,4 @@
-"""How a network looks at images: whole or by a sliding window, at several scales, mirrored.
+"""Inference on whole images or by a sliding window, at several scales, mirrored.
 
 Shapes: images (B, 3, H, W) uint8 or floating in [0, 1]; probabilities (B, C, H, W).
 """
@@ -23,14 +23,14 @@ AnyNetwork = Callable[[Tensor], SegmentationOutput | Tensor]
 
 @dataclass(frozen=True)
 class InferenceMode:
-    """How a network looks at an image; the default is once, at the whole of it.
+    """Windows, scales and mirroring of inference; by default the whole image once.
 
     Args:
         window: (height, width) of a sliding window; ``None``: the whole image at once.
         overlap: least share of the window that neighbours have in common, in [0, 1).
         blend: how overlapping windows are averaged: all alike, or less towards their borders.
-        margin: pixels along a window's inner borders that are not used at all, since the network
-            cannot see past them.
+        margin: pixels along a window's inner borders that are not used, since their context is cut
+            off.
         scales: the image is seen at each of them; softmax probabilities are averaged.
         flip: at each scale, the mirror image too.
 
@@ -65,12 +65,12 @@ class InferenceMode:
 def predict_probabilities(
     network: AnyNetwork, images: Tensor, mode: InferenceMode | None = None
 ) -> Tensor:
-    """Softmax probabilities at the images' own size, ``(B, C, H, W)`` float32.
+    """Softmax probabilities at the size of the images, ``(B, C, H, W)`` float32.
 
     Args:
         network: in eval mode: images in [0, 1] to logits of any size.
         images: ``(B, 3, H, W)`` uint8, or floating in [0, 1].
-        mode: how to look at them.
+        mode: windows, scales and mirroring.
     """
     mode = mode or InferenceMode()
     images = to_unit(images)
@@ -85,19 +85,19 @@ def predict_probabilities(
             view = F.interpolate(
                 view, scaled, mode="bilinear", align_corners=False, antialias=scale < 1
             )
-        logits = _look(network, view, mode)
+        logits = _logits(network, view, mode)
         probabilities = resize_logits(logits.flip(3) if flipped else logits, size).softmax(1)
         total = total.to(probabilities) + probabilities
     return total / len(views)
 
 
-def _look(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
+def _logits(network: AnyNetwork, images: Tensor, mode: InferenceMode) -> Tensor:
     """Logits at the images' size, by the whole image or by a sliding window."""
     if mode.window is None:
         return resize_logits(logits_of(network(images)), images.shape[2:])
     height, width = images.shape[2:]
     window = mode.window
-    # An image smaller than the window is extended by what training shows beyond an image.
+    # An image smaller than the window is padded as crops are in training.
     extents = [max(extent, size) for extent, size in zip((height, width), window, strict=True)]
     padded = void_colour(images).repeat(len(images), 1, *extents)
     padded[:, :, :height, :width] = images
@@ -138,7 +138,7 @@ def window_weight(extent: int, window: int, start: int, blend: Blend, margin: in
     """``(window,)`` weights along one axis of the window that begins at ``start``.
 
     They are 0 within ``margin`` of an inner border, > 0 elsewhere, and do not fall off towards the
-    image's own border, past which no window can see more.
+    border of the image.
     """
     at = torch.arange(window) + 0.5
     distance = torch.full((window,), torch.inf)

@@ -1,7 +1,7 @@
 """Labels of large images in bounded memory: tile by tile, each seen with its surroundings.
 
 Shapes: parts of images (C, h, w) uint8; labels and confidence (h, w). Evaluation and prediction
-both cut images of more than ``MOST_PIXELS`` so; within a tile a network looks as the mode says.
+both cut images of more than ``MOST_PIXELS``; within a tile the :class:`InferenceMode` applies.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class TensorSource:
 
 
 class Tile(NamedTuple):
-    """What a network says about a part of an image."""
+    """Labels and confidence of a part of an image."""
 
     rows: slice
     columns: slice
@@ -67,9 +67,9 @@ def label_tiles(
     Args:
         network: in eval mode: images in [0, 1] to logits.
         source: the image.
-        num_classes: that the network tells apart.
-        mode: how the network looks at a tile and its surroundings. A window larger than a tile
-            makes tiles as large.
+        num_classes: of the network.
+        mode: windows, scales and mirroring within a tile and its surroundings. A window larger
+            than a tile makes tiles as large.
         device: of the network.
     """
     mode = mode or InferenceMode()

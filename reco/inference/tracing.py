@@ -1,6 +1,6 @@
-"""What timm computes from image sizes in Python, in a form that ``torch.export`` keeps general.
+"""Replacements for functions of timm that depend on image sizes, for ``torch.export``.
 
-timm's own code would fix the exported network to the size of the example, or stop the export.
+With timm's functions the export fails, or the network takes the size of the example alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 @contextmanager
 def traceable() -> Iterator[None]:
-    """While it lasts, timm's networks can be traced for all sizes; without timm it does nothing."""
+    """Trace timm's networks for all sizes in this context; without timm it does nothing."""
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for module, owner, name, function in _REPLACEMENTS:

@@ -1,4 +1,4 @@
-"""Labels that are neither a class nor IGNORE: named where looking is free, left out elsewhere."""
+"""Labels that are neither a class nor IGNORE: an error on the CPU, ignored on other devices."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def checked_labels(labels: Tensor, num_classes: int, name: str) -> Tensor:
     Args:
         labels: of any shape, integers that can hold IGNORE.
         num_classes: C, at most 255.
-        name: of whoever asks, for errors.
+        name: of the caller, for errors.
 
     Raises:
-        ValueError: not such integers, more classes, or, for eager CPU tensors, where looking waits
-            for nothing, a label that is neither 0 .. C-1 nor IGNORE.
+        ValueError: not such integers, more classes, or, for eager CPU tensors, where the check
+            needs no synchronisation, a label that is neither 0 .. C-1 nor IGNORE.
     """
     if num_classes > IGNORE:
         raise ValueError(

@@ -27,19 +27,19 @@ def complementary_dropout(
     Args:
         num_images: B.
         channels: C_l of each map.
-        device: of the factors; they are drawn on the CPU.
-        generator: makes the draw repeatable.
+        device: of the factors; they are sampled on the CPU.
+        generator: makes the choice repeatable.
 
     Returns:
         ``(2 * B, C_l)`` for each map: the first view's images, then the second view's.
     """
-    draws = {
+    halves = {
         width: 2.0 * torch.randint(2, (num_images, width), generator=generator)
         for width in sorted(set(channels))
     }
     whole = torch.randperm(num_images, generator=generator)[: num_images // 2]
     factors = {}
-    for width, first in draws.items():
+    for width, first in halves.items():
         first[whole] = 1.0
         factors[width] = torch.cat([first, 2 - first]).to(device, non_blocking=True)
     return tuple(factors[width] for width in channels)

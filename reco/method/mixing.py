@@ -41,7 +41,7 @@ def classmix(
         Images, labels and masks; pixel by pixel they come from one image.
 
     Raises:
-        ValueError: shapes that do not fit together, a batch of one image, or labels that are no
+        ValueError: shapes that do not match, a batch of one image, or labels that are no
             integers. Values are checked on eager CPU tensors only; elsewhere one out of range
             becomes IGNORE.
     """
@@ -50,9 +50,9 @@ def classmix(
     present = torch.zeros(len(flat), IGNORE + 1, dtype=torch.bool, device=labels.device)
     present.scatter_(1, flat, True)
     present[:, IGNORE] = False
-    draws = torch.rand(present.shape, device=labels.device, generator=generator)
-    # Absent classes are drawn last, so that a rank below n/2 is a present class.
-    ranks = draws.masked_fill(~present, 2.0).argsort(1).argsort(1)
+    uniform = torch.rand(present.shape, device=labels.device, generator=generator)
+    # Absent classes rank last, so that a rank below n/2 is a present class.
+    ranks = uniform.masked_fill(~present, 2.0).argsort(1).argsort(1)
     chosen = present & (2 * ranks < present.sum(1, keepdim=True))
     return _lay_over_next(images, labels, *masks, where=chosen.gather(1, flat).view_as(labels))
 
@@ -78,7 +78,7 @@ def cutmix(
         *masks: ``(B, H, W)`` each, such as a confidence.
         probability: of a box, image by image; without one, image i + 1 stays as it is.
         area: smallest and largest share of the image, uniform; 0 < smallest <= largest < 1.
-        aspect: smallest and largest height : width of a box, both in shares of the image's own;
+        aspect: smallest and largest height : width of a box, both in shares of the image's;
             uniform in its logarithm. Limited to what fits; None: all that fits.
         generator: makes the choice repeatable.
     """
@@ -89,8 +89,8 @@ def cutmix(
     labels = _checked(images, labels, *masks, at_least=2)
     box = _box(labels.shape, images.device, generator, area, aspect)
     if probability < 1:
-        draws = torch.rand(len(box), 1, 1, device=box.device, generator=generator)
-        box &= draws < probability
+        uniform = torch.rand(len(box), 1, 1, device=box.device, generator=generator)
+        box &= uniform < probability
     return _lay_over_next(images, labels, *masks, where=box)
 
 
@@ -100,11 +100,11 @@ def cutout(
     *masks: Tensor,
     generator: torch.Generator | None = None,
 ) -> tuple[Tensor, ...]:
-    """Erase a box of half the area: it shows and tells what a crop does beyond its image.
+    """Erase a box of half the area, as if it lay beyond the image.
 
-    That is :func:`~reco.data.transforms.void_colour` in images, IGNORE in labels, 0 in a
+    It becomes :func:`~reco.data.transforms.void_colour` in images, IGNORE in labels, 0 in a
     confidence. DeVries & Taylor, arXiv 1708.04552. Arguments and errors as for :func:`classmix`,
-    but a single image will do.
+    but a single image is enough.
     """
     labels = _checked(images, labels, *masks, at_least=1)
     box = _box(labels.shape, images.device, generator)
@@ -134,8 +134,8 @@ def _box(
     proportion, *places = torch.rand(3, batch, 1, device=device, generator=generator)
     share: Tensor | float = area[0]
     if area[0] < area[1]:
-        draws = torch.rand(batch, 1, device=device, generator=generator)
-        share = area[0] + (area[1] - area[0]) * draws
+        uniform = torch.rand(batch, 1, device=device, generator=generator)
+        share = area[0] + (area[1] - area[0]) * uniform
     # The two sides are share^u and share^(1-u) of the image's: their product is the share, and
     # height : width is share^(2u-1).
     if aspect is not None:

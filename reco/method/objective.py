@@ -1,12 +1,12 @@
 """The training objective, Eq. 5: supervised + η · unsupervised + ReCo.
 
-In place of η, which weighs an image's pixels alike, a threshold may choose among them (FixMatch).
+In place of η, one weight for all pixels of an image, a threshold may select pixels (FixMatch).
 
 Shapes: B_l labelled and B_u unlabelled images of one size H x W, floating (B, 3, H, W) in [0, 1];
 labels (B, H, W) int64 with IGNORE where nothing is known; h x w is the network's output size.
 
-The images come augmented, by :mod:`reco.method.views` or by any other pipeline. Both label modes go
-through here: with partial labels, images that serve as unlabelled bring the labels of a few pixels.
+The images are augmented already, by :mod:`reco.method.views` or another pipeline. With partial
+labels, the images that serve as unlabelled have labels of a few pixels.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Losses(NamedTuple):
 
     total: Tensor
     supervised: Tensor
-    unsupervised: Tensor  # η, image by image, or the choice of pixels is in it already
+    unsupervised: Tensor  # weighted by η of each image, or over confident pixels alone
     reco: Tensor  # times its weight
 
 
 class StepStatistics(NamedTuple):
-    """What a step did, on the device; the trainer reads it when it logs."""
+    """Statistics of a step, kept on the device until the trainer logs them."""
 
     eta: Tensor  # () mean over the views of unlabelled images
     above_weak: Tensor  # () share of unlabelled pixels whose confidence is above δ_w
@@ -60,10 +60,10 @@ class Objective(nn.Module):
     """Computes Eq. 5 on a batch.
 
     Args:
-        partial_labels: labels are those of a few pixels, so that ReCo looks for one all over a cell
-            of the network's output; else the pixel nearest to the cell's centre alone has a say.
+        partial_labels: few pixels are labelled, so that a cell of the network's output takes any
+            known pixel in it for ReCo; else it takes the pixel nearest to its centre.
         unsupervised_loss: ``share`` weighs each unlabelled image by η, as the paper; ``threshold``
-            takes confident pixels alone, as :func:`threshold_loss` says.
+            takes confident pixels alone, see :func:`threshold_loss`.
         unsupervised_threshold: δ_s of η, or of single pixels, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
         reco: the ReCo loss, or ``None`` to train without it.
@@ -228,7 +228,7 @@ def supervised_loss(
     Args:
         logits: ``(B, C, H, W)``.
         labels: ``(B, H, W)`` int64, IGNORE where unknown.
-        class_weights: ``(C,)``; the average is then a weighted one, as torch's own.
+        class_weights: ``(C,)``; the average is then a weighted one, as in torch.
 
     Raises:
         ValueError: a label out of range; see :func:`reco.method.check_labels.checked_labels`.
@@ -250,7 +250,7 @@ def unsupervised_loss(
 
     Args:
         logits: ``(B, C, H, W)`` of the student.
-        labels: ``(B, H, W)`` int64 pseudo-labels, IGNORE where the view shows nothing.
+        labels: ``(B, H, W)`` int64 pseudo-labels, IGNORE beyond the image.
         confidence: ``(B, H, W)`` of the teacher, on the same view.
         strong_threshold: δ_s of η.
         class_weights: ``(C,)``; the average is then a weighted one.
@@ -311,11 +311,10 @@ def nearest_pixels(planes: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def known_or_nearest_pixels(known: Tensor, size: Sequence[int]) -> Tensor:
-    """As :func:`nearest_pixels`, but a known pixel of the cell, where it has one, goes first.
+    """As :func:`nearest_pixels`, but prefers a known pixel of the cell, where it has one.
 
     Without this, fifteen of sixteen single labelled pixels would be lost at a quarter of the size.
-    Not for full labels: it would carry them into the void border that annotators leave around
-    things.
+    Not for full labels: it would extend them into the void borders of objects.
 
     Args:
         known: ``(B, H, W)`` bool.
@@ -345,7 +344,7 @@ def _pixel_weights(labels: Tensor, class_weights: Tensor | None) -> Tensor:
 def _mean_over_ranks(losses: Tensor, weights: Tensor) -> Tensor:
     """Mean by the pixels' weights over all ranks, as this rank's share times the number of ranks.
 
-    DDP averages over ranks, which gives the mean that one process would find.
+    DDP's average over ranks is then the mean that one process would compute.
 
     Args:
         losses: weighted already.

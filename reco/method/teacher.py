@@ -18,13 +18,13 @@ from reco.models.network import logits_of
 
 
 class MeanTeacher(nn.Module):
-    """A copy of ``network`` whose parameters follow the student's.
+    """A copy of ``network`` whose parameters are the moving average of the student's.
 
     At update t the decay is ``min(1 - 1 / (t + 1), decay)``: the first update copies, and early
-    ones average evenly. Parameters only: the teacher's batch norm keeps running statistics of its
-    own, gathered while it pseudo-labels.
+    ones average evenly. Parameters only: the running statistics of the teacher's batch norm are
+    those of its pseudo-labelling.
 
-    In train mode only batch norm trains (batch statistics), and that of a frozen encoder does not:
+    In train mode only batch norm is in train mode (batch statistics), except for a frozen encoder:
     no dropout, and the network itself stays in eval mode, so that it runs no representation head.
     ``batch_statistics=False`` keeps batch norm in eval mode too; its running statistics then follow
     the student's: copied, or with ``average_buffers`` averaged as the parameters are.
@@ -33,7 +33,7 @@ class MeanTeacher(nn.Module):
         network: the student; in eval mode it gives logits ``(B, C, h, w)``, alone or as
             :class:`reco.models.network.SegmentationOutput`.
         decay: η of the moving average, in [0, 1).
-        batch_statistics: pseudo-label with the batch's own statistics.
+        batch_statistics: pseudo-label with the statistics of the batch.
         average_buffers: running statistics are the moving average of the student's, as in UniMatch
             (arXiv 2208.09910); only without ``batch_statistics``.
 
@@ -71,7 +71,7 @@ class MeanTeacher(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> MeanTeacher:
-        """Ready to pseudo-label (``True``) or to be evaluated (``False``)."""
+        """Set the mode: ``True`` to pseudo-label, ``False`` to evaluate."""
         super().train(False)
         self.training = mode
         for name, module in self.network.named_modules():

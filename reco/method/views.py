@@ -1,4 +1,4 @@
-"""What the student sees of a batch, and what it should answer.
+"""The augmented views of a batch, and their targets.
 
 Shapes: B_l labelled and B_u unlabelled images of one crop size H x W, both uint8 (B, 3, H, W);
 labels (B, H, W) uint8 with IGNORE where nothing is known. V strong views of each unlabelled image
@@ -30,13 +30,13 @@ class LabelledView(NamedTuple):
 
 
 class UnlabelledView(NamedTuple):
-    """What the student sees of the unlabelled images, and what it should answer."""
+    """Augmented unlabelled images and their pseudo-labels."""
 
     images: Tensor  # (V * B_u, 3, H, W) in [0, 1]
     labels: Tensor  # (V * B_u, H, W) int64
     confidence: Tensor  # (V * B_u, H, W) of the teacher, 1 where the label is known
-    known: Tensor  # (V * B_u, H, W) bool: the label is ground truth, not the teacher's
-    pseudo_accuracy: Tensor  # () share of right answers where the truth is at hand, else NaN
+    known: Tensor  # (V * B_u, H, W) bool: the label is ground truth
+    pseudo_accuracy: Tensor  # () share of right labels where the truth is known, else NaN
     # (V * B_u, C_l) on the channels of each map of the student's encoder; None: no dropout there.
     feature_factors: tuple[Tensor, ...] | None = None
 
@@ -51,7 +51,7 @@ class Views:
         cutmix_area: of a box, likewise.
         cutmix_aspect: of a box, likewise.
         strong_views: V, how many views the student sees of each unlabelled image. They share the
-            teacher's answer and the scale; mixing, colours, blur and flip are each one's own.
+            pseudo-label and the scale; mixing, colours, blur and flip differ.
         jitter: of the unlabelled images' colours, as
             :func:`~reco.method.augmentation.photometric_flip` takes it, as the next two.
         grey: probability that an unlabelled image loses its colours.
@@ -96,7 +96,7 @@ class Views:
 
     @torch.no_grad()
     def labelled(self, images: Tensor, labels: Tensor) -> LabelledView:
-        """Jittered, blurred and flipped; the loader has scaled and cropped.
+        """Jitter, blur and flip crops.
 
         Args:
             images: ``(B_l, 3, H, W)`` uint8.
@@ -109,18 +109,17 @@ class Views:
     def unlabelled(
         self, teacher: MeanTeacher, images: Tensor, known: Tensor, inside: Tensor, truth: Tensor
     ) -> UnlabelledView:
-        """The teacher answers on the plain crop; crop and answer are then changed together.
+        """Pseudo-label the plain crops, then augment crops and pseudo-labels together.
 
         They are rescaled, mixed, jittered, blurred and flipped, in this order, from the mixing on
-        once for each strong view. Beyond the image there is no answer, whatever the teacher says:
-        IGNORE, and confidence 0.
+        once for each strong view. Pixels beyond the image are IGNORE, with confidence 0.
 
         Args:
             teacher: in train mode.
             images: ``(B_u, 3, H, W)`` uint8.
             known: ``(B_u, H, W)`` uint8, labels that override the teacher's.
             inside: ``(B_u, H, W)`` bool, False where a crop reaches beyond its image.
-            truth: ``(B_u, H, W)`` uint8, for statistics alone; IGNORE where it is not at hand.
+            truth: ``(B_u, H, W)`` uint8, for statistics alone; IGNORE where unknown.
         """
         images = to_unit(images)
         with record_function("teacher"):

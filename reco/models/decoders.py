@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# By the stride of the map that ASPP sees: the rates reach equally far in the image.
+# By the stride of ASPP's input: the rates cover the same distance in the image.
 _ATROUS_RATES = {8: (12, 24, 36), 16: (6, 12, 18), 32: (3, 6, 9)}
 _SKIP_CHANNELS = 48
 
@@ -24,8 +24,8 @@ class DeepLabV3PlusDecoder(nn.Module):
         maps in between       ─ 1×1 to 48 ─ upsample ──┼─ concatenate
         coarsest map          ─ ASPP ────── upsample ──┘
 
-    An encoder that dilates has no maps in between: that is the published decoder. One that ends at
-    stride 32 brings its maps of strides 8 and 16 along.
+    With an encoder that dilates there are no maps in between: that is the published decoder. One
+    that ends at stride 32 adds its maps of strides 8 and 16.
 
     Args:
         channels: of the encoder's maps, from the finest.
@@ -33,7 +33,7 @@ class DeepLabV3PlusDecoder(nn.Module):
         width: channels of ASPP.
     """
 
-    cells = 1  # of the result, along a cell of the finest map
+    cells = 1  # of the result, per cell of the finest map along each axis
 
     def __init__(self, channels: Sequence[int], *, last_stride: int, width: int) -> None:
         super().__init__()
@@ -81,10 +81,9 @@ class ASPP(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """The high-level map, seen at several rates and pooled."""
+        """The coarsest map, filtered at several rates and pooled."""
         branches = [branch(features) for branch in self.branches]
-        # One value per channel everywhere. `expand` says the same, but its zero strides would make
-        # `cat` give up a channels_last layout.
+        # Broadcast by addition: the zero strides of `expand` make `cat` lose channels_last.
         pooled = self.pooled(features) + torch.zeros_like(branches[0])
         projected: Tensor = self.project(torch.cat([*branches, pooled], dim=1))
         return projected
@@ -105,7 +104,7 @@ class DPTDecoder(nn.Module):
         width: channels of the result; the paper's decoder has 256.
     """
 
-    cells = 4  # of the result, along a patch
+    cells = 4  # of the result, per patch along each axis
 
     def __init__(self, channels: Sequence[int], *, width: int) -> None:
         super().__init__()
@@ -178,10 +177,10 @@ def conv_bn_relu(
 
 
 def without_padding(cells: Tensor, size: Sequence[int], stride: Fraction) -> Tensor:
-    """Of cells over a padded image, those over the image in its upper left corner.
+    """Crop cells over a padded image to the image in its upper left corner.
 
-    Where the image ends within a cell, its cells are a little smaller than those of the padded
-    image: bilinear interpolation, exact to a fraction of a cell.
+    Where the image ends within a cell, the result's cells are slightly smaller than those of the
+    padded image, by bilinear interpolation.
 
     Args:
         cells: ``(B, C, h', w')`` over the padded image.

@@ -34,7 +34,7 @@ _TORCHVISION_LAYERS: dict[str, tuple[str, str, int, int]] = {
     "mobilenet_v3_large": ("3", "16", 24, 960),
 }
 
-# timm's families (modules of timm.models) that take images of any size, and what they are.
+# timm's families (modules of timm.models) that take images of any size, by kind.
 # benchmarks/encoders.py tries a member of every family and writes a table of them.
 _FAMILIES: dict[Kind, str] = {
     "dilating": (
@@ -54,7 +54,7 @@ _FAMILIES: dict[Kind, str] = {
     ),
 }
 TIMM_FAMILIES = {family: kind for kind, names in _FAMILIES.items() for family in names.split()}
-# What lets a family take other sizes than the one it was trained at.
+# Options that let a family take other sizes than the one it was trained at.
 _ANY_SIZE: dict[str, dict[str, bool]] = {
     "deit": {"dynamic_img_size": True},
     "eva": {"dynamic_img_size": True},
@@ -186,7 +186,7 @@ class _TimmTransformer(Encoder):
 class _Beit(_TimmTransformer):
     """BEiT, whose table of relative positions is resized to each image's grid as it comes.
 
-    timm resizes it once and for all, for one size of images.
+    timm resizes it once, for one size of images.
     """
 
     def __init__(self, network: Any, blocks: Sequence[int], **facts: Any) -> None:
@@ -276,8 +276,8 @@ def _torchvision_encoder(
         _replace_first_convolution(network, in_channels)
     low, high, *channels = _TORCHVISION_LAYERS[name]
     return Encoder(
-        # The public create_feature_extractor makes a graph module, and a deep copy of that forgets
-        # that it was in eval mode.
+        # The public create_feature_extractor makes a graph module, whose deep copies lose eval
+        # mode.
         _Layers(network, (low, high)),
         kind="dilating",
         strides=(4, output_stride),
@@ -287,7 +287,7 @@ def _torchvision_encoder(
 
 
 def _replace_stride_with_dilation(stage: nn.Module, *, dilation: int) -> None:
-    """Take the stride of 2 out of a ResNet stage and dilate what follows it, in place.
+    """Remove the stride of 2 from a ResNet stage and dilate the convolutions after it, in place.
 
     As torchvision's ``replace_stride_with_dilation``, which BasicBlock networks refuse. Every
     second pixel of the new output equals the old output.
@@ -300,7 +300,7 @@ def _replace_stride_with_dilation(stage: nn.Module, *, dilation: int) -> None:
         if not isinstance(module, nn.Conv2d):
             continue
         if module.kernel_size == (3, 3):
-            # The convolution that had the stride still sees the input's grid.
+            # The convolution that had the stride keeps the rate of its input.
             rate = dilation if module.stride == (2, 2) else 2 * dilation
             module.dilation = module.padding = (rate, rate)
         module.stride = (1, 1)  # in the 3×3 and in the shortcut's 1×1
@@ -393,9 +393,9 @@ def _create_timm_network(name: str, options: Mapping[str, Any]) -> Any:
     try:
         return timm.create_model(name, **options)
     except (AssertionError, RuntimeError, TypeError) as error:
-        # What timm raises for a network that has no such option, or no pretrained weights.
+        # The network has no such option, or no pretrained weights.
         raise ValueError(
-            f"backbone='timm/{name}' cannot be had with "
+            f"backbone='timm/{name}' cannot be created with "
             f"{', '.join(f'{key}={value}' for key, value in options.items())}: {error!r}"
         ) from error
 

@@ -24,29 +24,29 @@ Decoder = Literal["auto", "deeplabv3plus", "dpt"]
 
 
 class SegmentationOutput(NamedTuple):
-    """What a network says, at a quarter of the image's size."""
+    """Logits and representations, at a quarter of the image's size."""
 
     logits: Tensor  # (B, C, h, w)
     representations: Tensor | None  # (B, D, h, w); None in eval mode or without that head
 
 
 def logits_of(output: SegmentationOutput | Tensor) -> Tensor:
-    """The logits of what a network of this package, or one that knows logits alone, returns."""
+    """The logits in the output of a network, which may be the logits themselves."""
     return output if isinstance(output, Tensor) else output.logits
 
 
 class SegmentationNetwork(nn.Module):
     """Encoder, decoder and two parallel heads at a quarter of the image's size.
 
-    The representation head runs in train mode only; in eval mode ``representations`` is None. The
-    mode that counts is that of this module, not of its children: a teacher with only its batch norm
-    in train mode returns no representations.
+    The representation head runs in train mode only; in eval mode ``representations`` is None. That
+    depends on the mode of this module, not of its children: a teacher with only its batch norm in
+    train mode returns no representations.
 
     Images are float ``(B, I, H, W)`` in [0, 1], of any size; the network brings them to the mean
-    and deviation that the encoder's weights were trained with, which are part of its state. A batch
-    of one image trains. Convolutions of the decoder in front of a ReLU start from Kaiming's normal
-    distribution (fan-in), the 1×1 convolution that ends each head from PyTorch's default; batch
-    norm starts at 1 and 0.
+    and deviation that the encoder's weights were trained with, which are part of its state. Batches
+    of one image can be trained on. Convolutions of the decoder in front of a ReLU start from
+    Kaiming's normal distribution (fan-in), the 1×1 convolution that ends each head from PyTorch's
+    default; batch norm starts at 1 and 0.
 
     Args:
         num_classes: C, at least 1.
@@ -149,8 +149,8 @@ class SegmentationNetwork(nn.Module):
 
         Args:
             images: ``(B, I, H, W)`` float in [0, 1]; RGB where I is 3.
-            feature_factors: ``(B, C_l)`` for each map of the encoder, multiplied with its channels:
-                dropout that the caller has drawn.
+            feature_factors: ``(B, C_l)`` for each map of the encoder, multiplied with its channels,
+                such as dropout.
 
         Returns:
             Logits ``(B, C, h, w)`` and representations ``(B, D, h, w)``; the latter None in eval
@@ -185,7 +185,7 @@ class SegmentationNetwork(nn.Module):
         return SegmentationOutput(logits, self.representation(decoded))
 
     def parameter_groups(self) -> dict[Literal["encoder", "decoder"], list[nn.Parameter]]:
-        """What is trained: the encoder (nothing of a frozen one), and decoder with heads."""
+        """Trained parameters: of the encoder (none of a frozen one), and of decoder and heads."""
         encoder = [p for p in self.encoder.parameters() if p.requires_grad]
         ids = {id(p) for p in self.encoder.parameters()}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
@@ -200,7 +200,7 @@ class DeepLabV3Plus(SegmentationNetwork):
 
 
 def _head(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    """The shape of both heads."""
+    """A head: the classifier or the representation head."""
     return nn.Sequential(
         conv_bn_relu(in_channels, channels, kernel_size=3),
         nn.Conv2d(channels, out_channels, kernel_size=1),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# Names of modules before encoder and decoder stood apart, below a teacher's or at the top.
+# Module names of checkpoints from before encoder and decoder were split, perhaps in a teacher.
 _OLD_NAMES = re.compile(r"^(network\.)?(backbone|low_level|aspp)\.")
 _NEW_NAMES = {
     "backbone": "encoder.network",
@@ -23,26 +23,26 @@ _NEW_NAMES = {
     "aspp": "decoder.aspp",
 }
 
-# Where files keep the state dict, averaged weights first.
+# Keys of the state dict in files, averaged weights first.
 _CONTAINERS = ("teacher", "model_ema", "state_dict_ema", "state_dict", "model", "student")
 
 logger = logging.getLogger(__name__)
 
 
 def load_tensors(path: str | Path) -> Any:
-    """What ``torch.save`` wrote to ``path``, on the CPU; tensors and plain values alone.
+    """The content of a file of ``torch.save``, on the CPU; tensors and plain values alone.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: why it cannot be read. It does not name the file.
+        ValueError: it cannot be read; the message does not name the file.
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises what it meets: pickle, zip, system and key errors
+    except Exception as error:  # pickle, zip, system and key errors
         if isinstance(error, OSError) and error.filename is not None:
             raise
         reason = _reason(f"{type(error).__name__}: {error}")
-    # Outside of `except`: torch's own text, which advises to run what the file holds, is not shown.
+    # Outside of `except`: torch's message, which advises to run code of the file, is not shown.
     raise ValueError(reason)
 
 
@@ -57,7 +57,7 @@ def _reason(text: str) -> str:
 
 
 def upgrade(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The state of a network or a teacher under the names that it has now.
+    """The state of a network or a teacher under the names of this version.
 
     Older versions did not write the images' mean and deviation: they were ImageNet's, whatever the
     encoder.
@@ -90,13 +90,13 @@ def adapt_channels(weight: Tensor, in_channels: int) -> Tensor:
 def load_weights(network: nn.Module, path: str, backbone: str) -> None:
     """Fill a network from a file, and log how much was loaded and what was not.
 
-    The file holds a state dict of the encoder under the encoder's own names, all of them with or
+    The file holds a state dict of the encoder under the encoder's names, all of them with or
     without a common prefix (``module.``, ``backbone.``, ``model.``, MoCo's ``module.encoder_q.``),
     at the top or under one of ``teacher``, ``model_ema``, ``state_dict_ema``, ``state_dict``,
-    ``model`` and ``student``; the first that is there counts. Or it is a checkpoint of this
+    ``model`` and ``student``; the first one found is taken. Or it is a checkpoint of this
     package: then its teacher's (a supervised run's student's) decoder and heads are taken too, as
     far as they have the same names and shapes. float16 tensors become float32, since parameters
-    keep their own type.
+    keep their type.
 
     Args:
         network: with the encoder as ``encoder.network``.
@@ -186,7 +186,7 @@ def _read_state_dict(path: str) -> tuple[dict[str, Tensor], str]:
                 state = upgrade(state)
                 if container == "teacher":
                     state = {name.removeprefix("network."): state[name] for name in state}
-            # A module's extra state, a teacher's say, is no tensor.
+            # Extra state of a module, such as the teacher's, is no tensor.
             return {k: v for k, v in state.items() if isinstance(v, Tensor)}, f" ({container})"
     other = [
         f"{key!r}: {type(value).__name__}"
@@ -205,8 +205,8 @@ def _match_names(targets: list[str], keys: list[str]) -> dict[str, str]:
     """The file's key for each of the encoder's names that the file has.
 
     All keys may have a common prefix. Dots and underscores count as the same, because timm's
-    feature networks call ``stages.0.norm`` ``stages_0.norm``; some of them have a ``model.`` of
-    their own in front.
+    feature networks call ``stages.0.norm`` ``stages_0.norm``; some of them have a
+    further prefix ``model.``.
     """
     plain = {key.replace(".", "_"): key for key in keys}
     nested = "model." if all(name.startswith("model.") for name in targets) else ""

@@ -1,4 +1,4 @@
-"""What a trained network does inside: which pixels ReCo would take, which classes are close.
+"""Analyses of a trained network: which pixels ReCo would sample, which classes are close.
 
 Shapes: H×W image, h×w feature map, C classes, D representation.
 """

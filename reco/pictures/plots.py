@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# What of metrics.jsonl is drawn, and how it is called.
+# Figures of metrics.jsonl, and their titles.
 _CURVES = {
     "supervised": "supervised loss",
     "unsupervised": "unsupervised loss",
@@ -59,9 +59,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextlib.contextmanager
 def _ignore_unknown_backend() -> Iterator[None]:
-    """matplotlib may be imported here for the first time, with an ``MPLBACKEND`` it does not know.
+    """Let matplotlib be imported although it does not know ``MPLBACKEND``.
 
-    It would refuse to be imported. Figures that are only saved need no backend.
+    Figures that are only saved need no backend.
     """
     backend = os.environ.get("MPLBACKEND")
     if backend is None or "matplotlib" in sys.modules:
@@ -191,7 +191,7 @@ def relation_course(graphs: Mapping[int, Graph], class_names: Sequence[str]) -> 
     """The relation graph at several iterations, in one order and on one scale of colours.
 
     Args:
-        graphs: by iteration, ``(C, C)`` cosines; ``None`` (drawn white) for pairs not seen. Of
+        graphs: by iteration, ``(C, C)`` cosines; ``None`` (white) for pairs not seen. Of
             many, the first, the last and some between are shown.
         class_names: C names.
     """
@@ -224,7 +224,7 @@ def average_linkage(similarity: npt.NDArray[np.floating[Any]]) -> dict[str, Any]
         similarity: ``(C, C)`` cosines, symmetric, C > 1.
 
     Returns:
-        What :func:`scipy.cluster.hierarchy.dendrogram` says of the distances 1 - cosine.
+        The result of :func:`scipy.cluster.hierarchy.dendrogram` for the distances 1 - cosine.
 
     Raises:
         ImportError: scipy is missing.

@@ -1,4 +1,4 @@
-"""One page that tells of a run: ``report.html``, which needs nothing beside it, nor a network."""
+"""A self-contained page about a run: ``report.html``."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def write_report(
 ) -> Path:
     """Write the report of a run: results, curves, pictures, configuration, split.
 
-    What cannot be made (no validation yet, no checkpoint, data that are elsewhere now) is said on
-    the page, and the rest is there.
+    Where a part cannot be made (no validation yet, no checkpoint, data that have moved), the page
+    says so instead.
 
     Args:
         run: the run's folder.
@@ -129,12 +129,12 @@ def _results(records: Records, analysis: RunAnalysis | None) -> list[str]:
     ]
     shown = networks[main_network(networks)]
     for index, label in enumerate(labels):
-        cells = "".join(
+        values = "".join(
             f"<td>{_percent(figure['iou'][index])}</td>" for figure in networks.values()
         )
         bar = f'<span class="bar" style="width:{4 * (shown["iou"][index] or 0):.2f}rem"></span>'
         rows.append(
-            f'<tr><td class="class">{label}</td>{cells}<td style="text-align:left">{bar}</td></tr>'
+            f'<tr><td class="class">{label}</td>{values}<td style="text-align:left">{bar}</td></tr>'
         )
     return [
         "<h2>Results</h2>",
@@ -194,7 +194,7 @@ def _files(run: Path) -> list[str]:
 
 
 def _picture(figure: Figure, description: str) -> str:
-    """The figure in the page itself; it scrolls where a phone is too narrow for it."""
+    """The figure, embedded in the page; it scrolls on narrow screens."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=110)
     data = base64.b64encode(file.getvalue()).decode("ascii")

@@ -1,6 +1,6 @@
-"""Checkpoints: written whole or not at all, read without executing anything in them.
+"""Checkpoints: written whole or not at all, read without executing code in them.
 
-:class:`TrainedRun` is a checkpoint as evaluation, prediction, export and analyses see it.
+:class:`TrainedRun` is a checkpoint that was read, for evaluation, prediction, export and analyses.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _NETWORKS: tuple[Literal["student", "teacher"], ...] = ("student", "teacher")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a checkpoint says, and the networks and data that it was made with."""
+    """A checkpoint, with access to its networks and data."""
 
     path: Path
     config: Config
@@ -132,15 +132,14 @@ class TrainedRun:
         return split.unlabelled
 
     def which(self, network: Network) -> Literal["student", "teacher"]:
-        """The network that is meant: ``"auto"`` is the teacher, or else the student."""
+        """Resolve ``"auto"``: the teacher, or the student of a run without one."""
         return main_network(self.states) if network == "auto" else network
 
     def network(self, which: Network = "auto") -> SegmentationNetwork:
         """A network of the run, on the CPU and in eval mode.
 
         Args:
-            which: ``"auto"`` is the teacher, or the student of a supervised run, which has no
-                teacher.
+            which: ``"auto"`` is the teacher, or the student of a supervised run.
 
         Raises:
             CheckpointError: no such network, or weights that do not fit the configuration.
@@ -258,12 +257,12 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Any], source: str) -
     Raises:
         CheckpointError: names or shapes differ; ``source`` and the first few are named.
     """
-    own, state = module.state_dict(), upgrade(state)
-    problems = [f"missing {name}" for name in own if name not in state]
-    problems += [f"unexpected {name}" for name in state if name not in own]
+    expected, state = module.state_dict(), upgrade(state)
+    problems = [f"missing {name}" for name in expected if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in expected]
     problems += [
         f"{name} is {tuple(state[name].shape)}, expected {tuple(value.shape)}"
-        for name, value in own.items()
+        for name, value in expected.items()
         if isinstance(value, torch.Tensor)
         and isinstance(state.get(name), torch.Tensor)
         and state[name].shape != value.shape
@@ -279,7 +278,7 @@ def load_state(module: torch.nn.Module, state: Mapping[str, Any], source: str) -
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut, where the system offers it."""
+    """Synchronise a rename to the disk, where the system can."""
     with contextlib.suppress(OSError):  # not all do: Windows, some network file systems
         descriptor = os.open(folder, os.O_RDONLY)
         try:

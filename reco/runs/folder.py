@@ -62,9 +62,9 @@ def read_run_config(folder: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def related_runs(config: Config, folder: Path) -> list[str]:
-    """Runs beside ``folder`` that one may have meant to go on with instead of starting there.
+    """Runs beside ``folder`` that the user may want to resume instead of starting a new one.
 
-    These are the same run, kept by an earlier version under another name, and a shorter one.
+    These are the same run under the name of an earlier version, and a shorter one.
     """
     found = []
     for path in sorted(folder.parent.glob("*/config.yaml")):
@@ -86,7 +86,7 @@ def related_runs(config: Config, folder: Path) -> list[str]:
 
 
 class RunFolder:
-    """What one run writes, under ``path``."""
+    """The files of one run, in ``path``."""
 
     def __init__(self, path: Path, *, tensorboard: bool = False) -> None:
         self.path = path
@@ -127,7 +127,7 @@ class RunFolder:
         with writing(self.metrics_path), self.metrics_path.open("a", encoding="utf-8") as file:
             file.write(line)
         if self._new_writer is not None:
-            # Not before: it makes a folder, and the run's is not to exist until it is created.
+            # Made late, since it makes a folder, and the run's must not exist before it is created.
             folder = self.path / "tensorboard"
             with writing(folder):
                 self._writer = self._writer or self._new_writer(str(folder))
@@ -136,12 +136,12 @@ class RunFolder:
                 self._writer.flush()
 
     def extend(self, config: Config, iteration: int, before: int) -> None:
-        """Note that the run is made longer: in ``metrics.jsonl``, and in ``config.yaml``.
+        """Note a new length of the run: in ``metrics.jsonl``, and in ``config.yaml``.
 
         Args:
             config: with the new length.
             iteration: reached so far.
-            before: iterations that the run was to have.
+            before: the length so far.
         """
         after = config.train.iterations
         note = json.dumps({"iteration": iteration, "extended": {"from": before, "to": after}})
@@ -174,8 +174,8 @@ class RunFolder:
 def sole_use(folder: Path) -> Iterator[None]:
     """Wait until no other process trains in ``folder``, and keep others waiting.
 
-    It may be a job that was killed and started again, or another study that shares the run. Held by
-    the first rank alone; systems without ``flock`` have no such guard.
+    That may be a job that was killed and started again, or another study that shares the run. The
+    first rank holds the lock; without ``flock`` in the system there is none.
     """
     if os.name != "posix" or os.environ.get("RANK", "0") != "0":
         yield
@@ -192,7 +192,7 @@ def sole_use(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            # Not by closing alone: workers of the data loader have the file open too.
+            # Closing is not enough: workers of the data loader have the file open too.
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
@@ -216,7 +216,7 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
 
 
 def _environment() -> dict[str, Any]:
-    """Where and with what the run was made: numbers are worth little without it."""
+    """Versions, commit and hardware of the run."""
     has_gpu = torch.cuda.is_available()
     return {
         "commit": _commit(),
@@ -231,7 +231,7 @@ def _environment() -> dict[str, Any]:
 def _commit() -> str:
     """The commit of the checkout that this package runs from, ``unknown`` for an installed one.
 
-    An installed package may lie below somebody else's repository, whose commit is none of ours.
+    An installed package may lie below another repository, whose commit is not the package's.
     """
     checkout = Path(__file__).resolve().parents[2]
     if not (checkout / ".git").exists():

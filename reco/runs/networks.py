@@ -44,7 +44,7 @@ def build_network(
 
 
 def network_arguments(config: Config, num_classes: int) -> dict[str, Any]:
-    """What a network must be built with to take a state dict of the networks of ``config``."""
+    """Arguments of a ``SegmentationNetwork`` that fits the state dicts of ``config``."""
     return {
         "num_classes": num_classes,
         "backbone": config.model.backbone,
@@ -68,5 +68,5 @@ def build_teacher(config: Config, network: nn.Module) -> MeanTeacher | None:
 
 
 def main_network(names: Container[str]) -> Literal["student", "teacher"]:
-    """Which of a run's networks one would use: the teacher or, without one, the student."""
+    """The main one of a run's networks: the teacher or, without one, the student."""
     return "teacher" if "teacher" in names else "student"

@@ -1,7 +1,7 @@
-"""What finished runs say: a row for each, also by class, and points over the iterations.
+"""Results of finished runs: a row for each, also by class, and points over the iterations.
 
-Everything is read from a run's ``metrics.jsonl``, ``environment.json`` and evaluations, or from the
-CSV files that were made of them; nothing is computed anew.
+They are read from a run's ``metrics.jsonl``, ``environment.json`` and evaluations, or from the CSV
+files made of these.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Images = Mapping[str, str]  # fingerprints (reco.data.fingerprint), by split
 Graph = Sequence[Sequence[float | None]]  # (C, C) cosines (Eq. 3); None for pairs never seen
 # Mean IoU without the frequent classes: over this share of the classes, the rarest by pixels.
 _RARE_SHARE = 1 / 3
-# The end of a metrics.jsonl that surely holds a whole line.
+# Bytes at the end of metrics.jsonl to read: more than a line has.
 _TAIL_BYTES = 2**18
 
 
@@ -42,25 +42,25 @@ class Result(NamedTuple):
     teacher_miou: float | None  # None for a supervised run, as the next but one
     student_boundary_miou: float
     teacher_boundary_miou: float | None
-    rare_miou: float  # over the rarest third of the classes, of the network one would use
+    rare_miou: float  # over the rarest third of the classes, of the main network
     minutes: float | None  # of training, without validation
     commit: str
     run: str  # folder, below the study's
 
     @property
     def miou(self) -> float:
-        """What one would use: the teacher's, the student's without one."""
+        """Of the main network: the teacher's or, without one, the student's."""
         return self.student_miou if self.teacher_miou is None else self.teacher_miou
 
     @property
     def boundary_miou(self) -> float:
-        """The same near boundaries."""
+        """Of the main network, near boundaries."""
         teacher = self.teacher_boundary_miou
         return self.student_boundary_miou if teacher is None else teacher
 
 
 class ClassIoU(NamedTuple):
-    """What a finished run reaches on one class of a split, by the network one would use."""
+    """The IoU of a finished run's main network on one class of a split."""
 
     method: str
     budget: str
@@ -73,7 +73,7 @@ class ClassIoU(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A run at one of its validations, of the network one would use; in %."""
+    """A validation of a run's main network; in %."""
 
     method: str
     budget: str
@@ -137,7 +137,7 @@ def read_results(
         folder: of the run.
         iterations: at which the run is finished.
         test_split: an evaluation of ``last.pt`` on it belongs to a finished run.
-        images: only figures of these count; by default those of whatever images.
+        images: only figures of these count; by default those of any images.
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`Result`.
 
     Returns:
@@ -197,7 +197,7 @@ def read_classes(
 
 
 def _records_if_any(folder: Path) -> Records:
-    """What a run has logged; nothing where there is no run yet."""
+    """The records of a run's metrics; none where there is no run yet."""
     try:
         return read_metrics(folder)
     except FileNotFoundError:
@@ -272,7 +272,7 @@ def read_points(folder: Path, images: Images | None = None, **identity: Any) -> 
 
     Args:
         folder: of the run.
-        images: validations of these alone; by default those of whatever images.
+        images: validations of these alone; by default those of any images.
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`Point`.
     """
     points: list[Point] = []
@@ -366,8 +366,7 @@ def relation_to_confusion(graph: Graph | None, matrix: Sequence[Sequence[int]]) 
 def closest_share(matrix: Sequence[Sequence[int]]) -> float | None:
     """Of the wrong pixels of a class, the share that goes to two others; mean over classes.
 
-    The paper's reason for active key sampling: a pixel is confused with few classes. ``None`` where
-    no pixel is wrong.
+    A high share is the paper's reason for active key sampling. ``None`` where no pixel is wrong.
     """
     wrong = np.array(matrix, dtype=np.float64)
     np.fill_diagonal(wrong, 0)
@@ -407,7 +406,7 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def _main(figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Figures of the network one would use."""
+    """Figures of the main network."""
     main: Mapping[str, Any] = figures.get("teacher", figures["student"])
     return main
 

@@ -1,4 +1,4 @@
-"""How strongly each term of Eq. 5 pulls at the network, and whether the terms agree.
+"""Gradients of the terms of Eq. 5: their lengths, and whether they agree.
 
 Shapes: the gradient of a term is taken over all P parameters that both heads share, ``(P,)``.
 """
@@ -35,7 +35,7 @@ class TermGradient(NamedTuple):
 def term_gradients(
     path: Path, *, overrides: Sequence[str] = (), batches: int = 8
 ) -> list[TermGradient]:
-    """Gradients of the terms of the loss on batches of a run's own stream.
+    """Gradients of the terms of the loss on the batches that a run would train on next.
 
     Args:
         path: checkpoint; its networks stay as they are.
@@ -75,7 +75,7 @@ def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
     if not loss.requires_grad:
         return torch.zeros(sum(parameter.numel() for parameter in parameters))
     parts = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True)
-    # Over millions of numbers, float32 would lose the last digits.
+    # float64, since float32 loses digits in sums of millions of numbers.
     return torch.cat([part.flatten() for part in parts]).double().cpu()
 
 

@@ -1,6 +1,6 @@
-"""Where the runs of a study are, as a table; and the results of those that are finished, as files.
+"""The state of a study's runs as a table, and the results of the finished ones as files.
 
-Everything is read from the runs' own folders: whoever started them, and on whatever machine.
+Everything is read from the folders of the runs.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from reco.studies.tables import results_table
 
 @dataclass
 class Progress:
-    """The runs of a study, and what has become of them."""
+    """The runs of a study and their state."""
 
     study: Study
     runs: Sequence[StudyRun]
     running: set[Path] = field(default_factory=set)  # folders, as in the next two
     failed: dict[Path, str] = field(default_factory=dict)  # why
     finished: dict[Path, list[Result]] = field(default_factory=dict)
-    # By data set, the fingerprints of what is evaluated; None: the data are not here.
+    # By data set, the fingerprints of the evaluated images; None: the data are not on this machine.
     _images: dict[str, Images | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        import_extra("scipy.stats", "making the tables of a study")  # now, not when runs have ended
+        import_extra("scipy.stats", "making the tables of a study")  # fail now, not after the runs
         for run in self.runs:
-            self.look(run)
+            self.refresh(run)
 
-    def look(self, run: StudyRun) -> bool:
-        """Read the figures of a run that nothing writes to; whether it is finished."""
+    def refresh(self, run: StudyRun) -> bool:
+        """Read the results of a run that no process writes to; returns whether it is finished."""
         rows = read_results(run.folder, *self._end(run), **self._identity(run))
         if rows:
             self.finished[run.folder] = rows
@@ -119,7 +119,7 @@ class Progress:
                         f"{run.config.dataset.root or run.config.dataset.name} now are left out"
                     )
         if any(self.images(run) is None for run in self.runs if run.folder in self.finished):
-            notes.append("- The data are not here: figures are taken as they are.")
+            notes.append("- The data are not here: it was not checked that the figures are of their images.")
         folder = self.study.results_dir
         write_csv(rows, Result, folder / "results.csv")
         write_csv(classes, ClassIoU, folder / "classes.csv")
@@ -135,7 +135,7 @@ class Progress:
     def images(self, run: StudyRun) -> Images | None:
         """Fingerprints of the images that a run is evaluated on, by split, as they are now.
 
-        ``None`` where they are not here, so that nobody can say.
+        ``None`` where they are not on this machine.
         """
         data = replace(
             run.config.dataset,
@@ -158,6 +158,6 @@ class Progress:
         return run.config.train.iterations, self.study.test_split, self.images(run)
 
     def _identity(self, run: StudyRun) -> dict[str, Any]:
-        """What a row of results says of its run."""
+        """The columns of a row of results that identify its run."""
         folder = run.folder.relative_to(self.study.output_dir).as_posix()
         return {"method": run.method, "budget": run.budget, "seed": run.seed, "run": folder}

@@ -1,9 +1,9 @@
-"""What ReCo gets of each class: how much of a cell, and which pseudo-labels, how sure, how right.
+"""The labels that ReCo gets of each class: cells of the output, and pseudo-labels above δ_w.
 
 ReCo works on the network's output, cells of 4 x 4 pixels. A class that is thinner than a cell
-shares it with others, and no representation can tell them apart. And ReCo takes unlabelled pixels
-above δ_w alone: a class that the teacher never labels that surely gets its queries and keys from
-the few labelled images, however many unlabelled ones there are.
+shares it with others, which one representation cannot separate. Of unlabelled pixels, ReCo takes
+those above δ_w alone: a class without such pseudo-labels gets its queries and keys from the
+labelled images only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Supply(NamedTuple):
 
     class_name: str
     truth: float  # of all pixels
-    of_cell: float | None  # of the pixels of a cell that ReCo takes for the class; None: no cell
+    of_cell: float | None  # of the pixels of cells with this label; None: no cell
     pseudo_labels: float  # of all pixels
     above_weak: float | None  # of these pseudo-labels, those ReCo may take; None: there are none
     right: float | None  # of those above δ_w
@@ -85,7 +85,7 @@ def survey(
 
 
 def _filled_cells(labels: Tensor, num_classes: int) -> Tensor:
-    """``(2, C)``: what each class fills of the cells that carry its label, in cells; their number.
+    """``(2, C)``: area that each class fills of the cells with its label, in cells; their number.
 
     Args:
         labels: ``(B, H, W)`` integer, IGNORE where unknown.

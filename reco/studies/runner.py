@@ -1,8 +1,8 @@
-"""Running a study: one command for each run, in a process of its own.
+"""Running a study: a separate process for each run.
 
-The commands stand for themselves: ``reco study S.yaml --commands`` prints them for a queue, and the
-runner here starts them one per device. What a run prints goes to a log, so that the terminal shows
-the study: the table at each change, and below it a bar over the iterations of all runs.
+``reco study S.yaml --commands`` prints the commands for a queue; this runner starts them, one per
+device. The output of a run goes to a log; the terminal shows the table at each change, and below it
+a bar over the iterations of all runs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reco.studies.study import Study, StudyRun, check_data, study_runs
 
 
 class Job(NamedTuple):
-    """A run at work: its process, and the commands that follow when that one ends well."""
+    """The process of a run, and the commands that follow if it succeeds."""
 
     run: StudyRun
     device: str
@@ -35,7 +35,7 @@ class Job(NamedTuple):
 
 
 def run_commands(run: StudyRun, study: Study, device: str = "") -> list[list[str]]:
-    """Words of the commands that train a run to its end, from wherever it is, and evaluate it.
+    """Words of the commands that start or resume a run and evaluate it.
 
     Args:
         run: of the study.
@@ -58,7 +58,7 @@ def run_commands(run: StudyRun, study: Study, device: str = "") -> list[list[str
 def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str] = ()) -> bool:
     """Run what is not finished, resume what was stopped, and write the results as they come.
 
-    A run that fails is told with its reason, and the others go on. Ctrl-C stops all runs with a
+    A run that fails is reported with its error, and the others go on. Ctrl-C stops all runs with a
     checkpoint.
 
     Args:
@@ -107,13 +107,13 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
         for job in jobs:
             job.process.wait()
             progress.running.discard(job.run.folder)
-            progress.look(job.run)
+            progress.refresh(job.run)
         progress.write()
     return not progress.unfinished()
 
 
 def _bar(progress: Progress) -> tqdm[Any]:
-    """Iterations of all runs; a terminal sees them move, a log gets a line a minute."""
+    """A progress bar over the iterations of all runs; in a log, a line a minute."""
     interval = 0.5 if sys.stderr.isatty() else 60
     return tqdm(
         total=sum(run.config.train.iterations for run in progress.runs),
@@ -142,7 +142,7 @@ def _follow(job: Job) -> Job:
 
 
 def start_command(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
-    """Start ``reco …`` in a process group of its own, which Ctrl-C reaches through the study."""
+    """Start ``reco …`` in a new process group, which the study stops on Ctrl-C."""
     words = [sys.executable, "-m", "reco.cli", *command[1:]]
     with log.open("ab") as file:
         return subprocess.Popen(
@@ -151,11 +151,11 @@ def start_command(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _end(job: Job, progress: Progress) -> None:
-    """Note how a run ended, and write what there is."""
+    """Note how a run ended, and write the results so far."""
     progress.running.discard(job.run.folder)
-    if not progress.look(job.run):
+    if not progress.refresh(job.run):
         printed = job.log.read_bytes()[job.log_start :].decode("utf-8", errors="replace")
         lines = [line for line in printed.split("\n") if line.strip()]
         reason = lines[-1] if lines else f"exit code {job.process.returncode}"
-        progress.failed[job.run.folder] = f"{reason} (all of it: {job.log})"
+        progress.failed[job.run.folder] = f"{reason} (log: {job.log})"
     progress.write()

@@ -1,4 +1,4 @@
-"""What a study is: methods x budgets x seeds of one experiment, read from a file and checked.
+"""Studies: methods x budgets x seeds of one experiment, read from a file and checked.
 
 A study file names a configuration and what its runs change::
 
@@ -15,7 +15,7 @@ A study file names a configuration and what its runs change::
 
 A seed is both that of the run and that of the split, so that methods are compared pair by pair.
 Runs are kept in ``runs/studies/runs`` (or below another ``output_dir``) by their configuration, so
-that studies share those that they have in common.
+that studies share equal runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _KEYS = {"config", "output_dir", "seeds", "set", "baseline", "methods", "budgets
 
 @dataclass(frozen=True)
 class Study:
-    """What a study file says."""
+    """The content of a study file."""
 
     path: Path  # of the file
     name: str
@@ -75,7 +75,7 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
 
     Args:
         path: of the study file.
-        config: take the runs from this configuration instead of the study's own.
+        config: configuration of the runs, instead of the study's.
 
     Raises:
         ConfigError: a key that is missing, unknown or of another kind than expected.
@@ -140,7 +140,7 @@ def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
         overrides: ``key=value`` for all of them, such as ``dataset.root=…``.
 
     Raises:
-        ConfigError: a run that cannot be, or two that nothing tells apart; they are named.
+        ConfigError: an impossible run, or two equal ones; they are named.
     """
     output_dir = str(study.output_dir / "runs")
     by_folder: dict[Path, StudyRun] = {}
@@ -158,30 +158,30 @@ def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
                 if config.output_dir != output_dir:
                     raise ConfigError(
                         f"output_dir = {config.output_dir!r}: the runs of a study are kept below "
-                        "its own: set the study's key output_dir, or --output-dir"
+                        "that of the study: set the study's key output_dir, or --output-dir"
                     )
                 if config.train.seed != seed:
                     raise ConfigError(
                         f"train.seed = {config.train.seed}: the seeds of a study are its key "
                         f"seeds, here {list(study.seeds)}"
                     )
-                # Equal runs of several studies are one run, whatever a study calls them.
+                # By the configuration alone: studies share equal runs.
                 folder = run_path(config, Path(study.config).stem)
                 run = StudyRun(method, budget, seed, config, folder)
                 twin = by_folder.setdefault(folder, run)
                 if twin is not run:
                     raise ConfigError(
-                        f"{study.path}: «{twin.title}» and «{run.title}» are one and the same run;"
+                        f"{study.path}: «{twin.title}» and «{run.title}» are the same run;"
                         " does --set, or the study's set, change the key that tells them apart?"
                     )
     return list(by_folder.values())
 
 
 def check_data(runs: Sequence[StudyRun], test_split: str | None) -> None:
-    """Find out before the first run what would stop a later one: data, splits, budgets.
+    """Find errors in data, splits and budgets of any run before the first one starts.
 
     Args:
-        runs: whose data to look for; no image is read.
+        runs: their data are listed, without reading images.
         test_split: evaluated at the end of each run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Results of runs as Markdown: means over seeds, paired differences, and what they cannot tell."""
+"""Results of runs as Markdown: means over seeds, paired differences, and their significance."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
 
     A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
-    bootstrap over the pairs. Fewer than six pairs cannot tell methods apart for sure, and the text
-    below the table says so.
+    bootstrap over the pairs. Below the table is a note where there are fewer than six pairs, too
+    few for significance.
 
     Args:
         rows: of one split of the data; of several, each gets a table.
@@ -47,7 +47,7 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
 
 
 def _caveat(pairs: int) -> str:
-    """What a number of pairs cannot tell."""
+    """The limits of a number of pairs."""
     if pairs >= _ENOUGH_PAIRS:
         return ""
     if pairs == 1:
@@ -66,7 +66,7 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
     for (_, budget, method), group in groups.items():
         pairs = _pairs(groups, (rows[0].split, budget, method), baseline)
         teachers = [row.teacher_miou for row in group if row.teacher_miou is not None]
-        cells = [
+        entries = [
             method,
             budget or "-",
             str(len(group)),
@@ -76,10 +76,10 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
             mean_and_deviation([row.rare_miou for row in group]),
             _difference(pairs, len(group)),
         ]
-        lines.append(cells)
+        lines.append(entries)
     yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
     yield ""
-    titles, *lines = (list(compress(cells, show)) for cells in (titles, *lines))
+    titles, *lines = (list(compress(entries, show)) for entries in (titles, *lines))
     yield markdown_table(titles, lines)
 
 
@@ -88,8 +88,8 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
 
     Args:
         rows: of one split of the data; of several, each gets a table.
-        baseline: a method; behind the others stands, in brackets, the mean difference to it, run
-            by run on the same seed and split.
+        baseline: a method; the others have in brackets the mean difference to it over runs of the
+            same seed and split.
     """
     tables = []
     for split in dict.fromkeys(row.split for row in rows):
@@ -103,12 +103,12 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
         titles = [f"{method} {budget}".rstrip() for method, budget in columns]
         lines = []
         for class_name, by_column in values.items():
-            cells = [class_name]
+            entries = [class_name]
             for method, budget in columns:
                 runs = by_column.get((method, budget), {})
                 others = by_column.get((baseline or "", budget), {})
-                cells.append(_class_cell(runs, others if method != baseline else {}))
-            lines.append(cells)
+                entries.append(_class_entry(runs, others if method != baseline else {}))
+            lines.append(entries)
         title = f"IoU in % of each class on {split}:"
         if baseline:
             title = f"{title[:-1]}, in brackets the mean difference to {baseline} by seed:"
@@ -116,14 +116,14 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
     return "\n\n".join(tables)
 
 
-def _class_cell(runs: Mapping[int, float], others: Mapping[int, float]) -> str:
+def _class_entry(runs: Mapping[int, float], others: Mapping[int, float]) -> str:
     """Mean and deviation of runs and, behind, their difference to ``others``; both by seed."""
-    cell = mean_and_deviation([*runs.values()])
+    entry = mean_and_deviation([*runs.values()])
     pairs = _differences(runs.items(), others)
     if not pairs:
-        return cell
+        return entry
     of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
-    return f"{cell} ({statistics.fmean(pairs):+.1f}{of})"
+    return f"{entry} ({statistics.fmean(pairs):+.1f}{of})"
 
 
 def _pairs(

@@ -15,13 +15,13 @@ import torch
 
 @contextmanager
 def training_backends(*, deterministic: bool) -> Generator[None, None, None]:
-    """Within it, cuDNN tries which of its convolutions is the fastest: crops are of one size.
+    """Let cuDNN search for its fastest convolutions in this context: crops are of one size.
 
     Args:
-        deterministic: the same bits every time, on one device and version of torch. Nothing is
-            tried then, slower kernels are taken, and an operator that has no deterministic one
-            raises ``RuntimeError`` with its name. To be of use for matrix products it comes before
-            the first one on the device, since cuBLAS reads ``CUBLAS_WORKSPACE_CONFIG`` once.
+        deterministic: the same bits every time, on one device and version of torch, by slower
+            kernels and without the search; an operator that has no deterministic one raises
+            ``RuntimeError`` with its name. Enter it before the first matrix product on the device:
+            cuBLAS reads ``CUBLAS_WORKSPACE_CONFIG`` once.
     """
     before = torch.are_deterministic_algorithms_enabled()
     precision = torch.get_float32_matmul_precision()
@@ -44,7 +44,7 @@ def training_backends(*, deterministic: bool) -> Generator[None, None, None]:
 
 @contextmanager
 def validation_backends() -> Generator[None, None, None]:
-    """Within it, images of any size cost no new search and no new compilation."""
+    """Neither search nor compile for new image sizes in this context."""
     cudnn = torch.backends.cudnn
     flags = cudnn.flags(
         enabled=cudnn.enabled,

@@ -1,4 +1,4 @@
-"""A run among signals, processes that die and memory that runs out, with or without a terminal."""
+"""Signals that stop a run, loader processes that die, and steps that fail."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _STOPPING = ("SIGINT", "SIGTERM", "SIGHUP")
 
 @contextlib.contextmanager
 def on_stop_signal(note: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Signals that ask to stop call ``note``; those that are ignored (``nohup``) stay ignored.
+    """Call ``note`` on signals that ask to stop; those that are ignored (``nohup``) stay ignored.
 
-    Python lets only the main thread ask for signals: in another one they are left as they are.
+    Python handles signals in the main thread alone: in another one nothing is changed.
     """
     previous = {}
     if threading.current_thread() is threading.main_thread():
@@ -69,7 +69,7 @@ def defer_worker_deaths() -> Iterator[None]:
 
 
 class StepRollback:
-    """Keeps networks and optimiser as some whole number of steps left them.
+    """Undoes a step that failed, so that networks and optimiser are those after the step before.
 
     A step that fails before the optimiser's update has changed nothing but buffers (batch norm's
     running statistics); these are remembered. One that fails within the update cannot be undone.
@@ -95,7 +95,7 @@ class StepRollback:
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """What is done here happens as a whole, or is undone by :meth:`undo`."""
+        """Context of one step."""
         for buffers, before in self._buffers:
             torch._foreach_copy_(before, buffers)
         self._under_way = True
@@ -104,7 +104,7 @@ class StepRollback:
 
     @torch.no_grad()
     def undo(self) -> bool:
-        """Undo a step that failed; whether that was possible."""
+        """Undo a step that failed; returns whether that was possible."""
         if self._under_way and not self._updating:
             for buffers, before in self._buffers:
                 torch._foreach_copy_(buffers, before)

@@ -35,15 +35,15 @@ class Meter:
             values = torch.stack([*losses, *scalars]).detach()
             self.finite &= values[: len(losses)].isfinite()
             self.sums += values.nan_to_num()
-            self.counts += ~values.isnan()  # a statistic without anything to say is NaN
+            self.counts += ~values.isnan()  # a statistic that a step does not have is NaN
         self.steps += 1
 
     def restart_clock(self) -> None:
-        """What went before, such as a validation, was no training."""
+        """Leave the time so far out, such as that of a validation."""
         self.since = time.perf_counter()
 
     def read(self) -> tuple[dict[str, float], list[str], int, float]:
-        """Means by name, names of the losses that were not finite, steps, seconds; starts anew."""
+        """Means by name, names of the losses that were not finite, steps, seconds; resets."""
         # Over all ranks, so that all of them stop for a loss that is not finite on one.
         sums, counts, broken = (
             distributed.sum_over_ranks(values)
@@ -79,7 +79,7 @@ class RelationMeter:
         self.counts = pairs.float() if self.counts is None else self.counts + pairs
 
     def read(self) -> list[list[float | None]] | None:
-        """The graph, ``None`` for pairs that no step had; ``None`` without any; starts anew."""
+        """The graph, ``None`` for pairs that no step had; ``None`` without any; resets."""
         if self.sums is None or self.counts is None:
             return None
         rows = (self.sums / self.counts).tolist()

@@ -18,14 +18,14 @@ ADAMW_BETAS = (0.9, 0.999)
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with Nesterov momentum, as in the paper, or AdamW.
 
-    Where the encoder has a learning rate of its own, its parameters are a group of their own.
+    Where the encoder's learning rate differs, its parameters are a separate group.
 
     Args:
-        network: the student; to set the encoder apart, a ``SegmentationNetwork``.
+        network: the student; for a factor of the encoder, a ``SegmentationNetwork``.
         config: of the run.
 
     Raises:
-        ConfigError: a factor for the encoder of a network that does not tell its encoder.
+        ConfigError: a factor for the encoder of a network that is no ``SegmentationNetwork``.
     """
     factor = config.encoder_learning_rate_factor
     groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "factor": 1.0}]
@@ -33,7 +33,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
         if not isinstance(network, SegmentationNetwork):
             raise ConfigError(
                 f"train.encoder_learning_rate_factor = {factor}: expected 1, since "
-                f"{type(network).__name__} is no SegmentationNetwork, whose encoder is known"
+                f"{type(network).__name__} is no SegmentationNetwork, so its encoder is unknown"
             )
         parts = network.parameter_groups()
         groups = [
@@ -69,7 +69,7 @@ def learning_rate(config: Config, iteration: int) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, iteration: int) -> None:
     """Give each group its factor times :func:`learning_rate`."""
     for group in optimizer.param_groups:
-        # Checkpoints of before there were factors hold none.
+        # Checkpoints of earlier versions have no factor.
         group["lr"] = group.setdefault("factor", 1.0) * learning_rate(config, iteration)
 
 

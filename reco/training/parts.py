@@ -29,7 +29,7 @@ from reco.training.optimisation import build_optimizer
 
 @dataclass
 class RunParts:
-    """What a run is made of. :class:`reco.training.trainer.Trainer` puts it to work."""
+    """What :class:`reco.training.trainer.Trainer` needs for a run."""
 
     config: Config
     device: torch.device
@@ -43,7 +43,7 @@ class RunParts:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """By name; the last one is what one would use."""
+        """By name; the last one is the main one, see :func:`reco.runs.networks.main_network`."""
         networks = {"student": self.student}
         return networks if self.teacher is None else networks | {"teacher": self.teacher.network}
 
@@ -59,8 +59,8 @@ def build_run(
 
     Args:
         config: the experiment.
-        reader: a data set of one's own in place of the configuration's.
-        network: a student of one's own in place of the configuration's: images ``(B, 3, H, W)`` in
+        reader: a data set in place of the configuration's.
+        network: a student in place of the configuration's: images ``(B, 3, H, W)`` in
             [0, 1] to logits and representations in train mode, as
             :class:`reco.models.network.SegmentationOutput` holds them.
         pretrained: fill the encoder with ``model.weights``; ``False`` where a checkpoint will.
@@ -108,7 +108,7 @@ def build_run(
 
 
 def _note_single_class(config: Config, reader: Reader, split: Split) -> None:
-    """Say so where ReCo will find nothing to contrast."""
+    """Log a note where the labels hold one class, so that ReCo has no negatives."""
     present = [name for name, images in split.images_per_class.items() if images]
     if config.reco.enabled and len(present) < 2:
         tqdm.write(
@@ -154,7 +154,7 @@ def _check_shares(config: Config) -> None:
 def with_value_range(config: Config, reader: Reader) -> Config:
     """``config`` with the range of values of images of more than 8 bits, found where it is not set.
 
-    What was found, or is wrong with what is set, is told.
+    Logs the range that was found, or what is wrong with the one that is set.
     """
     dataset = config.dataset
     if dataset.name != "folder" or not isinstance(reader, FileReader):
@@ -173,14 +173,14 @@ def build_views(config: Config, student: nn.Module) -> Views:
     """What the student sees.
 
     Raises:
-        ConfigError: dropout in a network that does not tell its encoder.
+        ConfigError: dropout in a network that is no ``SegmentationNetwork``.
     """
     method, channels = config.method, None
     if method.feature_dropout:
         if not isinstance(student, SegmentationNetwork):
             raise ConfigError(
                 f"method.feature_dropout = true: expected false, since {type(student).__name__} is "
-                "no SegmentationNetwork, whose encoder is known"
+                "no SegmentationNetwork, so its encoder is unknown"
             )
         channels = student.encoder.channels
     return Views(

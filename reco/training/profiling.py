@@ -55,7 +55,7 @@ class StepProfiler(profile):
 
 
 def profiler_activities(device: torch.device) -> list[ProfilerActivity]:
-    """What the profiler has to watch on ``device``."""
+    """What to profile on ``device``."""
     on_gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
     return [ProfilerActivity.CPU, *on_gpu]
 

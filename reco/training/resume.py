@@ -1,4 +1,4 @@
-"""Whether a run can be resumed, and what works where it cannot."""
+"""Whether a run can be resumed, and the error where it cannot."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def extended(
 
 
 def refusal(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:
-    """What keeps a run from being resumed, and what would work."""
+    """Error text: why a run cannot be resumed, and what to do instead."""
     found = "; ".join(f"{key}: {there!r} -> {here!r}" for key, (there, here) in changed.items())
     if "train.iterations" in changed:
         longest = max(changed["train.iterations"])

@@ -1,8 +1,8 @@
 """The training loop: build, step, log, validate, checkpoint.
 
 Nothing here depends on hidden state: the random numbers of iteration t come from (seed, t, rank),
-samples from (seed, position in the run), the learning rate from t. A run that stops and resumes is
-therefore the run that never stopped.
+samples from (seed, position in the run), the learning rate from t. A resumed run therefore gives
+the same numbers as one that never stopped.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class NonFiniteLossError(RuntimeError):
     """A loss or weight became NaN or infinite; the last good checkpoint stands."""
 
 
-class Outcome(NamedTuple):
-    """How a run ended."""
+class TrainingOutcome(NamedTuple):
+    """State of a run when training ended, finished or not."""
 
     folder: Path
     iteration: int  # iterations done
@@ -72,13 +72,13 @@ class Outcome(NamedTuple):
     panel: Path | None  # the last panel
 
     def summary(self) -> str:
-        """What to look at, and what to type next."""
+        """Table, panel and the next command, for the user."""
         if not self.finished:
             return (
                 f"Stopped after {self.iteration} iterations; the checkpoint is in {self.folder}. "
                 "The same command with --resume goes on from it."
             )
-        lines = [self.table or f"{self.folder} was at its end, iteration {self.iteration}, already"]
+        lines = [self.table or f"{self.folder} was finished already, at iteration {self.iteration}"]
         if self.panel is not None:
             lines.append(f"Look at:   {self.panel}")
         lines.append(f"Evaluate:  python scripts/eval.py --checkpoint {self.folder / 'last.pt'}")
@@ -94,8 +94,8 @@ def train(
     extend_to: int | None = None,
     tensorboard: bool = False,
     profile: bool = False,
-) -> Outcome:
-    """Train as ``config`` says and keep everything in ``folder``; see :class:`Trainer`."""
+) -> TrainingOutcome:
+    """Train by ``config`` and keep everything in ``folder``; see :class:`Trainer`."""
     group_existed = distributed.in_group()  # a program that has joined a group leaves it itself
     with sole_use(folder), ensure_stderr():
         try:
@@ -152,7 +152,7 @@ class Trainer:
             self._restore(checkpoint, extending=extend_to is not None)
         elif distributed.rank() == 0:
             if resume and not self.folder.exists:
-                tqdm.write(f"{folder}: starts here")
+                tqdm.write(f"{folder}: no checkpoint, starting the run")
                 for line in related_runs(self.config, folder):
                     tqdm.write(line)
             self.folder.create(self.config, parts.split.to_dict(), again=resume)
@@ -167,7 +167,7 @@ class Trainer:
         self.steps = StepRollback(parts.networks.values(), self.optimizer)
         self.stop_signal: int | None = None
 
-    def run(self, profiler: StepProfiler | None = None) -> Outcome:
+    def run(self, profiler: StepProfiler | None = None) -> TrainingOutcome:
         """Train until the last iteration, or until something ends the run.
 
         Ctrl-C and SIGTERM end it after the step that is under way. They leave a checkpoint, and so
@@ -211,7 +211,7 @@ class Trainer:
                     break
         finished = self.iteration == train.iterations
         table, panel = self.validation.table, self.validation.panel
-        return Outcome(self.folder.path, self.iteration, finished, table, panel)
+        return TrainingOutcome(self.folder.path, self.iteration, finished, table, panel)
 
     def train_step(
         self, labelled: TrainSample, unlabelled: TrainSample | None
@@ -234,7 +234,7 @@ class Trainer:
                     mean = losses.total / len(parts)
                     self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
             results.append((losses, statistics))
-        # After each step: when the run is validated and saved then changes no number.
+        # After each step, so that the times of validations and checkpoints change no number.
         distributed.average_buffers(self.parts.networks.values())
         with record_function("optimiser"):
             stepped = optimizer_step(self.optimizer, self.scaler)
@@ -312,7 +312,7 @@ class Trainer:
                 f"{self.folder.path} stands. A lower train.learning_rate or train.precision=fp32 "
                 "are the usual remedies"
             )
-        self._say_without_negatives(bar, means["without_negatives"])
+        self._note_missing_negatives(bar, means["without_negatives"])
         rate = learning_rate(self.config, self.iteration - 1)
         speed = steps * self.config.images_per_step / seconds
         record: dict[str, Any] = {
@@ -337,8 +337,8 @@ class Trainer:
             f"{speed:.1f} img/s"
         )
 
-    def _say_without_negatives(self, bar: tqdm[Any], share: float) -> None:
-        """At the first line of the log, say so where most steps had nothing to contrast."""
+    def _note_missing_negatives(self, bar: tqdm[Any], share: float) -> None:
+        """With the first line of the log, note that most steps gave ReCo no negatives."""
         if distributed.rank() == 0 and share > 0.5 and not bar.postfix:
             tqdm.write(
                 f"note: in {share:.0%} of the steps so far one class alone took part in ReCo: it "
@@ -373,7 +373,7 @@ class Trainer:
         if score > self.best:
             self.best = score
             save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
-        # Last: a validation that is in the metrics is not made again when the run is resumed.
+        # Last: a resumed run does not repeat a validation that is in the metrics.
         figures = {name: result.to_dict() for name, result in results.items()}
         which = {"split": split, "images": self.validation.images}
         self.folder.log({"iteration": self.iteration, **which, "validation": figures})
@@ -398,7 +398,7 @@ class Trainer:
         """Whatever ends the run, log and save the steps before it; but not weights that are broken.
 
         Where several processes train, the first one saves what it has: the others may be gone, so
-        that metrics cannot be averaged with theirs.
+        that metrics cannot be averaged over ranks.
         """
         try:
             yield
@@ -422,7 +422,7 @@ class Trainer:
             save_latest(self._state(), self.folder.path)
         except NonFiniteLossError:
             raise
-        except Exception as error:  # it is the first error that the user has to hear of
+        except Exception as error:  # the one that ended the run is raised
             kept = f"the checkpoint of iteration {self.saved}" if self.saved else "no checkpoint"
             tqdm.write(f"{self.folder.path} holds {kept}: {error}", file=sys.stderr)
         else:
@@ -451,7 +451,7 @@ class Trainer:
         }
 
     def _restore(self, checkpoint: Checkpoint, *, extending: bool) -> None:
-        """Take up the state of a checkpoint of this very experiment."""
+        """Restore a checkpoint of this experiment."""
         source = str(self.folder.path)
         before = config_from_dict(checkpoint["config"], source)  # with keys added since
         changed = before.differences(self.config)
@@ -478,7 +478,7 @@ class Trainer:
             self.best = max([self.best, *(score for score in scores if score is not None)])
             if extended:
                 self.folder.extend(self.config, self.iteration, before.train.iterations)
-                save_latest(self._state(), self.folder.path)  # from here on it is that long
+                save_latest(self._state(), self.folder.path)  # with the new length
 
     def _stopping(self) -> bool:
         """Whether a signal asked to stop; ranks agree on it when they log."""

@@ -37,14 +37,14 @@ class Validation:
         self.spec, self.folder = reader.spec, folder
         ids = reader.ids(self.split)
         self.data = EvalDataset(reader, ids, dataset.image_size)
-        # Which images, and their content: figures are compared on the same ones alone.
+        # Figures are compared on the same images alone.
         self.images = fingerprint(reader, ids) if distributed.rank() == 0 else ""
         self.workers = train.workers
         self.table = ""  # IoU by class, of the last evaluation
-        self.panel: Path | None = None  # its picture
+        self.panel: Path | None = None  # of the last evaluation
 
     def evaluate(self, networks: Mapping[str, nn.Module], iteration: int) -> dict[str, Evaluation]:
-        """Figures of each network; the first rank tells them and draws those of the main one.
+        """Figures of each network; the first rank logs them and writes a panel of the main one.
 
         Args:
             networks: by name, all on one device.
@@ -73,11 +73,13 @@ class Validation:
                 + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
             )
             name = main_network(networks)
-            self._draw(results[name], f"{name}, {self.split}, iteration {iteration}", iteration)
+            self._write_panel(
+                results[name], f"{name}, {self.split}, iteration {iteration}", iteration
+            )
         return results
 
-    def _draw(self, result: Evaluation, title: str, iteration: int) -> None:
-        """A picture of the first images of the split."""
+    def _write_panel(self, result: Evaluation, title: str, iteration: int) -> None:
+        """Write a panel of the first images of the split."""
         rows = []
         for index, (prediction, confidence) in sorted(result.examples.items()):
             image, label, _ = self.data[index]

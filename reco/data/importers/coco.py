@@ -1,6 +1,6 @@
 """COCO JSON: polygons, run lengths, crowds.
 
-What a COCO mask covers is defined by pycocotools, which draws them here too. Where areas of two
+Masks are rasterised by pycocotools, which defines what they cover. Where areas of two
 classes overlap, the smaller one is on top, since COCO knows no order and a small thing lies in
 front of (or on) a large one far more often than behind it. Crowd areas count as all others: a crowd
 of people is people, and tools (CVAT and datumaro among them) write every mask that is no polygon as
@@ -25,9 +25,9 @@ from reco.data.importers.source import (
     Annotations,
     AreaMask,
     Classes,
-    Drawing,
     Images,
     ImportOptions,
+    Rasterised,
     choose_classes,
     paint,
     reaches_outside,
@@ -138,7 +138,7 @@ def _names(path: Path, content: dict[str, Any]) -> tuple[list[str], list[str]]:
 
 
 def _image_root(root: Path) -> Path:
-    """COCO's own layout has ``annotations`` beside the folders of images."""
+    """COCO's layout has ``annotations`` beside the folders of images."""
     return root.parent if root.name == "annotations" else root
 
 
@@ -169,21 +169,21 @@ def _images_of(
         if found is None:
             left_out.append(f"{file_name}: not in {images.folder}")
             continue
-        draw = partial(_draw, areas[image.get("id")], classes, masks)
-        yield Annotated(found, images.name(found), size, draw, split)
+        rasterise = partial(_rasterise, areas[image.get("id")], classes, masks)
+        yield Annotated(found, images.name(found), size, rasterise, split)
 
 
-def _draw(
+def _rasterise(
     areas: list[_Area], classes: Classes, masks: ModuleType, size: tuple[int, int]
-) -> Drawing:
+) -> Rasterised:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, AreaMask]]:
+    def painted() -> Iterator[tuple[int, AreaMask]]:
         for _, label, mask in sorted(_masks(areas, classes, masks, size, events), key=_order):
             yield label, masks.decode(mask).astype(bool)
 
     rule = "the smaller area is on top"
-    return paint(size, drawn(), classes.uncovered, events, rule)
+    return paint(size, painted(), classes.uncovered, events, rule)
 
 
 def _order(area: tuple[tuple[int, int], int, Any]) -> tuple[int, int]:
@@ -197,7 +197,7 @@ def _masks(
     size: tuple[int, int],
     events: Counter[str],
 ) -> Iterator[tuple[tuple[int, int], int, Any]]:
-    """Order of drawing, class and compressed mask of each area."""
+    """Order from the bottom, class and compressed mask of each area."""
     width, height = size
     for name, annotation in areas:
         segmentation, label = annotation.get("segmentation"), classes.of(name, events)

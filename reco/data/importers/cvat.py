@@ -1,7 +1,7 @@
 """CVAT: "CVAT for images" (XML) and "Segmentation mask" (``labelmap.txt`` and colour masks).
 
-Shapes of the XML are drawn by ``z_order``, then as they stand in the file, the later one on top;
-polygons, boxes and ellipses as pycocotools draws them, which is what CVAT uses. Lines, points,
+Shapes of the XML are rasterised by ``z_order``, then in the order of the file, the later one on
+top; polygons, boxes and ellipses by pycocotools, as in CVAT. Lines, points,
 cuboids and skeletons enclose no area and are left out, with a line in the summary.
 """
 
@@ -27,10 +27,10 @@ from reco.data.importers.source import (
     Annotations,
     AreaMask,
     Classes,
-    Drawing,
     Images,
     ImportOptions,
     Labels,
+    Rasterised,
     choose_classes,
     find_images,
     paint,
@@ -88,8 +88,8 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
                 left_out.append(f"{name}: not in {images.folder}")
                 continue
             size = (int(element.attrib["width"]), int(element.attrib["height"]))
-            draw = partial(_draw, element, classes, masks)
-            annotated[image] = Annotated(image, images.name(image), size, draw, split)
+            rasterise = partial(_rasterise, element, classes, masks)
+            annotated[image] = Annotated(image, images.name(image), size, rasterise, split)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
@@ -107,7 +107,9 @@ def _read_xml(path: Path) -> Element:
     return root
 
 
-def _draw(image: Element, classes: Classes, masks: ModuleType, size: tuple[int, int]) -> Drawing:
+def _rasterise(
+    image: Element, classes: Classes, masks: ModuleType, size: tuple[int, int]
+) -> Rasterised:
     events: Counter[str] = Counter()
     shapes = [shape for shape in image if shape.tag in _AREAS]
     for shape in image:
@@ -115,7 +117,7 @@ def _draw(image: Element, classes: Classes, masks: ModuleType, size: tuple[int, 
             events[f"shapes of the kind {shape.tag} left out: they enclose no area"] += 1
     shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: then as in the file
 
-    def drawn() -> Iterator[tuple[int, AreaMask]]:
+    def painted() -> Iterator[tuple[int, AreaMask]]:
         for shape in shapes:
             label = classes.of(shape.get("label", ""), events)
             if shape.tag == "mask":
@@ -126,7 +128,7 @@ def _draw(image: Element, classes: Classes, masks: ModuleType, size: tuple[int, 
             yield label, masks.decode(polygon_runs(masks, [points], size)).astype(bool)
 
     rule = "the higher z_order, then the later one in the file, is on top"
-    return paint(size, drawn(), classes.uncovered, events, rule)
+    return paint(size, painted(), classes.uncovered, events, rule)
 
 
 def _outline(shape: Element) -> list[float]:
@@ -193,8 +195,8 @@ def _read_masks(labelmap: Path, options: ImportOptions) -> Annotations:
             left_out.append(f"{mask}: no image {name} in {images.folder}")
             continue
         split = _listed_split(root, name.as_posix())
-        draw = partial(_draw_colours, mask, class_of)
-        annotated.append(Annotated(image, images.name(image), None, draw, split))
+        rasterise = partial(_rasterise_colours, mask, class_of)
+        annotated.append(Annotated(image, images.name(image), None, rasterise, split))
     unlabelled = [(path, name) for name, path in by_name.items()]
     return Annotations(classes.names, annotated, unlabelled, classes.notes, left_out)
 
@@ -224,9 +226,9 @@ def _listed_split(root: Path, name: str) -> str | None:
     return None
 
 
-def _draw_colours(
+def _rasterise_colours(
     path: Path, class_of: dict[tuple[int, int, int], int], _: tuple[int, int]
-) -> Drawing:
+) -> Rasterised:
     """A colour mask as labels; colours that ``labelmap.txt`` does not know are void."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
@@ -240,4 +242,4 @@ def _draw_colours(
     events: Counter[str] = Counter()
     if not known.all():
         events["pixels of a colour that labelmap.txt does not have: void"] += int((~known).sum())
-    return Drawing(labels, events, num_areas=1)
+    return Rasterised(labels, events, num_areas=1)

@@ -18,8 +18,8 @@ from reco.data.importers.source import (
     Annotated,
     Annotations,
     AreaMask,
-    Drawing,
     ImportOptions,
+    Rasterised,
     find_images,
     paint,
     split_of,
@@ -49,8 +49,10 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
             if masks is None:
                 unlabelled.append((found[0], name))
             else:
-                draw = partial(_draw, masks)
-                annotated.append(Annotated(found[0], name, None, draw, split_of(folder, source)))
+                rasterise = partial(_rasterise, masks)
+                annotated.append(
+                    Annotated(found[0], name, None, rasterise, split_of(folder, source))
+                )
         else:
             left_out.append(f"{folder}: {len(found)} images in {folder / 'images'}, expected one")
     if not annotated:
@@ -60,10 +62,10 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
     return Annotations(tuple(names), annotated, unlabelled, [], left_out)
 
 
-def _draw(paths: list[Path], size: tuple[int, int]) -> Drawing:
+def _rasterise(paths: list[Path], size: tuple[int, int]) -> Rasterised:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, AreaMask]]:
+    def painted() -> Iterator[tuple[int, AreaMask]]:
         for path in paths:
             with Image.open(path) as image:
                 values = np.asarray(image.convert("RGB") if image.mode in "PLA" else image)
@@ -75,4 +77,4 @@ def _draw(paths: list[Path], size: tuple[int, int]) -> Drawing:
                 )
             yield 1, mask
 
-    return paint(size, drawn(), 0, events, "")
+    return paint(size, painted(), 0, events, "")

@@ -1,4 +1,4 @@
-"""LabelMe JSON, one file an image. Areas are drawn as labelme's own ``shapes_to_label`` does.
+"""LabelMe JSON, one file an image. Areas are rasterised as labelme's ``shapes_to_label`` does.
 
 That is: in the order of the file, the later one on top; a circle, a rectangle, a line ten pixels
 wide and a point five pixels in radius count as areas; ``_background_`` cuts a hole, ``__ignore__``
@@ -27,9 +27,9 @@ from reco.data.importers.source import (
     Annotations,
     AreaMask,
     Classes,
-    Drawing,
     Images,
     ImportOptions,
+    Rasterised,
     choose_classes,
     paint,
     reaches_outside,
@@ -66,7 +66,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
             contents[path] = content
     if not contents:
         raise ValueError(f"{source}: no LabelMe file: expected JSON with shapes and imagePath")
-    # Sorted: the order in the files is the order in which somebody happened to draw.
+    # Sorted: the order in the files depends on the order of annotation.
     found = sorted({shape["label"] for c in contents.values() for shape in c["shapes"]})
     classes = choose_classes(found, options)
     annotated: dict[Path, Annotated] = {}
@@ -87,7 +87,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
             image,
             PurePosixPath(image.relative_to(root).with_suffix("").as_posix()),
             (int(size[0]), int(size[1])) if size[0] and size[1] else None,
-            partial(_draw, path, content["shapes"], classes),
+            partial(_rasterise, path, content["shapes"], classes),
             split_of(image.parent, root),
             embedded,
         )
@@ -131,21 +131,21 @@ def _embedded_image(path: Path) -> bytes:
     return base64.b64decode(content["imageData"])
 
 
-def _draw(
+def _rasterise(
     path: Path, shapes: list[dict[str, Any]], classes: Classes, size: tuple[int, int]
-) -> Drawing:
+) -> Rasterised:
     events: Counter[str] = Counter()
 
-    def drawn() -> Iterator[tuple[int, AreaMask]]:
+    def painted() -> Iterator[tuple[int, AreaMask]]:
         for shape in shapes:
             points = [value for point in shape["points"] for value in point]
             events[OUTSIDE] += reaches_outside(points, size)
             if shape["shape_type"] in ("line", "linestrip", "point", "points"):
-                events["lines and points drawn as labelme does, 10 pixels wide"] += 1
+                events["lines and points painted as labelme does, 10 pixels wide"] += 1
             yield classes.of(shape["label"], events), _mask(path, shape, size)
 
     rule = "the later one in the file is on top"
-    return paint(size, drawn(), classes.uncovered, events, rule)
+    return paint(size, painted(), classes.uncovered, events, rule)
 
 
 def _mask(path: Path, shape: dict[str, Any], size: tuple[int, int]) -> AreaMask:

@@ -16,10 +16,10 @@ from reco import IGNORE
 from reco.data.importers.source import (
     Annotated,
     Annotations,
-    Drawing,
     Images,
     ImportOptions,
     Labels,
+    Rasterised,
     choose_classes,
     split_of,
 )
@@ -55,9 +55,9 @@ def read_roboflow(source: Path, options: ImportOptions) -> Annotations:
             continue
         if mask in masks:
             used.add(mask)
-            draw = partial(_draw, mask.with_name(mask.name + ".png"), class_of)
+            rasterise = partial(_rasterise, mask.with_name(mask.name + ".png"), class_of)
             split = split_of(path.parent, source)
-            annotated.append(Annotated(path, images.name(path), None, draw, split))
+            annotated.append(Annotated(path, images.name(path), None, rasterise, split))
         else:
             unlabelled.append((path, images.name(path)))
     left_out = [f"{mask}.png: no image of that name" for mask in sorted(masks - used)]
@@ -66,13 +66,13 @@ def read_roboflow(source: Path, options: ImportOptions) -> Annotations:
 
 def _read_classes(path: Path) -> dict[int, str]:
     """Mask value -> class name, from lines ``value, name`` below a header."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(read_lines(path))][1:]
+    rows = [[value.strip() for value in row] for row in csv.reader(read_lines(path))][1:]
     if not rows or any(len(row) < 2 or not row[0].isdigit() for row in rows):
         raise ValueError(f"{path}: expected lines such as `1, road` below `Pixel Value, Class`")
     return {int(row[0]): row[1] for row in rows}
 
 
-def _draw(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Drawing:
+def _rasterise(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
     values = read_mask(path).values
     labels: Labels = np.full(values.shape, IGNORE, dtype=np.uint8)
     known = np.isin(values, list(class_of))
@@ -81,4 +81,4 @@ def _draw(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Drawing:
     events: Counter[str] = Counter()
     if not known.all():
         events["pixels of a value that _classes.csv does not have: void"] += int((~known).sum())
-    return Drawing(labels, events, num_areas=1)
+    return Rasterised(labels, events, num_areas=1)

@@ -1,4 +1,4 @@
-"""What every importer hands on: images, their labels still to be drawn, and what to tell the user.
+"""The result of an importer: images, functions that rasterise their labels, and notes.
 
 Shapes: masks (H, W) bool, labels (H, W) uint8 with a class index or IGNORE.
 """
@@ -57,8 +57,8 @@ class ImportOptions:
             raise ValueError(f"val_share = {self.val_share}: expected a share in (0, 1)")
 
 
-class Drawing(NamedTuple):
-    """Labels of one image, and how often what happened in drawing them."""
+class Rasterised(NamedTuple):
+    """Labels of one image, and counts of the events to report."""
 
     labels: Labels
     events: Counter[str]
@@ -73,7 +73,7 @@ class Annotated:
         image: its file.
         name: path of the result without ending, below the folder of its split.
         size: (width, height) for which the annotations were made; ``None``: not said.
-        draw: makes the labels, of ``size`` where that is said, else of the size given to it.
+        rasterise: makes the labels, of ``size`` where that is said, else of the size given to it.
         split: ``train``, ``val`` or ``test`` where the source says which.
         embedded: reads the image out of ``image``, where that is the annotation file itself.
     """
@@ -81,14 +81,14 @@ class Annotated:
     image: Path
     name: PurePosixPath
     size: tuple[int, int] | None
-    draw: Callable[[tuple[int, int]], Drawing]
+    rasterise: Callable[[tuple[int, int]], Rasterised]
     split: str | None = None
     embedded: Callable[[], bytes] | None = None
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """All that an importer found."""
+    """The images and annotations of a source."""
 
     class_names: tuple[str, ...]
     annotated: list[Annotated]
@@ -112,7 +112,7 @@ class Classes(NamedTuple):
         return self.class_of.get(name, IGNORE)
 
     def note_unused(self, names: Iterable[str]) -> None:
-        """Tell of names without any area: a class that no mask holds would stop a run."""
+        """Note names without any area: a class that no mask holds would stop a run."""
         unused = [name for name in dict.fromkeys(names) if name not in self.class_of]
         if unused:
             self.notes.append(f"no classes, since they have no areas: {', '.join(unused)}")
@@ -172,27 +172,27 @@ def paint(
     uncovered: int,
     events: Counter[str],
     rule: str,
-) -> Drawing:
+) -> Rasterised:
     """Areas one over another, the later one on top.
 
     Args:
         size: (width, height).
-        areas: class index (or IGNORE) and mask of each, in the order of drawing.
+        areas: class index (or IGNORE) and mask of each, from the bottom to the top.
         uncovered: class of pixels in no area, or IGNORE.
         events: counts the pixels that lie in areas of two classes.
         rule: says in the summary which area wins there.
     """
     labels = np.full((size[1], size[0]), uncovered, dtype=np.uint8)
-    drawn = np.zeros((size[1], size[0]), dtype=bool)
+    covered = np.zeros((size[1], size[0]), dtype=bool)
     num_areas = 0
     for label, mask in areas:
         num_areas += 1
-        contested = int((drawn & mask & (labels != label)).sum())
+        contested = int((covered & mask & (labels != label)).sum())
         if contested:
             events[f"pixels lie in areas of two classes: {rule}"] += contested
         labels[mask] = label
-        drawn |= mask
-    return Drawing(labels, events, num_areas)
+        covered |= mask
+    return Rasterised(labels, events, num_areas)
 
 
 def reaches_outside(points: Sequence[float], size: tuple[int, int]) -> bool:

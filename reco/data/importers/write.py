@@ -23,9 +23,9 @@ from reco.data.class_table import join_first
 from reco.data.importers.source import (
     Annotated,
     Annotations,
-    Drawing,
     ImportOptions,
     Labels,
+    Rasterised,
     find_images,
 )
 from reco.data.patterns import SPLIT_WORDS
@@ -76,7 +76,7 @@ class Summary(NamedTuple):
 def write_folder(source: Annotations, target: Path, options: ImportOptions) -> Summary:
     """Write a source as the layout of :mod:`reco.data.folder`, with ``data.yaml`` at last.
 
-    An image whose annotations cannot be drawn is left out and named in the summary.
+    An image whose annotations cannot be rasterised is left out and named in the summary.
 
     Raises:
         FileExistsError: ``target`` is not empty.
@@ -102,21 +102,21 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
     written: dict[PurePosixPath, list[Path]] = {}  # files of each labelled image, by its name
     for item in tqdm(_with_splits(source.annotated), "importing", unit="image"):
         try:
-            drawing = _upright_drawing(item)
+            rasterised = _rasterise_upright(item)
         except (ValueError, OSError) as error:
             left_out.append(f"{item.image}: {error}")
             continue
-        if not drawing.num_areas and options.empty == "unlabelled":
+        if not rasterised.num_areas and options.empty == "unlabelled":
             events["annotated images without any area are taken as unlabelled"] += 1
             unlabelled.append((item.image, item.name))
             continue
-        if not drawing.num_areas:
+        if not rasterised.num_areas:
             events[f"annotated images without any area are {options.uncovered} as a whole"] += 1
-        events += drawing.events
-        pixels += np.bincount(drawing.labels.ravel(), minlength=IGNORE + 1)
+        events += rasterised.events
+        pixels += np.bincount(rasterised.labels.ravel(), minlength=IGNORE + 1)
         assert item.split is not None
         name = _free_name(PurePosixPath(item.split) / _short(item.name), item.image, taken)
-        mask = _save_labels(drawing.labels, palette, target / "labels" / f"{name}.png")
+        mask = _save_labels(rasterised.labels, palette, target / "labels" / f"{name}.png")
         image = _place_image(item, target / "images" / name, copy=options.copy)
         written[name] = [image, mask]
         images[item.split] += 1
@@ -170,8 +170,8 @@ def _move_to_val(written: dict[PurePosixPath, list[Path]], share: float) -> Coun
     return Counter({"val": len(chosen), "train": -len(chosen)})
 
 
-def _upright_drawing(item: Annotated) -> Drawing:
-    """Labels of an image's upright pixels, whichever way the annotations lie.
+def _rasterise_upright(item: Annotated) -> Rasterised:
+    """Labels of an image's upright pixels, for annotations of the upright or the stored image.
 
     Raises:
         ValueError: annotated at a size that is not the image's.
@@ -180,16 +180,16 @@ def _upright_drawing(item: Annotated) -> Drawing:
         stored = image.size
         turn = image.getexif().get(_ORIENTATION, 1)
         upright = ImageOps.exif_transpose(image).size if turn in _TURNS else stored
-    drawing = item.draw(item.size or upright)
-    size = (drawing.labels.shape[1], drawing.labels.shape[0])
+    rasterised = item.rasterise(item.size or upright)
+    size = (rasterised.labels.shape[1], rasterised.labels.shape[0])
     if size == upright:
         if turn in _TURNS:
-            drawing.events["photos that EXIF turns: annotations are taken as upright"] += 1
-        return drawing
+            rasterised.events["photos that EXIF turns: annotations are taken as upright"] += 1
+        return rasterised
     if size == stored:
-        drawing.events["photos that EXIF turns, annotated as stored: masks are turned too"] += 1
-        turned = np.asarray(Image.fromarray(drawing.labels).transpose(_TURNS[turn]))
-        return drawing._replace(labels=turned)
+        rasterised.events["photos that EXIF turns, annotated as stored: masks are turned too"] += 1
+        turned = np.asarray(Image.fromarray(rasterised.labels).transpose(_TURNS[turn]))
+        return rasterised._replace(labels=turned)
     raise ValueError(
         f"annotated at {size[0]} x {size[1]} pixels, but the image is {upright[0]} x {upright[1]}"
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = ("curves", "compare", "relation", "course", "queries", "representation")
 
 
-def draw(
+def write_figure(
     kind: str,
     paths: Sequence[Path],
     *,
@@ -29,7 +29,7 @@ def draw(
     network: Network = "auto",
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Draw one figure and write it.
+    """Plot one figure and write it.
 
     Args:
         kind: one of :data:`KINDS`.
@@ -62,15 +62,15 @@ def draw(
         analyses = [
             RunAnalysis(path, overrides=overrides, network=network, split=split) for path in paths
         ]
-        figure = _draw_networks(kind, analyses, images)
+        figure = _plot_networks(kind, analyses, images)
     output = output or Path(kind)
     output = output if output.suffix else output.with_suffix(".png")
     write_whole(output, lambda to: figure.savefig(to, dpi=150))
     return output
 
 
-def _draw_networks(kind: str, analyses: Sequence[RunAnalysis], images: Sequence[int]) -> Figure:
-    """A figure of what trained networks do; of the first one, except for ``compare``."""
+def _plot_networks(kind: str, analyses: Sequence[RunAnalysis], images: Sequence[int]) -> Figure:
+    """A figure of trained networks; of the first one, except for ``compare``."""
     first = analyses[0]
     if kind == "relation":
         return plots.relation(*first.relation_graph())
