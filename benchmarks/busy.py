@@ -1,10 +1,10 @@
-"""How much two trainings at once slow each other down, by how OpenMP's threads wait for work.
+"""How much two trainings at once slow each other down, by the waiting policy of OpenMP's threads.
 
     python benchmarks/busy.py
     python benchmarks/busy.py --settings GOMP_SPINCOUNT=10000 OMP_WAIT_POLICY=PASSIVE --rounds 5
 
 Each round measures one training alone and two at once with every setting in turn. The second one
-starts when the first is at work. ``default`` is what the commands do by themselves.
+starts after the first step of the first. ``default`` leaves the environment as it is.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from statistics import median
 from reco.files import write_table
 from reco.paths import user_path
 
-_SPINNING = "GOMP_SPINCOUNT=300000"  # what GNU's OpenMP does by itself
+_SPINNING = "GOMP_SPINCOUNT=300000"  # the default of GNU's OpenMP
 _SETTINGS = ["default", _SPINNING, "OMP_WAIT_POLICY=PASSIVE"]
-_START_SECONDS = 120  # a training that has made no step by then is measured as it is
+_START_SECONDS = 120  # a training without a step by then is measured too
 
 
 def step_seconds(settings: Sequence[str], seconds: float, words: Sequence[str]) -> list[float]:

@@ -1,11 +1,11 @@
-"""Write docs/configuration.md: every key of a configuration, from the dataclasses themselves.
+"""Write docs/configuration.md: every key of a configuration, from the dataclasses.
 
     python benchmarks/configuration.py
     python benchmarks/configuration.py --write
 
-The first command compares the page with reco/config.py and exits with 1 if they differ. What a key
-means stands in config.py: in the comment behind its line or directly above it, or in the ``Args``
-of its class's docstring.
+The first command compares the page with reco/config.py and exits with 1 if they differ. The meaning
+of a key is the comment behind its line or directly above it in config.py, or the ``Args`` of its
+class's docstring.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def describe(hint: Any) -> str:
 
 
 def _checked(base: str, checks: Sequence[Any]) -> str:
-    """``base`` with what its checks expect; one that says "a …" names the type itself."""
+    """``base`` with the expectations of its checks; one that begins with "a …" replaces it."""
     for check in checks:
         assert isinstance(check, Check)
         article, _, rest = check.expected.partition(" ")
@@ -136,7 +136,7 @@ def _checked(base: str, checks: Sequence[Any]) -> str:
 
 
 def _meanings(cls: type[Any]) -> dict[str, str]:
-    """What the keys of a dataclass and of its bases mean, by name."""
+    """Meanings of the keys of a dataclass and of its bases, by name."""
     meanings: dict[str, str] = {}
     for part in reversed(cls.__mro__[:-1]):
         arguments = re.search(

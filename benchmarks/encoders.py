@@ -99,11 +99,11 @@ _MEMBERS = {
 }
 _MOST_SECONDS = 60  # of the processor, to train and again to export
 _STEP_SIZE = (97, 131)
-_EXPORTED_AT = ((97, 131), (160, 224))  # the second is none that was traced
+_EXPORTED_AT = ((97, 131), (160, 224))  # the second differs from the traced size
 
 
 class Trial(NamedTuple):
-    """What became of a member of a family."""
+    """The result for a member of a family."""
 
     family: str
     member: str
@@ -135,7 +135,7 @@ def _try_member(trial: Trial) -> Trial:
     try:
         with _limited():
             network = _train(trial.member)
-    except Exception as error:  # whatever stops a network is what the table is to say
+    except Exception as error:  # any error goes to the table
         return trial._replace(trains=_reason(error))
     trial = trial._replace(
         strides=" ".join(map(str, network.encoder.strides)),
@@ -147,7 +147,7 @@ def _try_member(trial: Trial) -> Trial:
             agreement = _export(network)
     except Exception as error:
         return trial._replace(exports=_reason(error))
-    same = "yes" if agreement > 0.999 else "the exported network says something else"
+    same = "yes" if agreement > 0.999 else "the exported network differs"
     return trial._replace(exports=same, agreement=f"{agreement:.4f}")
 
 
@@ -194,7 +194,7 @@ def _export(network: SegmentationNetwork) -> float:
 
 @contextmanager
 def _limited() -> Iterator[None]:
-    """Stop what takes too much of the processor's time."""
+    """Raise ``TimeoutError`` after too much processor time."""
 
     def give_up(*_: object) -> None:
         raise TimeoutError(f"not done within {_MOST_SECONDS} seconds of processor time")

@@ -1,13 +1,13 @@
-"""What one has to know of a device: speed, memory and agreement, in one command.
+"""Speed, memory and numerical agreement of a device, in one command.
 
     python benchmarks/gpu.py --minutes 20
     python benchmarks/gpu.py --device cpu --quick
 
 The loss and the training step (with and without ReCo, in float32 and bf16, plain and compiled) with
 their memory, the share of the time that the GPU is at work, and a small training that is stopped
-and resumed, whose network is then compared in bf16 and float32. On drawn scenes: nothing is
-downloaded. Writes <output>/gpu.json and <output>/gpu.md. What fails or no longer fits into the time
-is named there, and the rest goes on.
+and resumed, whose network is then compared in bf16 and float32. On synthetic scenes, without a
+download. Writes <output>/gpu.json and <output>/gpu.md, which also name the parts that failed or
+were left out for lack of time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from reco.training.profiling import profiler_activities
 from reco.training.trainer import Trainer, train
 
 _CONFIG = "demo.yaml"
-# The step of `cityscapes_5shot.yaml`, on drawn scenes that are made as large.
+# The step of `cityscapes_5shot.yaml`, on synthetic scenes enlarged to its size.
 _STEP = [
     "dataset.image_size=[512, 1024]",
     "dataset.crop_size=[512, 512]",
@@ -81,7 +81,7 @@ class Row(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What is measured where."""
+    """Sizes of the measurements."""
 
     device: torch.device
     repeats: int
@@ -92,7 +92,7 @@ class Plan(NamedTuple):
 
 
 def measure_loss(plan: Plan) -> list[Row]:
-    """Forward and backward of the loss beside the floor, and its memory on a GPU."""
+    """Forward and backward of the loss and of the floor, and its memory on a GPU."""
     part = f"loss {plan.loss}"
     seconds = alternate(loss_steps(plan.loss, plan.device, sweep=False), plan.repeats)
     rows = [

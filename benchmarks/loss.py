@@ -53,7 +53,7 @@ class Size(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds of one thing at one size, and what it needs beside its inputs."""
+    """Seconds of one step at one size, and its memory beside the inputs."""
 
     size: Size
     what: str
@@ -73,7 +73,7 @@ SIZES = {
     "pascal": Size(20, 21, 256, 81),
     "classes150": Size(4, 150, 256, 128),
 }
-# How the cost grows. Few channels, or four million pixels would not fit into memory.
+# Growth of the cost. Few channels, so that four million pixels fit into memory.
 PIXEL_SWEEP = [Size(1, 19, 32, side) for side in (128, 256, 512, 1024, 2048)]
 # Q * C, hence the number of pairs of a query and a key, is the same.
 CLASS_SWEEP = [Size(4, c, 256, 128, num_queries=19 * 256 // c) for c in (2, 5, 19, 50, 150)]
@@ -100,8 +100,8 @@ def benchmark_loss(
         device: where.
         names: of ``SIZES`` and ``SWEEPS``.
         repeats: rounds that count.
-        reference: time the loop too, three times, where it is not out of reach.
-        memory: measure peak memory, each in a process of its own on the CPU.
+        reference: time the loop too, three times, at ``REFERENCE_SIZES``.
+        memory: measure peak memory, on the CPU each in a new process.
 
     Returns:
         The timings by name; printed as they come.
@@ -116,7 +116,7 @@ def benchmark_loss(
             steps = loss_steps(size, device, sweep=sweep)
             seconds = alternate(steps, repeats)
             if reference and name in REFERENCE_SIZES:
-                # In turn with the loss once more: what the loop leaves of memory speeds up both.
+                # In turn with the loss once more: memory that the loop has freed speeds up both.
                 pair = {REFERENCE: _reference_step(size, device), BESIDE: steps[CHANNELS_LAST]}
                 seconds |= alternate(pair, 3)
             del steps  # the memory that they hold
@@ -149,7 +149,7 @@ def benchmark_loss(
 
 
 def loss_steps(size: Size, device: torch.device, *, sweep: bool) -> dict[str, Callable[[], object]]:
-    """What is timed at one size: forward and backward of the loss, and the floor."""
+    """The timed steps of one size: forward and backward of the loss, and the floor."""
     representations, logits, labels = make_inputs(size, device)
     steps: dict[str, Callable[[], object]] = {
         FLOOR: lambda: _floor(representations),
@@ -232,7 +232,7 @@ def peak_memory(size: Size, what: str, device: torch.device) -> int | None:
         step = _step_called(what, size, device)
         step()  # compiles, and lets libraries allocate what they keep
         return peak_bytes(step, device)
-    # In a process of its own: memory that another step gave back would be used again unseen.
+    # In a new process: reused memory of an earlier step would not be measured.
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         peak: int | None = pool.apply(_peak_on_cpu, (size, what))
@@ -241,13 +241,13 @@ def peak_memory(size: Size, what: str, device: torch.device) -> int | None:
 
 def _peak_on_cpu(size: Size, what: str) -> int | None:
     cpu = torch.device("cpu")
-    # What torch sets up at the first call is not the step's.
+    # The first call allocates memory of torch itself.
     _step_called(what, Size(1, 2, 4, 8, num_queries=4, num_negatives=4), cpu)()
     return peak_bytes(_step_called(what, size, cpu), cpu)
 
 
 def _step_called(what: str, size: Size, device: torch.device) -> Callable[[], object]:
-    """The step ``what`` with inputs of its own and nothing else in memory."""
+    """The step ``what`` with new inputs."""
     if what == REFERENCE:
         return _reference_step(size, device)
     representations, logits, labels = make_inputs(size, device, contiguous=what == CONTIGUOUS)
@@ -277,7 +277,7 @@ def _memory(timing: Timing) -> str:
 
 
 def write_loss_csv(results: Mapping[str, Sequence[Timing]], path: Path) -> None:
-    """One line for each thing at each size; times in milliseconds."""
+    """One line for each step at each size; times in milliseconds."""
     header = ["size", "what", "median_ms", "lowest_ms", "highest_ms", "times_floor", "peak_memory"]
     rows = []
     for timings in results.values():

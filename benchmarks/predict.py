@@ -1,10 +1,10 @@
-"""Images a second of `reco predict`, with files read and written, against the bare network's.
+"""Images a second of `reco predict`, with files read and written, and of the network alone.
 
     python benchmarks/predict.py
     python benchmarks/predict.py --checkpoint last.pt --images photos/ --device cuda
 
 Without a checkpoint it is an untrained network of `demo.yaml`, and without images 200 JPEG files of
-drawn scenes. Both sides label the same images in turn, in batches of four.
+synthetic scenes. Both label the same images in turn, in batches of four.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUM_IMAGES = 200
 
 
 def write_scenes(folder: Path, number: int) -> Path:
-    """``number`` JPEG files of drawn scenes."""
+    """``number`` JPEG files of synthetic scenes."""
     reader = SyntheticReader()
     for id in reader.ids("train")[:number]:
         reader.image(id).save(folder / f"{id.replace('/', '_')}.jpg", quality=95)
@@ -44,7 +44,7 @@ def write_scenes(folder: Path, number: int) -> Path:
 
 
 def untrained(config_name: str, device: torch.device) -> Predictor:
-    """A network of a configuration as it begins."""
+    """The untrained network of a configuration."""
     config, spec = load_config(config_name), SyntheticReader().spec
     network = build_network(config, spec.num_classes, pretrained=False)
     return Predictor(network, spec, image_size=config.dataset.image_size, device=device)
@@ -80,8 +80,10 @@ def main(words: Sequence[str] | None = None) -> int:
     add = parser.add_argument
     add("--checkpoint", type=user_path, help="default: an untrained network of --config")
     add("--config", default="demo.yaml", help="default demo.yaml")
-    add("--images", type=user_path, help="a folder of one size of images; default: drawn scenes")
-    add("--number", type=int, default=_NUM_IMAGES, help="of drawn scenes (default 200)")
+    add(
+        "--images", type=user_path, help="a folder of one size of images; default: synthetic scenes"
+    )
+    add("--number", type=int, default=_NUM_IMAGES, help="of synthetic scenes (default 200)")
     parser.set_defaults(repeats=5)
     arguments = parser.parse_args(words)
     device = set_up(arguments.device)

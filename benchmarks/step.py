@@ -1,4 +1,4 @@
-"""Time a training step, against the passes through the networks that it cannot do without.
+"""Time a training step, and the passes through the networks that any implementation needs.
 
     python benchmarks/step.py --config demo.yaml
     python benchmarks/step.py --config cityscapes_5shot.yaml --device cuda --compile
@@ -45,7 +45,7 @@ class Variant(NamedTuple):
 
 
 class StepTiming(NamedTuple):
-    """What was measured of one variant."""
+    """A timing of one variant."""
 
     variant: str
     what: str
@@ -122,7 +122,7 @@ def benchmark_step(
                     what,
                     seconds[bench.name, what],
                     bench.trainer.config.images_per_step,
-                    # On the CPU the allocator's reserves would hide it.
+                    # Not on the CPU, where the allocator's reserves hide it.
                     peak_bytes(step, device) if device.type == "cuda" else None,
                 )
                 timings.append(timing)
@@ -165,7 +165,7 @@ class _Bench:
             self.steps[LOSS] = self._loss_step(trainer.parts.objective.reco)
 
     def _passes(self) -> None:
-        """Student forward and backward, teacher forward: what no implementation can leave out."""
+        """Student forward and backward, teacher forward: needed by any implementation."""
         trainer = self.trainer
         with trainer.autocast:
             outputs = [output for output in trainer.model(self.images) if output is not None]
@@ -210,7 +210,7 @@ def _line(timing: StepTiming, step_seconds: float) -> str:
 
 
 def write_step_csv(timings: Sequence[StepTiming], path: Path) -> None:
-    """One line for each thing of each variant."""
+    """One line for each timing."""
     rows = []
     for timing in timings:
         peak = "" if timing.peak_bytes is None else round(timing.peak_bytes / 2**20)

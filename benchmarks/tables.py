@@ -7,7 +7,7 @@
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
 
-In Markdown a table stands between two comments, and nothing between them is written by hand. The
+In Markdown a table stands between two comments and is generated. The
 baseline and the split of the data are optional:
 
     <!-- table docs/demo_runs.csv baseline=ClassMix split=val -->
@@ -165,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print("\n".join(differences or ["all tables are as they should be"]))
+    print("\n".join(differences or ["all tables agree"]))
     return 1 if differences else 0
 
 

@@ -1,4 +1,4 @@
-"""Time and memory. Timings are taken in turn in one process: a busy machine is unfair to nobody."""
+"""Time and memory. Steps are timed in turn, so that load of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -85,6 +85,6 @@ def describe(device: torch.device) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that suits."""
+    """Seconds in a readable unit."""
     unit, size = select_unit(seconds)
     return f"{seconds / size:.1f} {unit}"

@@ -15,8 +15,8 @@ from reco.config import Config, load_config
 from reco.data import synthetic
 from reco.models.network import SegmentationOutput
 
-# Networks of a few channels are faster on one thread, in the processes that tests start too; and
-# what is compared bit for bit is added up in one order.
+# One thread is faster for networks of a few channels, in the processes that tests start too, and
+# makes the order of sums deterministic.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
@@ -42,14 +42,14 @@ TINY = (
 
 
 def pytest_configure() -> None:
-    """Hear Ctrl-C, as the runs under test must: shells start jobs in the background deaf to it."""
+    """Handle Ctrl-C, which the tests send: shells ignore it for jobs in the background."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Config]:
-    """A configuration of a few quick steps on a few drawn scenes, with overrides on top."""
+    """A configuration of a few quick steps on a few synthetic scenes, with overrides on top."""
     monkeypatch.setattr(synthetic, "SCENES", {"train": 12, "val": 2, "test": 2})
 
     def make(*overrides: str) -> Config:

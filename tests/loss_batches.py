@@ -35,7 +35,7 @@ def make_batch(
     """Representations, logits of mixed confidence and labels, some of them IGNORE."""
     generator = seeded(seed)
     representations = torch.randn(batch, *size, channels, generator=generator, dtype=dtype)
-    # A mean far from zero: the relation graph is then not all noise.
+    # A mean far from zero, so that the relation graph is more than noise.
     representations = (representations + 0.3).permute(0, 3, 1, 2)
     if not channels_last:
         representations = representations.contiguous()
@@ -43,7 +43,7 @@ def make_batch(
     logits = 2 * torch.randn(shape, generator=generator, dtype=dtype)
     labels = torch.randint(classes, (batch, *(label_size or size)), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < ignored] = IGNORE
-    # About half of the pixels are as sure of their label as 0.97 asks.
+    # About half of the pixels have a confidence above 0.97.
     sure = torch.rand(batch, *(logit_size or size), generator=generator) < 0.5
     if shape[2:] == labels.shape[1:]:
         one_hot = (labels[:, None] == torch.arange(classes)[:, None, None]).to(dtype)

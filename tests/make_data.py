@@ -1,4 +1,4 @@
-"""Tiny data sets in each official layout, drawn: real file names, palettes and void values.
+"""Tiny synthetic data sets in each official layout: real file names, palettes and void values.
 
 Every function makes the data set below ``root`` and returns ``root``. Images show their mask in
 the classes' colours, with noise, so a reader that mixes files up can be caught and a network could
@@ -138,7 +138,7 @@ def make_mask(
     size: tuple[int, int] = SIZE,
     regions: tuple[int, int] = (3, 4),
 ) -> np.ndarray:
-    """(H, W) uint8: a grid of rectangles; picture ``index`` goes on where the one before ended."""
+    """(H, W) uint8: a grid of rectangles; image ``index`` continues the sequence of ``values``."""
     rows, columns = regions
     count = rows * columns
     classes = np.array([values[(index * count + i) % len(values)] for i in range(count)])
@@ -148,7 +148,7 @@ def make_mask(
 
 
 def save_image(path: Path, mask: np.ndarray, seed: int) -> None:
-    """The mask in colours, with noise that is another one in each split."""
+    """The mask in colours, with noise that differs between splits."""
     colours = np.array(voc_palette(256), dtype=float)
     folders = [part for part in path.parts[-3:-1] if part in ("val", "test", "SUNRGBD-test_images")]
     place = zlib.crc32("/".join([*folders, path.name]).encode())

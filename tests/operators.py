@@ -1,4 +1,4 @@
-"""Counting what torch is asked to do."""
+"""Counting the operators of torch."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ class Operators(TorchDispatchMode):
         self.calls: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func.namespace == "aten":  # not what fake tensors and profilers ask besides
+        if func.namespace == "aten":  # not those of fake tensors and profilers
             self.calls[func.overloadpacket.__name__] += 1
         return func(*args, **(kwargs or {}))

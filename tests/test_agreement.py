@@ -1,4 +1,4 @@
-"""Masks that are sound one by one and wrong together, and what a run says first."""
+"""Masks that are valid one by one and contradict each other, and the first lines of a run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BY_COLOUR = {"ground": "#000000", "road": "#804080", "tree": "#008000"}
 
 
 def make(root: Path, masks: dict[str, Image.Image], split: str = "train") -> Path:
-    """A data set of the given masks by name, in ``train``; one sound one in ``val``."""
+    """A data set of the given masks by name, in ``train``; a valid one in ``val``."""
     for name, mask in masks.items():
         for kind in ("images", "labels"):
             (root / kind / split).mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def with_palette(classes: np.ndarray, order: list[int], colours=COLOURS) -> Imag
 
 
 def start(root: Path, **settings) -> list[str]:
-    """What a run does before its first step."""
+    """Open, split and check the data as a run does before its first step."""
     config = DatasetConfig("folder", str(root), **settings)
     reader = open_dataset(config)
     split = make_split(reader, config)
@@ -77,7 +77,7 @@ def test_palettes_in_another_order(tmp_path, colours):
     assert 'dataset.classes: {ground: "' in str(error.value)
     report = check_dataset(FolderReader(tmp_path, THREE))
     assert any("so that the index cannot be the class" in p for p in report.problems)
-    # The way out that the message names.
+    # The remedy in the message.
     by_colour = dict(zip(THREE, names, strict=True))
     start(tmp_path, classes=by_colour)
     report = check_dataset(FolderReader(tmp_path, classes=by_colour))

@@ -1,4 +1,4 @@
-"""What training and validation ask of torch's backends, and that it does not outlast them."""
+"""Settings of torch's backends in training and validation, and that they are restored."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_validation_does_not_compile():
 
 
 def test_a_run_uses_them(tiny, tmp_path, monkeypatch):
-    """The steps are deterministic ones, the validation has its own settings, the end restores."""
+    """The steps are deterministic ones, the validation differs, the end restores."""
     seen = []
     trainer = Trainer(build_run(tiny("train.deterministic=true", "train.iterations=1")), tmp_path)
     step, evaluate = trainer.train_step, trainer.validation.evaluate

@@ -11,7 +11,7 @@ import pytest
 from reco.inference.background import Background
 
 
-def test_ends_are_told_in_order_with_their_errors():
+def test_ends_are_reported_in_order_with_their_errors():
     told: list[tuple[int, str]] = []
 
     def ended(item: int, result: Callable[[], object]) -> None:

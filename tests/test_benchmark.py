@@ -43,7 +43,7 @@ def test_durations_are_given_in_the_unit_that_suits():
 @pytest.mark.skipif(sys.platform != "linux", reason="resident memory is read from /proc")
 def test_peak_is_that_of_the_step():
     def step() -> None:
-        torch.ones(64 * 2**20)  # 256 MiB, and gone again
+        torch.ones(64 * 2**20)  # 256 MiB, freed at once
 
     assert 250 < peak_bytes(step, CPU) / 2**20 < 300
 

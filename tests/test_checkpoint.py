@@ -94,7 +94,7 @@ def test_files_that_are_not_checkpoints(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match=message) as error:
             load_checkpoint(path)
         assert str(path) in str(error.value)
-        # Torch advises to load such files unsafely. Nobody is to read that, in a traceback either.
+        # Torch's advice to load such files unsafely must not be shown, in a traceback either.
         assert "Re-running" not in "".join(traceback.format_exception(error.value))
     assert not (tmp_path / "executed").exists()
 

@@ -22,7 +22,7 @@ from reco.config import (
 from reco.loss import ReCoOptions
 from reco.training.parts import build_objective
 
-# Budgets whose labelled images are named by a list of the user's own.
+# Budgets whose labelled images are those of a list.
 BUDGETS = {"pascal": (92, 183, 366, 732, 1464), "cityscapes": (186, 372, 744, 1488)}
 WITH_A_LIST = [f"{name}_{count}.yaml" for name, counts in BUDGETS.items() for count in counts]
 ALL_CONFIGS = sorted({path.name for path in CONFIG_FOLDER.glob("*.yaml")} - {*WITH_A_LIST})
@@ -150,12 +150,14 @@ def test_contradicting_keys_are_refused_by_name():
             load_config("demo.yaml", overrides)
         assert not [word for word in words if word not in str(error.value)], str(error.value)
     listed = load_config("demo.yaml", [*base, "dataset.labelled_images=all", keys[1]])
-    # A run from before they were refused is read as it was.
+    # Configurations of earlier runs, which may contradict, are still read.
     content = listed.to_dict()
     content["dataset"]["labelled_images"] = 3
     assert config_from_dict(content, "last.pt").dataset.labelled_ids == "l.txt"
-    with pytest.raises(ConfigError, match=r"--set: dataset\.root = 'mine': expected null, since"):
-        load_config("demo.yaml", ["dataset.root=mine"])
+    with pytest.raises(
+        ConfigError, match=r"--set: dataset\.root = 'elsewhere': expected null, since"
+    ):
+        load_config("demo.yaml", ["dataset.root=elsewhere"])
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def step(network: SegmentationNetwork, batch: Tensor) -> None:
 
 
 class EncoderTests:
-    """What holds for every encoder; a subclass names one."""
+    """Tests of every encoder; a subclass names one."""
 
     backbone: str
     cells: tuple[int, int]  # of the logits of an image of ODD pixels
@@ -321,7 +321,7 @@ def test_configurations_of_encoders_build_networks(path: Path) -> None:
 
 
 def test_weights_made_for_imagenets_normalisation_get_it() -> None:
-    """Files into which their own was folded, say."""
+    """Such as files into which the normalisation was folded."""
     lite0 = "model.backbone=timm/tf_efficientnet_lite0"
     for words, mean in (([lite0], 0.5), ([lite0, "model.normalisation=imagenet"], 0.485)):
         network = build_network(load_config("demo.yaml", [*TINY, *words]), 3, pretrained=False)

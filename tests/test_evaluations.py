@@ -1,4 +1,4 @@
-"""What an evaluation is of: checkpoint, images, options; studies take no figures of others."""
+"""Evaluations identify checkpoint, images and options; studies take no others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def read(path: Path) -> dict:
 
 
 def relabel(mask: Path) -> None:
-    """Another class at one pixel, as somebody who corrects a mask does it."""
+    """Set another class at one pixel, as a correction of the mask."""
     values = np.array(Image.open(mask))
     values[0, 0] = (values[0, 0] + 1) % 11
     Image.fromarray(values).save(mask)
@@ -101,7 +101,7 @@ def test_a_fingerprint_of_a_long_image_reads_begin_middle_and_end(tmp_path):
     assert len(seen) == 5
 
 
-def test_a_fingerprint_of_drawn_scenes_is_of_their_pixels():
+def test_a_fingerprint_of_synthetic_scenes_is_of_their_pixels():
     ids = ["val-0000", "val-0001"]
     before = fingerprint(SyntheticReader(), ids)
     assert fingerprint(SyntheticReader(), ids[::-1]) == before
@@ -153,7 +153,7 @@ def test_a_file_says_what_it_is_of_and_no_other_takes_its_place(run, tmp_path, c
     assert {path.name for path in run.glob("last-*")} == {"last-val.json", "last-val.csv"}
     kept = (run / "last-val.json").read_text()
 
-    # Whatever else there is gets a name of its own.
+    # Other evaluations get distinct names.
     relabel(sorted((tmp_path / "moved" / "valannot").iterdir())[0])
     relabel(sorted((tmp_path / "moved" / "testannot").iterdir())[0])
     for options, deviations in (
@@ -176,7 +176,7 @@ def test_a_file_says_what_it_is_of_and_no_other_takes_its_place(run, tmp_path, c
     evaluate(run, *options)
     assert set(run.glob("last-val*.json")) == names  # the same again is the same file
     assert (run / "last-val.json").read_text() == kept
-    # Of a split that the run did not validate on, its own data say which images it means.
+    # For a split that the run did not validate on, its images are those of the run's data.
     evaluate(run, "--split", "test")
     evaluate(run, "--split", "test", "--set", f"dataset.root={tmp_path / 'moved'}")
     assert len(list(run.glob("last-test*.json"))) == 2
@@ -251,12 +251,12 @@ def test_a_study_takes_no_figures_of_other_data(study, tmp_path):
     first, counted = rows(study, overrides), pixels(run)
     assert [row.split for row in first] == ["val", "test"]
 
-    # Somebody evaluates it on other data, and in another way: it goes on saying what it said.
+    # Evaluations on other data or with other options do not replace its figures.
     for options in (["--set", f"dataset.root={other}"], ["--flip"]):
         evaluate(run.folder, "--split", "test", *options)
     assert rows(study, overrides) == first
 
-    # Images are taken out of both splits, and somebody evaluates again: not those of the study.
+    # Images are removed from both splits: an evaluation of the rest is not that of the study.
     for split in ("val", "test"):
         name = sorted((root / split).iterdir())[0].name
         (root / split / name).unlink()
@@ -285,7 +285,7 @@ def test_a_study_takes_no_figures_of_other_data(study, tmp_path):
     carry_out(study, run)
     assert rows(study, overrides)
 
-    # Data that have moved are the same data; where they are not at all, nobody can say.
+    # Data that have moved are the same data; without them, images cannot be compared.
     root.rename(tmp_path / "moved")
     moved = [*OVERRIDES, f"dataset.root={tmp_path / 'moved'}"]
     assert len(rows(study, moved)) == 2

@@ -15,7 +15,7 @@ from reco.data import synthetic
 from reco.training.trainer import train
 
 # Every reader; few labelled images or all of them, whole masks, single pixels and shares; images as
-# they come or brought to one size. All other configurations are numbers apart from one of these.
+# they come or resized. All other configurations differ from one of these in numbers only.
 PATHS = (
     "cityscapes_5shot.yaml",
     "pascal_200.yaml",
@@ -50,7 +50,7 @@ SHRUNK = (
 
 @pytest.fixture(scope="session")
 def roots(tmp_path_factory) -> dict[str, Path]:
-    """One drawn data set in each official layout."""
+    """A synthetic data set in each official layout."""
     folder = tmp_path_factory.mktemp("data_sets")
     return {
         "camvid": make_camvid(folder / "camvid", val=2),

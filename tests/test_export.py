@@ -1,4 +1,4 @@
-"""The deployable forms say what the checkpoint says, without this package."""
+"""The exported networks give the logits of the checkpoint, without this package."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def exported(checkpoint, tmp_path_factory) -> dict[str, Exported]:
     if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         formats.append("onnx")
     folder = tmp_path_factory.mktemp("shipped")
-    # Tracing and pytest's capture of debug logs are a slow pair.
+    # Pytest's capture of debug logs makes tracing slow.
     logging.disable(logging.INFO)
     results = export_checkpoint(checkpoint, folder, formats=formats)
     logging.disable(logging.NOTSET)
@@ -143,7 +143,7 @@ def test_images_are_compared_at_the_evaluations_size(tmp_path, monkeypatch):
 
 
 def test_a_difference_is_found(checkpoint, tmp_path, monkeypatch):
-    """The comparison reads what was written."""
+    """The comparison is with the written files."""
     load = torch.load
 
     def spoil(path, **arguments):

@@ -1,4 +1,4 @@
-"""What may happen to a run: it or its loaders are killed, images are broken, memory runs out."""
+"""Faults of a run: it or its loaders are killed, images are broken, memory runs out."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def photographs(tmp_path) -> Config:
 
 
 def assert_nothing_lost(config: Config, image: Path, folder: Path, iteration: int) -> None:
-    """A run that meets ``image`` broken keeps its iterations, and goes on when it is whole."""
+    """A run that fails at a broken ``image`` keeps its iterations and resumes once repaired."""
     assert train(config, folder / "whole").finished
     content = image.read_bytes()
     image.write_bytes(content[:300])
@@ -179,7 +179,7 @@ def test_the_best_figure_outlives_a_run_that_ends_after_a_validation(tiny, tmp_p
 
 
 def at_step(trainer: Trainer, iteration: int, happen, *, where: str = "forward") -> None:
-    """Let something happen in the step after ``iteration`` steps, once the student has run."""
+    """Call ``happen`` in the step after ``iteration`` steps, once the student has run."""
     target, name = {
         "forward": (trainer.parts.objective, "forward"),
         "update": (trainer.teacher, "update"),
@@ -337,7 +337,7 @@ COMMAND = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "
 
 
 def test_without_shared_memory_the_command_says_what_helps(tmp_path):
-    """In a namespace of its own, whose /dev/shm is too small for a batch."""
+    """In a new mount namespace, whose /dev/shm is too small for a batch."""
     in_namespace = ["unshare", "--mount", "--propagation", "private"]
     mount = "mount -t tmpfs -o size=8k tmpfs /dev/shm"
     try:

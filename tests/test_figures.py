@@ -1,4 +1,4 @@
-"""What the figures show is what the network and the loss say."""
+"""The figures show the values of the network and the loss."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytest.importorskip("matplotlib")
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """Its η is such that some pixels are hard and some are easy."""
+    """With a strong threshold between the confidences of hard and easy pixels."""
     path = tmp_path_factory.mktemp("run") / "best.pt"
     return write_checkpoint(path, "reco.strong_threshold=0.1")
 
@@ -87,7 +87,7 @@ def test_samples_are_of_hard_pixels_and_other_classes(analysis):
         assert (pixels.classes[y, x] < 11).all()
 
 
-def test_looking_leaves_the_network_in_eval_mode(analysis):
+def test_an_analysis_leaves_the_network_in_eval_mode(analysis):
     colours = analysis.representation_colours(0)
     assert colours.shape == (*analysis.sample_pixels(0).classes.shape, 3)
     assert colours.std() > 10
@@ -120,11 +120,15 @@ def test_curves_show_what_was_logged(tmp_path):
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 30, "superv')
     figure = plots.curves({"a": read_metrics(tmp_path)})
-    drawn = {axes.get_title(): axes.lines for axes in figure.axes}
-    assert set(drawn) == {"validation mIoU (%)", "supervised loss", "η: share of confident pixels"}
-    (line,) = drawn["supervised loss"]
+    plotted = {axes.get_title(): axes.lines for axes in figure.axes}
+    assert set(plotted) == {
+        "validation mIoU (%)",
+        "supervised loss",
+        "η: share of confident pixels",
+    }
+    (line,) = plotted["supervised loss"]
     assert line.get_xydata().tolist() == [[10, 2], [20, 1]]
-    (line,) = drawn["validation mIoU (%)"]
+    (line,) = plotted["validation mIoU (%)"]
     assert line.get_xydata().tolist() == [[20, 25]]
     assert line.get_label() == "a student"
     with pytest.raises(FileNotFoundError, match="folder of a run"):
@@ -132,7 +136,7 @@ def test_curves_show_what_was_logged(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["compare", "relation", "queries", "representation"])
-def test_every_kind_is_drawn(checkpoint, analysis, tmp_path, monkeypatch, capsys, kind):
+def test_every_kind_is_plotted(checkpoint, analysis, tmp_path, monkeypatch, capsys, kind):
     output = tmp_path / "new" / f"{kind}.png"
     paths = [str(checkpoint)] * (2 if kind == "compare" else 1)
     arguments = [kind, *paths, "--output", str(output), "--images", "1"]

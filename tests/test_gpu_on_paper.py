@@ -1,8 +1,8 @@
-"""A training step on fake CUDA tensors, without a GPU: nothing waits, nothing lies elsewhere.
+"""A training step on fake CUDA tensors, without a GPU: no synchronisation, no other device.
 
-Fake tensors have a shape and a device but no numbers. Whatever would read one on the host, or lay a
-tensor of the CPU among those of the GPU, raises; and operators can be counted, each of which is a
-launch or at least a call on the host.
+Fake tensors have a shape and a device but no numbers. Reading one on the host, or mixing tensors of
+CPU and GPU, raises; and operators can be counted, each of which is a launch or at least a call on
+the host.
 
 Autograd asks the CUDA driver for a stream, so that the backward pass is counted on real, small
 tensors of the CPU.
@@ -31,7 +31,7 @@ class WaitingCopyError(RuntimeError):
 
 
 class Paper(FakeTensorMode):
-    """Fake tensors of the CPU can be read, as a GPU's host would: their numbers are 0.
+    """Fake tensors of the CPU can be read, as on the host of a GPU: their numbers are 0.
 
     A copy to the GPU that waits is refused, unless ``copies_may_wait``, as while a run is built.
     """
@@ -64,7 +64,7 @@ class Step:
         device = torch.device(device)
         with device:
             self.student = build_network(config, CLASSES, pretrained=False)
-        for module in self.student.modules():  # `to` cannot do it with fake tensors
+        for module in self.student.modules():  # `to` fails with fake tensors
             for name, weights in module.named_parameters(recurse=False):
                 if weights.ndim == 4:
                     weights = weights.detach().contiguous(memory_format=torch.channels_last)

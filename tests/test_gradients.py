@@ -1,4 +1,4 @@
-"""The gradients of the loss's terms, against what a backward pass leaves behind."""
+"""The gradients of the loss's terms, against those of a backward pass."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_lengths_are_those_of_a_backward_pass(tiny, tmp_path, monkeypatch, capsy
 
 
 @pytest.mark.slow
-def test_a_term_that_is_switched_off_pulls_at_nothing(tiny, tmp_path):
+def test_a_term_that_is_switched_off_has_no_gradient(tiny, tmp_path):
     train(tiny("method.unsupervised=false", "reco.enabled=false"), tmp_path / "run")
     supervised, unsupervised, reco = term_gradients(tmp_path / "run" / "last.pt", batches=1)
     assert supervised.norm > 0

@@ -50,7 +50,7 @@ def test_a_folder_labels_as_its_checkpoint_does(run):
 
 
 def test_a_folder_reads_images_as_its_checkpoint_does(tmp_path):
-    """Two channels of 12 bits, of a size of their own."""
+    """Two channels of 12 bits, at another size than in training."""
     write_checkpoint(
         tmp_path / "last.pt",
         "dataset.name=folder",

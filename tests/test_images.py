@@ -95,13 +95,13 @@ def test_16_bit_files_are_as_bright_as_their_camera_meant(tmp_path, bits, ending
     assert f"note: dataset.value_range = [0, {2**bits - 1}]" in check_dataset(reader).format()
 
 
-def test_the_files_own_information_counts_where_their_values_obey_it(tmp_path):
+def test_the_range_declared_by_files_is_taken_where_their_values_comply(tmp_path):
     dark = camera(8, 1)  # a dark scene of a 12-bit camera: values to 255
     write_png16(tmp_path / "dark.png", dark, significant_bits=12)
     assert find_value_range([tmp_path / "dark.png"], 3) == ((0, 4095),)
     write_png16(tmp_path / "plain.png", dark)
     assert find_value_range([tmp_path / "plain.png"], 3) == ((0, 255),)
-    # A PNG as its specification wants it: ten significant bits, the values fill sixteen.
+    # A PNG by its specification: ten significant bits, scaled to sixteen.
     write_png16(tmp_path / "filled.png", camera(16, 1), significant_bits=10)
     assert find_value_range([tmp_path / "filled.png"], 3) == ((0, 65535),)
     write_tiff(tmp_path / "top.tif", dark[..., 0], extratags=[(281, "H", 1, 1023, True)])
@@ -277,7 +277,7 @@ def test_no_file_is_too_large(tmp_path, monkeypatch):
 
 
 def test_depth_by_the_first_bytes_is_that_of_the_decoder(tmp_path, monkeypatch):
-    """Most files are 8-bit JPEG or PNG, which are told without a decoder, whatever their name."""
+    """Most files are 8-bit JPEG or PNG, recognised without a decoder, by content."""
     values = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     wide = {"grey.png": values[:, :, :1], "colour.jpg": values}
     for name, of_file in wide.items():

@@ -1,7 +1,7 @@
 """Annotation files of other tools become a folder that trains.
 
-Files are drawn here by hand, so that every pixel is known, and once for each tool by the tool's own
-library, where it is installed (datumaro, labelme, pycocotools).
+Files are written by hand, so that every pixel is known, and once for each tool by the library of
+the tool, where it is installed (datumaro, labelme, pycocotools).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def corners(left: int, top: int, right: int, bottom: int) -> list[float]:
 
 
 class Imported:
-    """What a folder holds after the import, read as training reads it."""
+    """The folder after the import, read as training reads it."""
 
     def __init__(self, format: str, source: Path, target: Path, **options: object) -> None:
         self.summary = import_dataset(format, source, target, ImportOptions(**options))
@@ -235,7 +235,7 @@ def test_labelme_order_holes_and_void(tmp_path):
     picture(tmp_path / "photos" / "masks" / "a.png")  # not a photo
     labelme(tmp_path / "photos" / "gone.json", [])
     done = Imported("labelme", tmp_path / "photos", tmp_path / "out")
-    # labelme draws borders too: a polygon to 10 covers the pixels 0 to 10.
+    # labelme includes borders: a polygon to 10 covers the pixels 0 to 10.
     expected = np.zeros(SIZE[::-1], np.uint8)
     expected[box(0, 0, 11, 11)] = 2
     expected[box(5, 5, 16, 16)] = 1
@@ -471,7 +471,7 @@ def test_files_that_datumaro_wrote(tmp_path):
 
 
 def test_files_that_labelme_wrote(tmp_path):
-    """Read as labelme's own drawing reads them, for each kind of shape that it can write."""
+    """With the masks of labelme's ``shapes_to_label``, for each kind of shape that it can write."""
     label_file = pytest.importorskip("labelme._label_file")
     from labelme.utils import shape as labelme_shape
 

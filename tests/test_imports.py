@@ -44,7 +44,7 @@ def is_room(name: str) -> bool:
 
 
 def violations(path: Path, source: str, rows: dict[str, int]) -> list[str]:
-    """What a file of the package imports against the list; its own room is free."""
+    """Imports of a file that the list forbids; those within a room are allowed."""
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if room not in rows:
         return [f"{path}: the room {room} is not in the list of CONTRIBUTING.md"]
@@ -58,7 +58,7 @@ def violations(path: Path, source: str, rows: dict[str, int]) -> list[str]:
 
 def test_rooms_import_from_rows_below_alone():
     rows = read_rows()
-    # The package's public names are looked up when somebody asks for them.
+    # The package imports public names on first use.
     paths = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
     assert [v for path in paths for v in violations(path, path.read_text("utf-8"), rows)] == []
 

@@ -1,4 +1,4 @@
-"""Looking at images whole, by windows, at several scales and mirrored."""
+"""Inference on whole images, by windows, at several scales and mirrored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of one's own as they lie: patterns, lists, and what nobody reads."""
+"""Files of ``folder`` data sets: patterns, lists, and files that are not read."""
 
 from __future__ import annotations
 
@@ -326,7 +326,7 @@ def test_a_folder_called_nearly_unlabelled(tmp_path, name):
     assert len(reader.unlabelled_ids()) == 2
 
 
-def test_what_nobody_reads_is_counted_and_named(tmp_path):
+def test_files_that_are_not_read_are_counted_and_named(tmp_path):
     make_folder(tmp_path)
     for name in ("a.jfif", "b.jfif", "c.heic", "d.jp2", "e.npy", ".hidden"):
         (tmp_path / "images/train/site 0" / name).write_text("")
@@ -335,8 +335,8 @@ def test_what_nobody_reads_is_counted_and_named(tmp_path):
     reader = FolderReader(tmp_path, ("a", "b", "c"))
     assert reader.unread() == [
         "images/train: 2 .jfif, 1 .heic, 1 .jp2, 1 .npy not read",
-        "images/extra/: 1 images in a folder that nobody reads",
-        "old/: 1 images in a folder that nobody reads",
+        "images/extra/: 1 images in a folder that is not read",
+        "old/: 1 images in a folder that is not read",
     ]
     forced = Layout(images="images/{split}/{parent}/{stem}.jfif", masks="labels")
     with pytest.raises(ValueError, match=r"2 of 2 images without a mask"):
@@ -434,7 +434,7 @@ def test_a_broken_mask_of_an_unlabelled_image_stops_nothing(tmp_path):
         for changes in ({"labelled_ids": str(list_file)}, {"labelled_images": 7})
         for seed in range(4)
     ]
-    with pytest.warns(UserWarning, match=r"not drawn as a labelled image: .*site 0/000.png"):
+    with pytest.warns(UserWarning, match=r"not chosen as a labelled image: .*site 0/000.png"):
         splits = [make_split(open_dataset(config), config) for config in configs]
     assert all("train/site 0/000" in split.unlabelled for split in splits)
     ids = splits[0].unlabelled

@@ -1,4 +1,4 @@
-"""Streams of samples: what they hold, and what they do not depend on."""
+"""Streams of samples: their content, and independence of workers, restarts and ranks."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_torchs_own_generator_is_neither_used_nor_moved(monkeypatch):
     torch.manual_seed(1)
     state = torch.get_rng_state()
     with monkeypatch.context() as patch:
-        # It would seed accelerators too, behind the training step's back.
+        # It would seed accelerators too, which changes the training step.
         patch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed called"))
         first = batches(stream())
     assert torch.equal(state, torch.get_rng_state())
@@ -207,7 +207,7 @@ def test_image_size_comes_first(tmp_path):
     evaluated = EvalDataset(reader, ["0"], (40, 30))[0]
     assert torch.equal(whole.image, evaluated.image)
     assert torch.equal(whole.label, evaluated.label)
-    # Partial labels are drawn at this size: one pixel each of the resized mask.
+    # Partial labels are sampled at this size: one pixel each of the resized mask.
     pixels = TrainStream(
         reader,
         ["0"],

@@ -174,7 +174,7 @@ def test_labels_of_any_whole_number_type(dtype: torch.dtype) -> None:
 
 
 def test_many_keys_are_dealt_with_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks change which numbers are drawn, and nothing else."""
+    """Chunks change which pixels are sampled, and nothing else."""
     for numbers in (1, 700, 2000):
         monkeypatch.setattr(module, "_CHUNK_NUMBERS_CPU", numbers)
         for negatives in ("shared", "per_query"):
@@ -210,7 +210,7 @@ def test_gradcheck(
             generator=seeded(0),
         )[0]
 
-    if gradient_through_means:  # Eq. 3 must not change which pixels are drawn
+    if gradient_through_means:  # Eq. 3 must not change which pixels are sampled
         monkeypatch.setattr(module, "relation_graph", lambda means: torch.eye(len(means)).double())
     assert torch.autograd.gradcheck(value, (representations,))
 
@@ -544,7 +544,7 @@ def test_no_class_may_give_negatives_but_the_query_s_own() -> None:
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_vectors_of_length_zero_have_no_gradient(channels_last: bool) -> None:
-    """A ReLU leaves such pixels. 1 / length would fling them, and overflow float16."""
+    """A ReLU leaves such pixels. 1 / length would make them huge, and overflow float16."""
     for dtype in (torch.float32, torch.float16):
         batch = make_batch(channels_last=channels_last)
         dead = torch.rand(batch[0][:, :1].shape, generator=seeded(0)) < 0.3
@@ -611,7 +611,7 @@ def test_half_precision_inputs_are_worked_on_in_float32(
     assert torch.equal(value, same)
     assert value.item() == pytest.approx(close.item(), rel=0.01)
     assert gradient.isfinite().all()
-    # Every drawn pixel's terms are summed in the half type, one after the other.
+    # Every sampled pixel's terms are summed in the half type, one after the other.
     assert_close(
         gradient.float(), same_gradient, {torch.bfloat16: 0.05, torch.float16: 0.01}[dtype]
     )
@@ -668,7 +668,7 @@ class Allocations(TorchDispatchMode):
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 @pytest.mark.parametrize("negatives", ["shared", "per_query"])
 def test_representations_are_not_copied(negatives: str, channels_last: bool) -> None:
-    """The one tensor as large is their gradient, in their own layout."""
+    """The one tensor as large is their gradient, in their layout."""
     options: dict[str, Any] = {"num_queries": 4, "num_negatives": 8, "negatives": negatives}
     batch = make_batch(channels=256, size=(20, 20), channels_last=channels_last)
     size = batch[0].untyped_storage().nbytes()
@@ -677,7 +677,7 @@ def test_representations_are_not_copied(negatives: str, channels_last: bool) -> 
     assert forward.sizes[0] < size / 3
     with Allocations(*batch, value) as backward:
         value.backward()
-    # Under a dispatch mode, torch's own backward adds out of place: the gradient counts twice.
+    # Under a dispatch mode, torch's backward adds out of place: the gradient counts twice.
     assert backward.sizes[:2] == [size, size]
     assert backward.sizes[2] < size / 3
     assert batch[0].grad is not None

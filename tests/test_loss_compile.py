@@ -72,7 +72,7 @@ def assert_compiles_once(loss: Callable[..., Any], **compile_arguments: Any) -> 
 @pytest.mark.slow
 @needs_compiler
 def test_one_graph_in_machine_code_whatever_the_labels() -> None:
-    with torch._inductor.config.patch(fallback_random=True):  # draws eager's numbers
+    with torch._inductor.config.patch(fallback_random=True):  # the random numbers of eager mode
         assert_compiles_once(ReCoLoss(num_queries=8, num_negatives=9))
 
 
@@ -186,7 +186,7 @@ def test_one_graph_on_the_gpu() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
-def test_a_cuda_graph_draws_anew_at_every_replay() -> None:
+def test_a_cuda_graph_samples_anew_at_every_replay() -> None:
     loss = ReCoLoss(num_queries=8, num_negatives=9).cuda()
     batch = next(batches_of_all_kinds("cuda"))
     stream = torch.cuda.Stream()

@@ -1,6 +1,6 @@
 """Two gloo processes against one process on the joined batch, given the same sampled pixels.
 
-The pixels are the same because rank 0 draws the numbers for all, with the generator of the one
+The pixels are the same because rank 0 samples the numbers for all, with the generator of the one
 process, and the joint table has the order of the joined batch.
 """
 
@@ -182,7 +182,7 @@ def test_ranks_average_to_one_process_on_the_joined_batch(
             )
         assert rank.value.isfinite()
         assert rank.gradient.isfinite().all()
-    # Counts of a rank's own pixels add up.
+    # Counts of each rank's pixels add up.
     pixels = [rank.statistics["valid_pixels"] for rank in ranks]
     assert sum(pixels) == single.statistics["valid_pixels"]
     sampled = [rank.statistics["sampled_share"] * n for rank, n in zip(ranks, pixels, strict=True)]

@@ -1,4 +1,4 @@
-"""Which pixels the loss draws, by chi-square; each test must also catch mutants of the loss."""
+"""Which pixels the loss samples, by chi-square; each test must also catch mutants of the loss."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from reco import IGNORE
 from reco import loss as module
 from reco.loss import KeySampling, Negatives, QuerySampling, reco_loss_with_statistics
 
-# A right draw fails once in a hundred thousand tests, and the seeds are fixed. A mutant gives
-# far less than this.
+# Correct sampling fails once in a hundred thousand tests, and the seeds are fixed. Mutants give far
+# smaller p-values.
 LIKELY = 1e-5
 CLASSES = 5
 SEEDS = range(8)
@@ -97,7 +97,7 @@ def short_pick(uniform: Tensor, count: Tensor) -> Tensor:
 
 
 def easier_confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """The confidence of the classifier's own choice, not of the label."""
+    """The confidence of the most probable class, not of the label."""
     return logits.softmax(1).amax(1)
 
 
@@ -161,9 +161,9 @@ def key_p_values(
     for c in (0, 1, 2):
         assert not counts[c][labels == IGNORE].any()
         assert counts[c].sum() == 500 * len(SEEDS)
-        drawn = torch.stack([counts[c][labels == j].sum() for j in range(CLASSES)])
+        sampled = torch.stack([counts[c][labels == j].sum() for j in range(CLASSES)])
         expected = expected_classes(batch, c, key_sampling, temperature)
-        of_classes.append(chi_square_p(drawn, expected))
+        of_classes.append(chi_square_p(sampled, expected))
         for j in expected.nonzero()[:, 0]:
             members = counts[c][labels == j]
             of_pixels.append(chi_square_p(members, torch.ones_like(members)))
@@ -243,7 +243,7 @@ def test_only_the_given_classes_give_negatives(monkeypatch: pytest.MonkeyPatch) 
         assert set(labels[0].flatten().tolist()) == {4}
 
 
-def test_draws_of_different_classes_and_queries_are_independent(
+def test_samples_of_different_classes_and_queries_are_independent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     _, _, query_rows, key_rows = loss_and_rows(

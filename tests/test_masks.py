@@ -86,7 +86,7 @@ def test_greys_by_colour(tmp_path):
 
 
 def test_black_and_white_files_of_one_bit(tmp_path):
-    """White is 255 to whoever wrote the mask, whatever a program that made it smaller did."""
+    """White means 255, also in files that a program reduced to one bit."""
     bits = Image.fromarray(np.array([[False, True]]))
     for classes in ({"no": 0, "yes": 255}, {"no": 0, "yes": 1}, {"no": 0, "yes": [1, 255]}):
         table = class_table(None, classes)
@@ -158,7 +158,7 @@ def deep_colour_png() -> bytes:
     )
 
 
-def test_what_does_not_fit_is_named_with_the_way_out(tmp_path):
+def test_what_does_not_fit_is_named_with_the_remedy(tmp_path):
     by_value, by_colour = class_table(None, {"a": 0, "b": 255}), class_table(None, BY_COLOUR)
     palette = with_palette(np.array([[0, 1]]), [(0, 0, 0), (255, 255, 255)])
     with pytest.raises(ValueError, match=r"holds 1, .*allowed: 0, 255.* palette, where 1 is #fff"):

@@ -111,7 +111,7 @@ def test_classes_outside_the_matrix_are_refused():
 
 
 def test_counting_never_waits_for_the_device():
-    """Meta tensors hold no values: whatever asks for one, or for a shape made of them, fails."""
+    """Meta tensors hold no values: reading one, or a shape that depends on them, fails."""
     labels = torch.zeros(1, 8, 8, dtype=torch.uint8, device="meta")
     confusion = ConfusionMatrix(C, device="meta")
     confusion.update(labels.long(), labels, near_boundary(labels, 3))

@@ -13,7 +13,7 @@ B, H, W, C = 4, 24, 31, 7
 
 
 def painted_batch(seed: int):
-    """Images whose colour tells (image, label), and a confidence that does too."""
+    """Images whose colour encodes (image, label), and a confidence that does too."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(C, (B, 4, 5), generator=generator)
     labels[torch.rand(labels.shape, generator=generator) < 0.1] = IGNORE
@@ -60,7 +60,7 @@ def test_classmix_pastes_half_of_the_classes_whole():
             assert len(pasted) == (len(classes) + 1) // 2
             assert (source[i][labels[i] == IGNORE] != i).all()
             pasted_sets.add((i, frozenset(pasted)))
-    # C(7, 4) = 35 halves for each of four images: most of them come up in sixty draws.
+    # C(7, 4) = 35 halves for each of four images: most of them come up in sixty calls.
     assert len(pasted_sets) > 80
 
 
@@ -100,7 +100,7 @@ def test_boxes_have_half_the_area_and_move():
     ("area", "aspect"), [((0.02, 0.4), (0.3, 3.3)), ((0.3, 0.9), None), ((0.25, 0.25), (2.0, 2.0))]
 )
 def test_boxes_of_a_range_by_hand(area, aspect):
-    """Each box is the one that its random numbers ask for, an image at a time."""
+    """Each box is computed from its random numbers, an image at a time."""
     size, count = 200, 64
     owner = torch.arange(count)[:, None, None].expand(count, size, size)
     images, labels = torch.zeros(count, 3, size, size), torch.zeros_like(owner)
@@ -148,7 +148,7 @@ def test_inputs_are_left_alone():
 @pytest.mark.parametrize("mix", [classmix, cutmix, cutout])
 @pytest.mark.parametrize("value", [-1, 256, 1000])
 def test_labels_out_of_range(mix, value, monkeypatch):
-    """An error where looking is free; elsewhere they are IGNORE, and never laid over anything."""
+    """An error on the CPU; on other devices they are IGNORE, and never laid over anything."""
     images, labels, confidence = painted_batch(0)
     wrong = labels.clone()
     wrong[labels == 2] = value

@@ -145,7 +145,7 @@ def test_batch_of_one_trains(output_stride: int) -> None:
 
 
 def test_image_level_branch_keeps_how_far_two_images_are_apart() -> None:
-    """Batch norm on its 1×1 map would say the same of a small and of a large difference."""
+    """Batch norm on its 1×1 map would give the same for a small and for a large difference."""
     pooled = small_network().decoder.aspp.pooled.train()
     base = torch.rand(1, 512, 4, 4, generator=torch.Generator().manual_seed(0))
     small, large = (
@@ -253,7 +253,7 @@ def test_autocast_bfloat16_trains() -> None:
 
 @functools.cache
 def backbone_state() -> dict[str, Tensor]:
-    """The small backbone's names with values of their own."""
+    """A state dict of the small backbone with other values."""
     state = small_network("mobilenet_v3_large").encoder.network.state_dict()
     return {
         name: torch.full_like(tensor, index / 256)
@@ -406,7 +406,7 @@ def test_load_refuses_what_is_no_state_dict(tmp_path: Path, content: Any, messag
 
 
 class Bomb:
-    """Unpickled without care, it would make a file."""
+    """Makes a file if it is unpickled unsafely."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -461,7 +461,7 @@ def test_a_checkpoint_of_a_run_is_a_start(tmp_path: Path, caplog: pytest.LogCapt
 
 @pytest.mark.parametrize("prefix", ["", "network."])
 def test_states_of_older_versions_keep_their_names_and_normalisation(prefix: str) -> None:
-    """Encoder and decoder were apart by name alone, and images came in ImageNet's normalisation."""
+    """Their modules had other names, and normalisation was always ImageNet's."""
     network = small_network("timm/tf_efficientnet_lite0") if find_spec("timm") else small_network()
     old = {}
     for name, value in network.state_dict().items():

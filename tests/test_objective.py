@@ -42,7 +42,7 @@ def uint8_batch(seed: int, count: int = 2, size: int = 16):
 
 
 def everywhere(images):
-    """No padding: ``(B, H, W)``, all of it image."""
+    """``(B, H, W)`` without padding."""
     return torch.ones(len(images), *images.shape[2:], dtype=torch.bool)
 
 
@@ -95,7 +95,7 @@ def test_equation_5_by_hand(plain_views):
     assert min(etas) > 0
     assert max(etas) < 1
 
-    # Cells of 4 x 4 pixels are spoken for by the pixel right below and right of their centre.
+    # The pixel of a cell of 4 x 4 is the one below and right of its centre.
     all_labels = torch.cat([labels.long(), mixed_labels])[:, 2::4, 2::4]
     valid = torch.cat([labels != IGNORE, mixed_confidence > weak])[:, 2::4, 2::4]
     assert 0 < valid[2:].float().mean() < 1
@@ -110,7 +110,7 @@ def test_equation_5_by_hand(plain_views):
 
 
 def test_thresholds_are_apart(plain_views):
-    """η counts above δ_s of the method, ReCo's pixels above δ_w: each moves only its own term."""
+    """η counts above δ_s of the method, ReCo's pixels above δ_w: each changes one term only."""
     torch.manual_seed(0)
     student = Network()
     teacher, batch, (unlabelled, truth) = MeanTeacher(student), uint8_batch(1), uint8_batch(2)
@@ -343,11 +343,11 @@ def test_eta_leaves_padding_out():
 @pytest.mark.parametrize("mix", ["classmix", "cutmix", "cutout", "none"])
 def test_views_stay_aligned(mix, monkeypatch):
     """The label is painted into the colours and into the teacher's confidence: after rescaling,
-    mixing, jitter, blur and flip, image, label and confidence still tell the same class."""
+    mixing, jitter, blur and flip, image, label and confidence still show the same class."""
     colours = torch.tensor([[230, 40, 40], [40, 230, 40], [40, 40, 230]], dtype=torch.uint8)
 
     class Oracle(nn.Module):
-        """Knows the class by the colour, and says so with a confidence of its own."""
+        """Labels by the colour, with a confidence that depends on the class."""
 
         def pseudo_label(self, images):
             labels = images.argmax(1)
@@ -399,7 +399,7 @@ def test_views_stay_aligned(mix, monkeypatch):
 
 @pytest.mark.parametrize("weights", [(1.0, 1.0, 1.0), (0.5, 4.0, 0.01)])
 def test_class_weights_are_those_of_a_weighted_mean(weights):
-    """As torch's own weighted cross-entropy; η stays a factor of each image."""
+    """As torch's weighted cross-entropy; η stays a factor of each image."""
     torch.manual_seed(0)
     logits, labels = torch.randn(2, C, 8, 8), torch.randint(C, (2, 8, 8))
     labels[0, :3] = IGNORE

@@ -1,4 +1,4 @@
-"""One file among many: broken, of a name that is not UTF-8, too large. The others are done."""
+"""Single files that are broken, too large, or of a name that is not UTF-8. The others are done."""
 
 from __future__ import annotations
 

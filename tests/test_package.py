@@ -1,4 +1,4 @@
-"""What other projects see of the package."""
+"""The public interface of the package."""
 
 from __future__ import annotations
 

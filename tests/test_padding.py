@@ -1,4 +1,4 @@
-"""What a crop shows beyond its image takes no part: from the files to the regions ReCo gets."""
+"""Padding of crops is ignored, from the files to the regions that ReCo gets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from reco.method.views import Views
 
 CROP, CELL, B, C = (64, 64), 4, 4, 3
 SIZES = ((44, 40), (80, 36), (30, 72), (56, 50))
-# The classes of each image; the last one has no class 0, which is what the padding looks like.
+# The classes of each image; the last one has no class 0, which has the colour of the padding.
 CLASSES = ((0, 1, 2), (2, 0, 1), (1, 0, 2), (1, 2))
 CONFIDENCE = torch.tensor([0.98, 0.6, 0.8])
 MEAN_COLOUR = torch.tensor([0.485, 0.456, 0.406])
 
 
 def write_images(root: Path) -> Path:
-    """Of class c, image k has 200 + 5 k in channel c: a pixel says what and whose it is."""
+    """Of class c, image k has 200 + 5 k in channel c: a pixel encodes its class and image."""
     for folder in ("images/train", "images/val", "unlabelled"):
         for k, (size, classes) in enumerate(zip(SIZES, CLASSES, strict=True)):
             mask = make_mask(classes, 0, size=size)
@@ -46,7 +46,7 @@ def write_images(root: Path) -> Path:
 
 
 class Oracle(nn.Module):
-    """Knows the class by the colour, and answers on the padding too."""
+    """Labels by the colour, and the padding too."""
 
     def pseudo_label(self, images):
         labels = images.argmax(1)
@@ -54,7 +54,7 @@ class Oracle(nn.Module):
 
 
 class Student(nn.Module):
-    """Keeps the views that it is shown and the logits that it answered."""
+    """Records its inputs and its logits."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Student(nn.Module):
 
 
 class ListeningLoss(ReCoLoss):
-    """Keeps the regions that it is given."""
+    """Records its inputs."""
 
     def with_statistics(self, representations, logits, labels, *, valid, **options):
         self.labels, self.valid = labels, valid
@@ -126,7 +126,7 @@ def test_padding_takes_no_part(batches, mix, scale_range, seed):
         objective, views, student, Oracle(), (labelled.image, labelled.label), unlabelled
     )
 
-    # Slowly: what each pixel of the views shows, and what follows for it.
+    # Pixel by pixel: its source image, and the expected label.
     seen = student.images[B:]
     void = ((seen - MEAN_COLOUR[:, None, None]).abs() < 0.01).all(1)
     shown = seen.argmax(1)

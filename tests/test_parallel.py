@@ -13,7 +13,7 @@ from reco.data.parallel import in_threads
 
 @pytest.fixture
 def seconds_pass(monkeypatch):
-    """Each look at tqdm's clock is a second later."""
+    """Each call of tqdm's clock is a second later."""
     clock = itertools.count()
     monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
 

@@ -100,7 +100,7 @@ def test_seed_and_id_decide():
     assert torch.equal(first, partial_labels(labels, 0.05, seed=0, id="a"))
     assert not torch.equal(first, partial_labels(labels, 0.05, seed=1, id="a"))
     assert not torch.equal(first, partial_labels(labels, 0.05, seed=0, id="b"))
-    # What else was drawn before does not: neither the order of images nor torch's generator.
+    # Neither the order of images nor torch's generator does.
     partial_labels(labels, 0.05, seed=0, id="b")
     torch.manual_seed(7)
     assert torch.equal(first, partial_labels(labels, 0.05, seed=0, id="a"))

@@ -1,4 +1,4 @@
-"""What pseudo-labels offer each class, against counting by hand."""
+"""Pseudo-labels of each class, against counting by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_shares_by_hand():
 
 def test_a_thin_class_fills_little_of_its_cells():
     labels = torch.zeros(2, 8, 12, dtype=torch.long)
-    labels[0, :, 2] = 1  # the centre of the first cells is in it, and no other pixel of theirs
+    labels[0, :, 2] = 1  # of the first cells, it covers the centre alone
     labels[0, 4:, 8:] = 2
     labels[1, :4, :4] = IGNORE
     filled = _filled_cells(labels, 4)

@@ -43,14 +43,14 @@ def label(reader, id) -> np.ndarray:
 
 
 def check_images_match(reader, split: str, values_of_classes: dict[int, int]) -> None:
-    """Image and label of one id come from one drawing: the colour of each class is its own."""
+    """Image and label of one id match: each class has its colour in the image."""
     colours = np.array(voc_palette(256), dtype=float)
     for id in reader.ids(split):
         pixels, labels = np.asarray(reader.image(id), dtype=float), label(reader, id)
         assert pixels.shape == (*labels.shape, 3)
         for c in set(np.unique(labels).tolist()) - {IGNORE}:
             expected = 0.8 * colours[values_of_classes[c]] + 25
-            # The median shrugs off what JPEG does to borders.
+            # The median is robust to JPEG's artefacts at borders.
             assert np.abs(np.median(pixels[labels == c], axis=0) - expected).max() < 30
 
 
@@ -113,7 +113,7 @@ def test_pascal(tmp_path, sbd_lists, below):
     assert len(val) == 3
     assert not set(train) & set(val)
     borders = [IGNORE in label(reader, id) for id in train if id.startswith("2007")]
-    assert any(borders)  # VOC's own masks have them, their copies in SegmentationClassAug don't
+    assert any(borders)  # VOC's masks have them, their copies in SegmentationClassAug don't
     check_images_match(reader, "train", {c: c for c in range(21)})
     check_images_match(reader, "val", {c: c for c in range(21)})
     assert len({reader.image(id).size for id in train}) == 3
@@ -164,7 +164,7 @@ def test_folder(tmp_path):
     assert reader.image("unlabelled/street/000").size == (48, 36)
     assert not set(reader.ids("train")) & set(reader.ids("val"))
     check_images_match(reader, "train", {0: 0, 1: 1, 2: 2})
-    # Whatever else lies about is passed over.
+    # Other files are passed over.
     (tmp_path / "images/train/notes.txt").write_text("hello")
     (tmp_path / "images/train/._000.jpg").write_text("macOS")
     assert len(FolderReader(tmp_path, THREE).ids("train")) == 6
@@ -297,11 +297,11 @@ def test_mask_value_that_is_no_class(tmp_path):
         ValueError, match=r"006690.png: holds 12, 60, which are no classes.* 0-11, 255$"
     ):
         CamVidReader(tmp_path).label("0001TP_006690")
-    make_folder(tmp_path / "own", train=1)
-    file = tmp_path / "own/labels/train/site 0/000.png"
+    make_folder(tmp_path / "unknown_values", train=1)
+    file = tmp_path / "unknown_values/labels/train/site 0/000.png"
     save_mask(file, mask.astype(np.uint16) * 1000)
     with pytest.raises(ValueError, match=r"holds 1000, 12000, 60000, .*0-2, 255. dataset.classes"):
-        FolderReader(tmp_path / "own", THREE).label("train/site 0/000")
+        FolderReader(tmp_path / "unknown_values", THREE).label("train/site 0/000")
 
 
 def test_colour_mask(tmp_path):

@@ -1,4 +1,4 @@
-"""What the README shows works as it stands."""
+"""Snippets, commands and links of README and docs work."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_snippets_run(tmp_path, monkeypatch):
 
 
 def test_the_page_of_the_loss_runs():
-    """Its first example, with everything that it names."""
+    """Its first example, with the names that it uses."""
     (example,) = re.findall(r"```python\n(.*?)```", PAGES["loss.md"], re.DOTALL)
     names: dict = {}
     exec(example, names)
@@ -52,7 +52,7 @@ def test_the_page_of_the_loss_runs():
 
 
 def commands(text: str) -> list[list[str]]:
-    """The words of each command of ours: a line of its own, or within a sentence."""
+    """The words of each command of this project: a whole line, or within a sentence."""
     line = r"^ *(?:.* && )?(?:python |torchrun .*)?(?:scripts/(train|eval)\.py|reco) ([a-z-].*)$"
     found = re.findall(line, text.replace("\\\n", ""), re.MULTILINE)
     shown = [f"{script} {words}".split(" > ")[0].replace("…", "x") for script, words in found]

@@ -1,4 +1,4 @@
-"""The report holds what the run left behind, and needs nothing else."""
+"""The report shows the files of a run, and is self-contained."""
 
 from __future__ import annotations
 

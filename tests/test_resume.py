@@ -1,4 +1,4 @@
-"""Which run is gone on with, how a run is made longer, and what changes no number."""
+"""Which run is resumed, how a run is extended, and which keys change no number."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def test_extending_is_a_step_of_its_own(command, tiny, tmp_path):
     first = without_speed(metrics(folder))
     code, out = command("--config", "tiny.yaml", "--resume", "--extend-to", "6")
     assert code == 0, out
-    # By its new length in all that is written, in the folder it had.
+    # The files have the new length, and the folder is the same.
     assert load_config(folder / "config.yaml").train.iterations == 6
     assert "made longer, from 4 to 6 iterations" in (folder / "config.yaml").read_text()
     assert load_checkpoint(folder / "last.pt")["config"]["train"]["iterations"] == 6
@@ -161,7 +161,7 @@ def test_extending_is_a_step_of_its_own(command, tiny, tmp_path):
 
 
 def test_extending_may_be_killed_anywhere(tiny, tmp_path, monkeypatch):
-    """Between note and checkpoint too: the same command makes the same of it."""
+    """Between note and checkpoint too: the same command gives the same result."""
     from reco.training import trainer
 
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"

@@ -81,7 +81,7 @@ def test_every_choice_obeys_the_rule(seed, min_classes):
         }
         fewest = min(seen[c] for c in range(CLASSES) if left[c])
         rarest = [c for c in range(CLASSES) if left[c] and seen[c] == fewest]
-        # What the rule allows, over the classes that are seen least (it draws one of them).
+        # What the rule allows, over the classes that are seen least (it takes a random one).
         allowed = set()
         for c in rarest:
             rich = [id for id in left[c] if len(classes[id]) >= min_classes]
@@ -160,7 +160,7 @@ def test_few_masks_are_read_for_few_images():
     assert len(reader.read) == len(set(reader.read))
     assert set(split.labelled) <= set(reader.read)
     # Above, only two images hold class 5: looking for a third meant reading them all. Where every
-    # class is common, few masks say enough.
+    # class is common, few masks are enough.
     reader = MemoryReader({id: c for id, c in reader.classes.items() if 5 not in c})
     for i in range(400):
         reader.classes[f"more {i}"] = {1, 5}
@@ -217,17 +217,17 @@ def test_impossible_numbers(count):
 
 def test_own_list_of_ids(tmp_path):
     reader = MemoryReader(random_classes(0), extra=("extra",))
-    path = tmp_path / "mine.txt"
+    path = tmp_path / "ids.txt"
     path.write_bytes("003\r\n001\r\n\r\n001\r\n".encode("utf-16"))
     split = make_split(reader, config(labelled_ids=str(path)))
     assert split.labelled == ("001", "003")
     assert len(split.unlabelled) == 59
     assert "extra" in split.unlabelled
     path.write_text("003\nno such\n")
-    with pytest.raises(ValueError, match=r"mine.txt: 1 of 2 lines .*: no such. They .* '000'"):
+    with pytest.raises(ValueError, match=r"ids.txt: 1 of 2 lines .*: no such. They .* '000'"):
         make_split(reader, config(labelled_ids=str(path)))
     path.write_text("\n")
-    with pytest.raises(ValueError, match=r"mine.txt holds 0 ids"):
+    with pytest.raises(ValueError, match=r"ids.txt holds 0 ids"):
         make_split(reader, config(labelled_ids=str(path)))
     with pytest.raises(FileNotFoundError, match=r"dataset.labelled_ids = .*other.txt"):
         make_split(reader, config(labelled_ids=str(tmp_path / "other.txt")))

@@ -152,8 +152,8 @@ def test_a_study_goes_on_where_it_was(study, tiny, here, capsys):
     assert (study.results_dir / "results.md").read_text() == table
 
 
-def test_commands_make_the_very_runs(study, capsys):
-    """What a queue runs trains the configuration of the study, in the folder it looks in."""
+def test_commands_make_the_same_runs(study, capsys):
+    """The commands of a queue train the study's configurations in the folders that it reads."""
     overrides = ["model.weights=/data/with space", "dataset.scale_range=[0.5, 2.0]"]
     assert cli.main(["study", str(study.path), "--commands", "--set", *overrides]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -168,7 +168,7 @@ def test_commands_make_the_very_runs(study, capsys):
 
 
 def test_ctrl_c_stops_every_run_once(study, monkeypatch):
-    """Each gets the signal from the study, and the study says that it is not finished."""
+    """Each gets the signal from the study, and the study returns False."""
     jobs = []
 
     class Running:
@@ -216,7 +216,7 @@ def test_nothing_starts_that_would_fail_later(study, here, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_says_why(study, tmp_path, monkeypatch):
-    """In a process of its own, which Ctrl-C in the terminal does not reach."""
+    """In a new process, which Ctrl-C in the terminal does not reach."""
     monkeypatch.setattr(runner, "check_data", lambda *_: None)
     overrides = ["dataset.name=camvid", f"dataset.root={tmp_path}/none"]
     one = replace(study, seeds=(0,), methods={"plain": {}}, budgets={"": {}})

@@ -1,4 +1,4 @@
-"""What surrounds a program: environment variables, devices, terminals, how it was started."""
+"""Environment variables, devices, terminals, and ways to start a program."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from reco.training.trainer import train
 
 
 def test_ranks_without_a_rendezvous_stop_neither_predict_nor_eval(tmp_path, monkeypatch):
-    """Such variables are what a scheduler leaves in the environment of every program."""
+    """Schedulers set such variables for every program."""
     checkpoint = write_checkpoint(tmp_path / "last.pt")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")

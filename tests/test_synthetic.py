@@ -1,4 +1,4 @@
-"""The drawn scenes: the same everywhere, and as unbalanced as they claim."""
+"""Synthetic scenes: deterministic, with unbalanced classes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_scene_depends_on_seed_split_and_index_alone():
 
 
 def test_labels_are_those_that_results_were_measured_on():
-    """The scenes are part of every published figure: changing them makes those figures void."""
+    """The scenes are part of every published figure: changing them invalidates those figures."""
     reader = SyntheticReader()
     labels = [np.asarray(reader.label(f"{split}-0000")) for split in SCENES]
     digest = hashlib.sha256(b"".join(label.tobytes() for label in labels)).hexdigest()

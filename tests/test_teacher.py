@@ -41,11 +41,11 @@ def test_five_updates_by_hand_with_buffers():
     for t in range(5):
         images = torch.randn(2, 3, 16, 16)
         teacher.pseudo_label(images)
-        # The teacher's batch norm sees its own first convolution, with the weights before update.
+        # The input of the teacher's batch norm comes from its weights before the update.
         conv = teacher.network.body[0]
         norm.train()(conv(images))
         step(student, t)
-        student.train()(torch.randn(2, 3, 16, 16))  # moves the student's own running statistics
+        student.train()(torch.randn(2, 3, 16, 16))  # moves the student's running statistics
         teacher.update(student)
         decay = min(1 - 1 / (t + 1), 0.7)
         for name, parameter in student.named_parameters():

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave behind, that they resume exactly, and how they fail."""
+"""Whole runs: their files, exact resumption, and failures."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
         }
     synthetic.SCENES = {"train": 12, "val": 3, "test": 2}
     if exact:
-        # Augmentation draws random numbers image by image, and each process has fewer images.
+        # Augmentation samples random numbers image by image, and each process has fewer images.
         views.photometric_flip = lambda *planes, **_: planes
     config = load_config("demo.yaml", [*TINY, f"train.iterations={ITERATIONS}", *overrides])
     run_ = trainer.Trainer(build_run(config), Path(folder, f"{world}"))
@@ -44,7 +44,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
             if isinstance(module, nn.Dropout):
                 module.p = 0.0
         if world == 1:
-            # The order in which two processes hold the images, so that the same draws are the
+            # The order in which two processes hold the images, so that the same numbers are the
             # same pixels: labelled and unlabelled ones of the first, then those of the second.
             in_order, compute = [0, 1, 4, 5, 2, 3, 6, 7], run_.parts.objective.reco.with_statistics
 
@@ -62,7 +62,7 @@ def run(rank: int, world: int, folder: str, exact: bool, overrides: tuple[str, .
 
 
 def first_running_means(run_: trainer.Trainer) -> dict[str, list[torch.Tensor]]:
-    """After each step, what this rank's batches make of each network's first running mean."""
+    """The first running mean of each network after each step, from this rank's batches."""
     seen: dict[str, list[torch.Tensor]] = {"student": [], "teacher": []}
 
     def watch(network: nn.Module, means: list[torch.Tensor]) -> None:

@@ -30,7 +30,7 @@ def painted_batch(seed: int):
 def interior(labels: torch.Tensor, margin: int) -> torch.Tensor:
     """(B, H, W) bool: everything within ``margin`` pixels is of one class, and not void.
 
-    What lies beyond the view is another class: one can't know.
+    Pixels beyond the view count as another class.
     """
     size = 2 * margin + 1
     padded = F.pad(labels[:, None].float(), [margin] * 4, value=-1)
@@ -47,7 +47,7 @@ def shown_classes(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("seed", range(100))
 def test_views_stay_aligned(seed):
-    """Rescaled, cropped, jittered, blurred, flipped: all three still tell the same story."""
+    """Rescaled, cropped, jittered, blurred, flipped: all three still show the same class."""
     torch.manual_seed(seed)
     images, labels, confidence = rescale_batch(*painted_batch(seed), scale_range=(0.5, 1.5))
     assert images.shape == (B, 3, H, W)
@@ -192,7 +192,7 @@ def test_rescaled_padding_is_void():
     assert labels.dtype == torch.int64
 
 
-def test_every_image_has_a_draw_of_its_own():
+def test_images_are_augmented_independently():
     torch.manual_seed(0)
     image = torch.rand(3, 24, 24)
     labels = torch.arange(24 * 24).reshape(24, 24) % 200

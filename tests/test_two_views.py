@@ -27,7 +27,7 @@ SIZE, C = 16, 3
 
 
 def test_both_views_reach_every_term(monkeypatch):
-    """One answer of the teacher, two mixtures of it; losses are means over the pixels of both."""
+    """One pseudo-label, two mixtures of it; losses are means over the pixels of both."""
     changed = {"jitter": (0.5, 0.5, 0.5, 0.25), "grey": 0.2, "blur": (0.1, 2.0)}
     seen = []
 
@@ -89,7 +89,7 @@ def test_both_views_reach_every_term(monkeypatch):
 
 
 def test_complementary_dropout_by_hand():
-    """What a view lacks the other has twice; half of the images keep everything."""
+    """Channels that a view lacks, the other has twice; half of the images keep all channels."""
     channels = (8, 5, 8)
     factors = complementary_dropout(5, channels, generator=torch.Generator().manual_seed(3))
     assert [tuple(each.shape) for each in factors] == [(10, 8), (10, 5), (10, 8)]

@@ -1,4 +1,4 @@
-"""Pictures show what they are given."""
+"""Pictures of labels, errors and confidence."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def open_dataset(config: DatasetConfig) -> Reader:
     """The data set that ``config`` names.
 
     Raises:
-        ValueError: no such data set, no ``root``, or classes that make no sense (``folder``).
-        FileNotFoundError: the data are not in ``root``; the message says where people get them.
+        ValueError: no such data set, no ``root``, or invalid classes (``folder``).
+        FileNotFoundError: the data are not in ``root``; the message says where to get them.
     """
     if config.name == "synthetic":
         from reco.data.synthetic import SyntheticReader

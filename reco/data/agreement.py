@@ -1,7 +1,7 @@
-"""Whether the files of a data set agree with each other: palettes, ways to write a mask, splits.
+"""Checks across the files of a data set: palettes, encodings of masks, splits.
 
-Each mask may be sound and the data set still wrong: palettes in another order, 0 and 1 here and
-0 and 255 there, the same picture to train and to validate on.
+Each mask may be valid and the data set still wrong: palettes in different orders, 0 and 1 in some
+files and 0 and 255 in others, the same picture to train and to validate on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GREY = 0x010101
 
 
 def check_masks(contents: Iterable[MaskContent], table: ClassTable) -> None:
-    """Stop where masks cannot all mean what the table says.
+    """Raise where the table cannot hold for all masks.
 
     Raises:
         ValueError: an index stands for other colours in other files, or some masks are written
@@ -72,9 +72,9 @@ class _Place(NamedTuple):
 
 
 def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
-    """Stop unless an index stands for one colour, and a colour for one index.
+    """Raise unless an index stands for one colour, and a colour for one index.
 
-    Palettes are compared by what the masks use of them. Grey files and palettes of index i = grey i
+    Palettes are compared by the entries that masks use. Grey files and palettes of index i = grey i
     are one kind; they may stand beside one coloured palette, as in Pascal VOC, but not beside
     a grey palette in another order.
     """
@@ -88,10 +88,10 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
         for place in _places(mask):
             before = by_index.setdefault(place.number, place)
             if before.colour != place.colour:
-                _complain(before, place, coloured, table)
+                _raise_mismatch(before, place, coloured, table)
             before = by_colour.setdefault(place.colour, place)
             if before.number != place.number and place.colour not in several:
-                _complain(before, place, coloured, table)
+                _raise_mismatch(before, place, coloured, table)
     greys = [m for m in masks if m.kind == "value" or (m.kind == "index" and _is_identity(m))]
     grey_places = {i: _Place(i, i * _GREY, m) for m in greys for i in m.values if 0 <= i < 256}
     for mask in coloured:
@@ -100,13 +100,13 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
         moved = next(place for place in _places(mask) if place.colour != place.number * _GREY)
         if grey_places:
             other = grey_places.get(moved.number) or next(iter(grey_places.values()))
-            _complain(other, moved, [*greys, mask], table)
+            _raise_mismatch(other, moved, [*greys, mask], table)
         if all(place.colour // _GREY in table.named for place in _places(mask)):
             # Values of the table in another order: a program that makes files smaller wrote them.
-            _complain(moved, moved, [mask], table)
+            _raise_mismatch(moved, moved, [mask], table)
 
 
-def _complain(
+def _raise_mismatch(
     first: _Place, second: _Place, masks: Sequence[MaskContent], table: ClassTable
 ) -> None:
     but = f"{first.number} is {colour_name(first.colour)} in {first.mask.path}"
@@ -118,15 +118,15 @@ def _complain(
     quoted = [f'"{colour_name(colour)}"' for colour in colours]
     names = table.spec.class_names
     if table.spec.name != "folder":
-        way_out = f"Masks as {table.spec.name} has them are expected"
+        remedy = f"Masks as {table.spec.name} has them are expected"
     elif len(quoted) == len(names):
         pairs = ", ".join(f"{name}: {colour}" for name, colour in zip(names, quoted, strict=True))
-        way_out = f"Say the colours: dataset.classes: {{{pairs}}}, in whatever order is right"
+        remedy = f"Say the colours: dataset.classes: {{{pairs}}}, in whatever order is right"
     else:
-        way_out = f"Say in dataset.classes what these colours are: {join_first(quoted)}"
+        remedy = f"Say in dataset.classes what these colours are: {join_first(quoted)}"
     raise ValueError(
         f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
-        f"{but}, so that the index cannot be the class. Palettes: {palettes}. {way_out}"
+        f"{but}, so that the index cannot be the class. Palettes: {palettes}. {remedy}"
     )
 
 
@@ -137,7 +137,7 @@ def _shown(mask: MaskContent) -> str:
 
 
 def _places(mask: MaskContent) -> list[_Place]:
-    """Index and colour of what a mask uses of its palette, or of its greys."""
+    """Index and colour of the palette entries, or greys, that a mask uses."""
     if mask.kind == "index":
         known = (i for i in mask.values if i < len(mask.palette))
         return [_Place(i, mask.palette[i], mask) for i in known]
@@ -149,7 +149,7 @@ def _is_identity(mask: MaskContent) -> bool:
 
 
 def _colours_of_several_indices(masks: Iterable[MaskContent]) -> set[int]:
-    """Colours that one mask has at two indices, so that the colour says nothing."""
+    """Colours that one mask has at two indices, which identify no class."""
     found: set[int] = set()
     for mask in masks:
         seen: set[int] = set()
@@ -161,7 +161,7 @@ def _colours_of_several_indices(masks: Iterable[MaskContent]) -> set[int]:
 
 
 def _check_two_ways(masks: Sequence[MaskContent], table: ClassTable) -> None:
-    """Stop where 255 is void only because nobody named it, and looks like the object."""
+    """Raise where 255 is void by default, but may be the object."""
     if 255 not in table.implied or table.spec.num_classes != 2:
         return
     values = [(m, {v & 0xFF if m.kind == "colour" else v for v in m.values}) for m in masks]

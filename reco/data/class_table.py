@@ -23,25 +23,25 @@ from reco.data.spec import DatasetSpec, default_palette
 
 Pixels = npt.NDArray[np.uint8]
 Stands = int | str | Sequence[int | str]
-"""What stands for a class in the masks: a value, a colour such as ``"#804080"``, or several."""
+"""Representation of a class in the masks: a value, a colour such as ``"#804080"``, or several."""
 
 MAX_CLASSES = 254
 _UNKNOWN = 254  # in tables of class indices, which end at 253
 _LOWEST, _HIGHEST = -(2**15), 2**16 - 1  # values that a table can name
 _GREY = 0x010101
 
-# Masks that went through JPEG: named colours must be as far apart, pixels count as a colour up to
-# the reach, and so large a share of the others, which lie on borders, becomes void.
+# Masks that went through JPEG: least distance of named colours, greatest distance of a pixel to its
+# colour, and greatest share of pixels (those on borders) that become void since none is near.
 _APART, _REACH, _MAX_LOST = 64.0, 48.0, 0.1
 
 
 class ClassTable:
-    """What the values or colours of mask files mean.
+    """The classes of values or colours in mask files.
 
     Args:
         spec: the classes.
         meaning: value, or colour 0xRRGGBB -> class index or IGNORE; any other one is an error.
-        by_colour: whether ``meaning`` speaks of colours.
+        by_colour: whether the keys of ``meaning`` are colours.
         implied: values that mean void although the user did not name them.
         went_through_jpeg: take all masks as if they were JPEG files: pixels near a named colour
             count as it.
@@ -68,12 +68,12 @@ class ClassTable:
         self._warned = False
 
     def describe(self, label: int) -> str:
-        """What stands for a class (or for IGNORE): ``1, 2`` or ``#804080``."""
+        """Values or colours of a class (or of IGNORE): ``1, 2`` or ``#804080``."""
         found = sorted(v for v, c in self.meaning.items() if c == label)
         return ", ".join(map(colour_name, found)) if self.by_colour else ranges(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """All that decides which class a pixel has, as JSON holds it."""
+        """The settings that decide the class of a pixel, as JSON values."""
         return {
             "class_names": list(self.spec.class_names),
             "by_colour": self.by_colour,
@@ -96,7 +96,7 @@ class ClassTable:
         colours = mask.kind == "colour" or (self.by_colour and mask.kind != "value")
         found = np.unique((_as_colours(mask) if colours else mask.values)[unknown])[:256].tolist()
         named = [colour_name(value) if colours else str(value) for value in found]
-        raise UnknownValueError(source, self._complaint(mask, unknown), named)
+        raise UnknownValueError(source, self._unknown_message(mask, unknown), named)
 
     def _convert(self, mask: Mask) -> Pixels:
         """Class indices, ``_UNKNOWN`` where the table has none."""
@@ -130,7 +130,7 @@ class ClassTable:
 
     @cached_property
     def _of_value(self) -> Pixels:
-        """Class of each value from ``_LOWEST``, with one place more at either end for the rest."""
+        """Class of each value from ``_LOWEST``; the first and last entry are for values beyond."""
         table = np.full(_HIGHEST - _LOWEST + 3, _UNKNOWN, np.uint8)
         for value, label in self.meaning.items():
             table[value - _LOWEST + 1] = label
@@ -146,8 +146,8 @@ class ClassTable:
 
     def _read_nearest(self, mask: Mask, source: object) -> Pixels:
         """Class indices of a mask that went through JPEG; void where no named colour is near."""
-        if problem := self._not_for_jpeg:
-            raise ValueError(f"{source}: its pixels are not those of the mask it was: {problem}")
+        if problem := self._jpeg_problem:
+            raise ValueError(f"{source}: its pixels were changed by JPEG: {problem}")
         colours = _as_colours(mask)
         new = np.unique(colours[self._near[colours] < 0])
         self._near[new] = _nearest(new, self._points, self._reach)
@@ -186,11 +186,11 @@ class ClassTable:
 
     @cached_property
     def _near(self) -> npt.NDArray[np.int16]:
-        """As ``_of_colour`` for JPEG files; -1 where it was not asked for yet."""
+        """As ``_of_colour`` for JPEG files; -1 where not computed yet."""
         return np.full(2**24, -1, np.int16)
 
     @cached_property
-    def _not_for_jpeg(self) -> str:
+    def _jpeg_problem(self) -> str:
         """Why masks that went through JPEG cannot be read with this table; "" if they can."""
         if not self.by_colour and len(self._points) != 2:
             return (
@@ -205,7 +205,7 @@ class ClassTable:
             )
         return ""
 
-    def _complaint(self, mask: Mask, unknown: npt.NDArray[np.bool_]) -> str:
+    def _unknown_message(self, mask: Mask, unknown: npt.NDArray[np.bool_]) -> str:
         """What is wrong with a mask whose values are not all in the table."""
         values = mask.values[unknown]
         if mask.kind == "colour" or (self.by_colour and mask.kind != "value"):
@@ -217,7 +217,7 @@ class ClassTable:
                 )
             return (
                 f"holds {_most_frequent(colours)}, no colours of {self.spec.name}; named are "
-                f"{self._named_colours()}{self._hair_off(colours)}{self._hint}"
+                f"{self._named_colours()}{self._hint_near(colours)}{self._hint}"
             )
         found = np.unique(values).tolist()
         if self.by_colour:
@@ -230,7 +230,7 @@ class ClassTable:
             palette = f". These are indices of its palette, where {join_first([*shown])}"
         smooth = ""
         if mask.kind == "value" and len(found) > 32:
-            smooth = self._went_smooth("values")
+            smooth = self._hint_smoothing("values")
         no_class = "are no classes" if len(found) > 1 else "is no class"
         return (
             f"holds {join_first(found)}, which {no_class} of {self.spec.name}; "
@@ -242,18 +242,18 @@ class ClassTable:
             [f"{colour_name(v)} ({self._name(c)})" for v, c in self.named.items()], 12
         )
 
-    def _hair_off(self, colours: npt.NDArray[np.int32]) -> str:
-        """A remark where the unknown colours lie about the named ones."""
+    def _hint_near(self, colours: npt.NDArray[np.int32]) -> str:
+        """A hint where the unknown colours are near the named ones."""
         near = _nearest(np.unique(colours), self.named, _REACH)
         if (near == _UNKNOWN).mean() > 0.5:
             return ""
-        return self._went_smooth("colours")
+        return self._hint_smoothing("colours")
 
-    def _went_smooth(self, what: str) -> str:
-        way_out = "" if self._not_for_jpeg else ", or set dataset.jpeg_masks: true"
+    def _hint_smoothing(self, what: str) -> str:
+        remedy = "" if self._jpeg_problem else ", or set dataset.jpeg_masks: true"
         return (
             f". So many {what} beside the named ones come from JPEG or from smooth resizing: save "
-            f"the masks as PNG without either{way_out}"
+            f"the masks as PNG without either{remedy}"
         )
 
     def _name(self, label: int) -> str:
@@ -269,20 +269,20 @@ def class_table(
     went_through_jpeg: bool = False,
     hint: str = "",
 ) -> ClassTable:
-    """The table of a data set of one's own.
+    """The table of a ``folder`` data set.
 
     Args:
         class_names: the value is the position, unless ``classes`` or ``label_map`` says otherwise.
-        classes: name -> what stands for it.
-        ignore: what stands for void. 255 does unless a class has it; where -1 does, so do 255 and
-            65535, which it is in files without negative numbers.
+        classes: name -> its values or colours.
+        ignore: values or colours of void. 255 is one unless a class has it; with -1, so are 255
+            and 65535, its values in files of unsigned numbers.
         label_map: value -> position in ``class_names``, another way to write ``classes``.
         went_through_jpeg: see :class:`ClassTable`, as for the arguments below.
         hint: for messages.
 
     Raises:
         ValueError: no or too many classes, one value for two classes, values beside colours, or
-            what is neither.
+            an entry that is neither.
     """
     names = tuple(classes or class_names or ())
     if not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
@@ -363,7 +363,7 @@ def ranges(values: Sequence[int]) -> str:
 
 
 def as_list(stands: Stands) -> Sequence[int | str]:
-    """What stands for a class, as a list."""
+    """Values or colours of a class, as a list."""
     return [stands] if isinstance(stands, int | str) else stands
 
 

@@ -1,4 +1,4 @@
-"""Which images: digits that are equal for equal images and masks, wherever their files lie."""
+"""Fingerprints of images and masks: a hash of their content, independent of their folder."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def fingerprint(reader: Reader, ids: Sequence[str]) -> str:
     """Sixteen hex digits of images and their masks.
 
     Ids and mask files count whole. Of an image file, its length and 64 KiB at begin, middle and end
-    count: another image, or the same one saved anew, differs there. Images without files (drawn
-    ones) count pixel by pixel.
+    count: another image, or the same one saved anew, differs there. Synthetic
+    images count pixel by pixel.
 
     Args:
         reader: of the data set.

@@ -1,4 +1,4 @@
-"""A data set of one's own: images, masks, and any number of images without masks.
+"""The ``folder`` data set: the user's images, masks, and images without masks.
 
 Layout, unless patterns or lists say where the files are; sub-folders are allowed everywhere::
 
@@ -7,8 +7,8 @@ Layout, unless patterns or lists say where the files are; sub-folders are allowe
     <root>/images/test/...           <root>/labels/test/...     optional
     <root>/unlabelled/...                                       optional; no masks needed
 
-What the values or colours in the masks mean is said by ``classes``; where only ``class_names`` are
-given, the value is the position. An id is a path without ending: ``train/a/001``,
+``classes`` maps values or colours in the masks to classes; where only ``class_names`` are given,
+the value is the position. An id is a path without ending: ``train/a/001``,
 ``unlabelled/b/002``, or ``photos/001`` where a pattern found it.
 """
 
@@ -40,14 +40,14 @@ _USUAL = Layout()
 
 
 class FolderReader(FileReader):
-    """Reads a data set in the layout above, or in one that ``layout`` tells of.
+    """Reads a data set in the layout above, or in that of ``layout``.
 
     Args:
         root: its folder.
         class_names: at least two.
-        classes: name -> what stands for it in the masks, as the arguments below; see
+        classes: name -> its values or colours in the masks; for this and the next two see
             :func:`reco.data.class_table.class_table`.
-        ignore: what stands for void.
+        ignore: values or colours of void.
         label_map: value -> position in ``class_names``.
         jpeg_masks: the masks went through JPEG, whatever format they have now.
         layout: where the files are.
@@ -55,7 +55,7 @@ class FolderReader(FileReader):
         turn_masks: masks lie on the stored pixels of photos that EXIF turns: turn them too.
 
     Raises:
-        ValueError: classes that make no sense, or a resized copy made with other ones.
+        ValueError: invalid classes, or a resized copy made with other ones.
         FileNotFoundError: ``root`` is not there.
     """
 
@@ -98,7 +98,7 @@ class FolderReader(FileReader):
             turn_masks=turn_masks,
         )
         self._layout = layout
-        # What a resized copy is made from; its masks hold class indices, its layout is the usual.
+        # Written to a resized copy, whose masks hold class indices in the usual layout.
         self.origin = {"classes": table.to_dict(), "files": layout.to_dict()}
         self._is_copy = (self.root / COPY_OF).is_file()
         if self._is_copy:
@@ -106,7 +106,7 @@ class FolderReader(FileReader):
             self.table = class_table(self.spec.class_names)
 
     def unread(self) -> list[str]:
-        """Files and folders in ``root`` that nobody reads, a line for each folder."""
+        """Files and folders in ``root`` that are not read, a line for each folder."""
         by_folder = defaultdict(list)
         for path in self._arranged.unread:
             by_folder["/".join(path.split("/")[:-1][:2]) or "."].append(path)
@@ -115,13 +115,13 @@ class FolderReader(FileReader):
             for folder, paths in sorted(by_folder.items())
         ]
         folders = [
-            f"{folder}/: {count} images in a folder that nobody reads"
+            f"{folder}/: {count} images in a folder that is not read"
             for folder, count in self._unread_folders.items()
         ]
         return files + folders
 
     def place_in_copy(self, id: str, files: Files) -> tuple[Path, Path | None]:
-        """Where image and mask lie in a resized copy; a layout of the user's becomes the usual."""
+        """Where image and mask lie in a resized copy; in the usual layout."""
         if self._layout == _USUAL:
             return super().place_in_copy(id, files)
         if files.mask is None:
@@ -151,7 +151,7 @@ class FolderReader(FileReader):
             return Listing(self._by_id((path, None) for path in arranged.unlabelled))
         pairs = self._by_id(arranged.pairs[split].items())
         alone = tuple(self.root / path for path in arranged.without_mask[split])
-        # A mask that no image goes with is of no split; it is told of once.
+        # A mask without an image belongs to no split: report it with the first.
         stray = arranged.masks_alone if split == "train" else []
         masks_alone = tuple(self.root / path for path in stray)
         if not pairs and not alone:
@@ -188,7 +188,7 @@ class FolderReader(FileReader):
         return id
 
     def _hint_alone(self, image: Path) -> str:
-        """What lies about that may be the mask of an image, and the line by which it is."""
+        """Files that may be the mask of an image, and the key that makes them so."""
         path = image.relative_to(self.root).as_posix()
         groups = self._arranged.images[path]
         stem = groups["stem"]
@@ -208,7 +208,7 @@ class FolderReader(FileReader):
 
     @cached_property
     def _unread_folders(self) -> dict[str, int]:
-        """Folders that nobody reads -> number of images in them."""
+        """Folders that are not read -> number of images in them."""
         found = Counter("/".join(p.split("/")[:2]) for p in self._arranged.other_splits)
         tops = self._arranged.tops
         above = {
@@ -224,13 +224,13 @@ class FolderReader(FileReader):
         return dict(sorted(found.items()))
 
     def _refuse_misspelt_folder(self) -> None:
-        """Stop where unlabelled images lie in a folder whose name is nearly the expected one."""
+        """Raise where unlabelled images lie in a folder whose name is nearly the expected one."""
         if self._arranged.unlabelled or self._layout.unlabelled:
             return
         for folder, count in self._unread_folders.items():
             name = re.sub("[^a-z]", "", folder.rpartition("/")[2].lower())
             if name.startswith(("unlabel", "nolabel", "withoutlabel")):
                 raise ValueError(
-                    f"{self.root / folder}: {count} images in a folder that nobody reads: rename "
+                    f"{self.root / folder}: {count} images in a folder that is not read: rename "
                     f'it to {self.root / "unlabelled"}, or write dataset.unlabelled: "{folder}"'
                 )

@@ -1,8 +1,8 @@
 """Reading image files of any depth and number of channels, upright, as 8 bit.
 
-Shapes: pixels (H, W, C). Pillow reads what it reads whole: 8 bit grey, RGB and RGBA, 16-bit grey,
-floating grey. PNG files of 16-bit colour are read by torchvision, and TIFF files that Pillow would
-cut down by tifffile (extra ``tiff``).
+Shapes: pixels (H, W, C). Pillow reads 8 bit grey, RGB and RGBA, 16-bit grey, and floating grey. PNG
+files of 16-bit colour are read by torchvision, and TIFF files that Pillow would truncate by
+tifffile (extra ``tiff``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _opening = threading.Lock()
 
 
 class ImageFormat(NamedTuple):
-    """What images are brought to when they are read.
+    """Channels and range of values to which images are converted.
 
     Args:
         channels: C. Grey files are repeated for 3; colour becomes grey for 1; of an RGBA file, 3
@@ -50,7 +50,7 @@ class ImageFormat(NamedTuple):
 
     @classmethod
     def of(cls, config: DatasetConfig) -> ImageFormat:
-        """That of a data set's images."""
+        """The format of a data set's images."""
         return cls(config.channels, as_value_range(config.value_range))
 
 
@@ -58,7 +58,7 @@ RGB = ImageFormat()
 
 
 def open_image(path: str | Path) -> Image.Image:
-    """As Pillow's, of any size: the user's files are no decompression bombs."""
+    """``Image.open`` without the limit of size: the user's files are no decompression bombs."""
     with _opening:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -82,7 +82,7 @@ def read_pixels(path: str | Path, format: ImageFormat) -> Pixels:
 
 
 def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
-    """As :func:`read_pixels`, in the values and of the type that stand in the file."""
+    """As :func:`read_pixels`, in the values and the type of the file."""
     try:
         values = _read(Path(path), channels)
     except ImportError:
@@ -103,7 +103,7 @@ def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
 
 
 def with_channels(values: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
-    """``(H, W, channels)`` of ``(H, W, C)``, as :class:`ImageFormat` says.
+    """``(H, W, channels)`` of ``(H, W, C)``, see :class:`ImageFormat`.
 
     Raises:
         ValueError: another number of channels.
@@ -166,7 +166,7 @@ def is_wide(path: str | Path) -> bool:
         with open_image(path) as image:
             return image.mode in _WIDE_GREY or _is_deep_colour(image)
     except Exception:
-        pass  # unknown to Pillow, or broken: then whoever reads it says what is wrong
+        pass  # unknown to Pillow, or broken, which is reported when it is read
     try:
         import tifffile
 
@@ -183,7 +183,7 @@ def _begins_as_8_bit(path: str | Path) -> bool:
             start = file.read(25)
     except OSError:
         return False
-    # PNG's first chunk is its header, and in it the depth comes after width and height.
+    # PNG: the depth follows width and height in the header, its first chunk.
     depth = start[24:25]
     return start.startswith(_JPEG) or (start.startswith(_PNG) and b"\0" < depth <= b"\x08")
 
@@ -195,7 +195,7 @@ def orientation(path: str | Path) -> int:
 
 
 def upright(values: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """``(H, W, …)`` pixels turned as EXIF's orientation, 1 to 8, says."""
+    """``(H, W, …)`` pixels turned by EXIF's orientation, 1 to 8."""
     if orientation in (5, 6, 7, 8):
         values = values.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -229,7 +229,7 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def image_tensor(image: Image.Image | Pixels) -> Tensor:
-    """``(C, H, W)`` uint8 of an image that a reader gives."""
+    """``(C, H, W)`` uint8 of an image from a reader."""
     if isinstance(image, Image.Image):
         tensor: Tensor = pil_to_tensor(image)
         return tensor
@@ -258,7 +258,7 @@ def _read(path: Path, channels: int) -> npt.NDArray[Any]:
 
 
 def pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
-    """Values of an opened image as it lies, in grey, RGB or RGBA."""
+    """Values of an opened image as stored, in grey, RGB or RGBA."""
     if image.mode not in _WIDE_GREY:
         image = _to_8_bit_mode(image, channels)
     values = np.asarray(image)
@@ -279,7 +279,7 @@ def _to_8_bit_mode(image: Image.Image, channels: int) -> Image.Image:
 
 def orientation_of(image: Image.Image) -> int:
     """As :func:`orientation`, of an opened file."""
-    # A PNG would be decoded whole in search of EXIF data that its header doesn't announce.
+    # Without EXIF data in the header, Pillow would decode a whole PNG to find some.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
     found = image.getexif().get(ORIENTATION, 1)
@@ -287,7 +287,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def pillow_reads(image: Image.Image, channels: int) -> bool:
-    """Whether Pillow gives all that is in the file."""
+    """Whether Pillow reads the file without loss."""
     return not (_is_deep_colour(image) or (image.format == "TIFF" and channels not in (1, 3)))
 
 

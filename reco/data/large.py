@@ -1,4 +1,4 @@
-"""An image file that is read in parts, so that a large one is never unpacked twice.
+"""An image file that is read in parts, to hold the pixels of a large one once.
 
 Shapes: pixels (H, W, C) uint8. Pillow keeps the decoded file (at 20,000 x 20,000 pixels of RGB 1.6
 GB); what it cannot read is kept as 8-bit pixels.
@@ -27,7 +27,7 @@ from reco.data.images import (
     with_channels,
 )
 
-# TIFF tags that say where on Earth a picture lies: scale, tie points, transformation, keys.
+# TIFF tags of the georeference: scale, tie points, transformation, keys.
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
 
 
@@ -49,7 +49,7 @@ class LargeImage:
         try:
             image = open_image(path)
             whole = pillow_reads(image, format.channels)
-        except Exception:  # what Pillow does not know, tifffile may
+        except Exception:  # perhaps readable by tifffile
             whole = False
         if not whole:
             self._pixels = read_pixels(path, format)
@@ -89,7 +89,7 @@ class LargeImage:
 
 
 def georeference(path: Path) -> dict[int, tuple[object, ...] | str]:
-    """The tags of a GeoTIFF file that say where it lies; none of another file."""
+    """The georeference tags of a GeoTIFF file; none of another file."""
     if path.suffix.lower() not in (".tif", ".tiff"):
         return {}
     try:

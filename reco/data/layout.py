@@ -1,4 +1,4 @@
-"""Where the files of a data set of one's own are, and which of them are for what."""
+"""Where the files of a ``folder`` data set are, and which split they belong to."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Layout:
     """Where the files are: patterns as in :mod:`reco.data.patterns`, folders, or lists.
 
     Args:
-        images: labelled ones. With ``{split}`` in the pattern this part of the path says whether
-            they are for training, validation or test. A list has one image a line, and its mask
-            behind it or not.
+        images: labelled ones. With ``{split}`` in the pattern, this part of the path is the split:
+            training, validation or test. A list has one image a line, perhaps followed by its
+            mask.
         masks: of the images; may be missing where a list names them.
         unlabelled: further images for training. Of images that ``images`` takes too, those without
             a mask.
@@ -49,7 +49,7 @@ class Layout:
     test: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The layout as a copy is compared with it; where a list lies does not count."""
+        """The layout, to compare with that of a copy; without the folders of lists."""
         values = dataclasses.asdict(self)
         is_text = {k: isinstance(v, str) and not is_pattern(v) for k, v in values.items()}
         return {k: Path(v).name if is_text[k] else v for k, v in values.items()}
@@ -59,23 +59,23 @@ class Layout:
 class Arrangement:
     """The files of a data set. Paths are below its folder, with ``/``."""
 
-    images: dict[str, dict[str, str]]  # of all labelled images: what the names stand for
+    images: dict[str, dict[str, str]]  # of all labelled images: the values of the pattern's names
     pairs: dict[str, dict[str, str]]  # by split: image -> mask
     without_mask: dict[str, list[str]]  # by split
     masks_alone: list[str]
     unlabelled: list[str]
     unread: list[str]  # files that no pattern takes
     other_splits: list[str] = field(default_factory=list)  # images of no split that is known
-    tops: frozenset[str] = frozenset()  # folders that were looked through
+    tops: frozenset[str] = frozenset()  # folders that were searched
 
 
 def arrange(root: Path, layout: Layout) -> Arrangement:
-    """Look for all files of a data set.
+    """Find all files of a data set.
 
     Raises:
         FileNotFoundError: a folder or list that is not there.
-        ValueError: patterns that make no sense, files that contradict each other, or lists that
-            name what is not there.
+        ValueError: invalid patterns, files that contradict each other, or lists that name
+            missing files.
     """
     search = _Search(root, layout)
     found = search.found
@@ -151,7 +151,7 @@ class _Search:
 
     @property
     def unlabelled(self) -> list[str]:
-        """Images that the layout calls unlabelled; some may have a mask all the same."""
+        """Images that the layout calls unlabelled; some may still have a mask."""
         if self._unlabelled_list is None:
             return self.found.unlabelled
         index = NameIndex({path: path for path in self.found.unlabelled})
@@ -175,7 +175,7 @@ class _Search:
     def choose(self, key: str, what: float | str, train: dict[str, str]) -> dict[str, str]:
         """Images for validation or test, with their masks."""
         if not train and not self.from_list:
-            return {}  # that there are no masks is told of first
+            return {}  # missing masks are reported first
         if isinstance(what, int | float):
             count = max(1, round(what * len(train)))
             if count >= len(train):
@@ -203,7 +203,7 @@ class _Search:
         return chosen
 
     def _mask(self, path: str, behind: str | None = None) -> str | None:
-        """Mask of an image: the one that stands behind it in a list, or that the pattern takes."""
+        """Mask of an image: from its line in a list, or by the pattern."""
         if behind is not None:
             if self._everything is None:
                 files = [*self.found.images, *self.found.masks.values(), *self.found.unread]

@@ -1,8 +1,8 @@
-"""Lists of images, as projects publish them: one image a line, and its mask behind it or not.
+"""Lists of images, as projects publish them: one image a line, perhaps followed by its mask.
 
-Names without folder and ending (``2007_000032``), paths with other folders before them than here
-(``/SegNet/CamVid/train/0001TP_006690.png``), an image and its mask in one line, with blanks,
-commas or tabs between them: one manner for all lists.
+A line holds a name without folder and ending (``2007_000032``), a path whose leading folders may
+differ (``/SegNet/CamVid/train/0001TP_006690.png``), or an image and its mask separated by blanks,
+commas or tabs.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class NameIndex:
     """Finds the file that a line of a list means.
 
     Args:
-        paths: id -> path below the data set's folder. Either may be what a list says.
+        paths: id -> path below the data set's folder. A list may hold either.
     """
 
     def __init__(self, paths: Mapping[str, str]) -> None:
@@ -49,7 +49,7 @@ class NameIndex:
         for id in self._by_stem.get(stem, []) or self._by_stem.get(parts[-1], []):
             folders = self._paths[id][1][:-1]
             same = _same_at_end(parts[:-1], folders)
-            # Of ids that are plain names there is one of each: folders tell nothing more.
+            # Ids that are plain names are unique: folders need not match.
             if same < min(len(parts) - 1, len(folders)) and not self._flat:
                 continue
             same = 2 * same + (self._paths[id][1][-1] == parts[-1])
@@ -62,7 +62,7 @@ class NameIndex:
         return fitting[0] if fitting else None
 
     def split(self, line: str) -> tuple[str, str | None] | None:
-        """Id of a line's image, and what stands behind it; None if there is no such image."""
+        """Id of a line's image, and the rest of the line; None if there is no such image."""
         whole = self.find(line)
         if whole is not None:
             return whole, None
@@ -74,7 +74,7 @@ class NameIndex:
 
 
 def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
-    """Ids in a list file and what stands behind each, usually its mask.
+    """Ids in a list file and the rest of each line, usually the mask.
 
     Raises:
         FileNotFoundError: no such file.
@@ -106,7 +106,7 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """Folders and name of a path, whatever slashes it has; ``.`` and a root left out."""
+    """Folders and name of a path with slashes of either kind; ``.`` and a root left out."""
     return tuple(p for p in normal(path).replace("\\", "/").split("/") if p not in ("", "."))
 
 

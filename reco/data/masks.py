@@ -1,4 +1,4 @@
-"""What a mask file holds, as it stands in the file: values, palette indices or colours."""
+"""The content of mask files: values, palette indices or colours."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BrokenMaskError(ValueError):
 
 
 class UnknownValueError(ValueError):
-    """A mask that holds what stands for no class."""
+    """A mask with values or colours of no class."""
 
     def __init__(self, source: object, text: str, found: Sequence[str]) -> None:
         super().__init__(f"{source}: {text}")
@@ -40,7 +40,7 @@ class Mask(NamedTuple):
     lossy: bool = False  # a format that may have changed the pixels when it was written
 
     def counts(self) -> dict[int, int]:
-        """Number of pixels of each value that is there."""
+        """Number of pixels of each value."""
         if self.values.dtype == np.uint8:
             counts = np.bincount(self.values.ravel(), minlength=256)
             found = np.flatnonzero(counts)
@@ -60,7 +60,7 @@ def read_mask(path: str | Path) -> Mask:
         with open_image(path) as image:
             mode, lossy = image.mode, image.format in _LOSSY_FORMATS
             palette = _palette(image)
-            # Pillow reads 16-bit colour as 8-bit without a word.
+            # Pillow silently reads 16-bit colour as 8-bit.
             deep = mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
             pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""The first lines of a run: how many images are for what, where they lie, what is left out."""
+"""The first lines of a run: number and folders of the images of each split, files left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
-    """Tell what there is, by line, and make sure that the masks that were read agree.
+    """Lines about the data; checks that the masks that were read agree.
 
     Raises:
         ValueError: labelled masks, or those to evaluate on, that disagree.
@@ -35,11 +35,11 @@ def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
         return [f"data: {counts} images of {reader.spec.name}"]
     checked = {*split.labelled, *evaluated} & reader.contents.keys()
     check_masks((reader.contents[id] for id in checked), reader.table)
-    told = (
+    counts_and_folders = (
         f"{len(ids):,} {name}{_places(reader, ids)}" if ids else f"no {name}"
         for name, ids in groups.items()
     )
-    lines = [f"data: images in {reader.root.resolve()}: {', '.join(told)}"]
+    lines = [f"data: images in {reader.root.resolve()}: {', '.join(counts_and_folders)}"]
     lines += [f"note: {line}" for line in repeated(reader, split.labelled, evaluated)]
     if isinstance(reader, FolderReader):
         lines += [f"note: {line}" for line in reader.unread()]
@@ -49,7 +49,7 @@ def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
 def repeated(
     reader: FileReader, train: Sequence[str], evaluated: Sequence[str], role: str = "for training"
 ) -> list[str]:
-    """A line where the same pictures serve to train and to evaluate."""
+    """A line where the same pictures are used to train and to evaluate."""
     images = [[reader.root / reader.path(id) for id in ids] for ids in (train, evaluated)]
     pairs = same_pictures(*images)
     if not pairs:
@@ -59,7 +59,7 @@ def repeated(
 
 
 def _places(reader: FileReader, ids: Iterable[str]) -> str:
-    """The folders that images lie in, those of one folder of the data set taken together."""
+    """The top folders that images lie in."""
     by_first: dict[str, set[str]] = defaultdict(set)
     for id in ids:
         folder = reader.path(id).rpartition("/")[0]

@@ -1,4 +1,4 @@
-"""One thing to do with many files, side by side in threads, with a bar when it takes long."""
+"""A function over many files in threads, with a progress bar when it takes long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from reco.files import WriteError, printable
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-# Items that a thread takes at a time at most: a million items are not a million small tasks.
+# Items that a thread takes at a time at most, to have fewer tasks.
 _MOST_AT_ONCE = 64
 
 
@@ -27,8 +27,8 @@ def in_threads(
 ) -> Iterator[_Result]:
     """What ``do`` returns for each of ``items``, in their order.
 
-    Decoding, resizing and encoding of images, which the time goes into, run outside of Python's
-    lock. The first error in the order of the items is raised, and those not begun are left.
+    Decoding, resizing and encoding of images run outside of Python's lock. The first error in the
+    order of the items is raised, and those not begun are dropped.
 
     Args:
         do: for one item, from any thread.
@@ -45,10 +45,10 @@ def in_threads(
 
 
 def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str) -> list[_Result]:
-    """``do`` each of ``items``, and only then say which could not be done.
+    """``do`` each of ``items``; errors of single items are raised together at the end.
 
     Args:
-        do: for one item; what it raises names the file.
+        do: for one item; its errors name the file.
         items: in the order of the results.
         title: of the progress bar.
 

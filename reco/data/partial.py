@@ -27,10 +27,10 @@ def partial_labels(
 ) -> Tensor:
     """Labels with only ``budget`` of each class left; the rest is IGNORE.
 
-    Per class a seed pixel is drawn uniformly. It is all that ``"pixel"`` leaves. For a share it is
-    grown by 5x5 dilations, kept to the class, until the share is covered: the r-th gives the
-    square of radius 2r around the seed pixel, so a pixel's Chebyshev distance says when its turn
-    comes, and the distance of the last one needed says r. Larger budgets contain smaller ones.
+    Per class a seed pixel is sampled uniformly. ``"pixel"`` keeps that one alone. For a share it is
+    grown by 5x5 dilations within the class until the share is covered: the r-th gives the square
+    of radius 2r around the seed pixel, so r follows from the Chebyshev distance of the last pixel
+    needed. Larger budgets contain smaller ones.
 
     Args:
         labels: ``(H, W)`` uint8, at the size that the network is trained at.
@@ -63,7 +63,7 @@ def partial_labels(
         rows, columns = np.divmod(pixels, width)
         row, column = divmod(int(start), width)
         distance = np.maximum(abs(rows - row), abs(columns - column))
-        # A hair less than the product, so that 7 % of 100 is 7 and not 7.000000000000001.
+        # Slightly less than the product, so that 7 % of 100 is 7 and not 7.000000000000001.
         needed = max(1, math.ceil(budget * len(pixels) - 1e-9))
         furthest = np.partition(distance, needed - 1)[needed - 1]
         radius = _RING * math.ceil(furthest / _RING)

@@ -63,7 +63,7 @@ class PascalReader(FileReader):
             return pair(of_list, masks, others=images)
         augmented = list_files(self.root / "SegmentationClassAug", masks=True)
         ids = self._train_ids(augmented)
-        # VOC's own masks come first: they mark the objects' borders as void, SBD's don't.
+        # VOC's masks come first: they mark the objects' borders as void, SBD's don't.
         of_list = select(images, ids, "The list of training images")
         return pair(of_list, augmented | masks, others=images)
 

@@ -1,10 +1,10 @@
-"""Files by pattern: which ones are images, which are masks, and which mask goes with which image.
+"""Files by pattern: images, masks, and which mask belongs to which image.
 
 A pattern is a path below the data set's folder with ``*``, ``**`` and names in braces:
 ``images/{split}/{parent}/{stem}.*``. A name stands for a part of a file name or for one folder,
 ``{parent}`` for any number of folders or none. An image and a mask belong together where the names
-that both patterns share stand for the same; without ``{stem}``, the one ``*`` of a file name is it.
-``.*`` is any ending that is read; one that is written out is taken as it is.
+that both patterns share have the same values; without ``{stem}``, the one ``*`` of a file name is
+it. ``.*`` is any ending that can be read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from reco import distributed
 
 SPLITS = ("train", "val", "test")
 
-# What people call the three parts of a data set.
+# Usual names of the three splits.
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation"), "val"),
@@ -34,7 +34,7 @@ SPLIT_WORDS = {
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
 LOSSLESS_ENDINGS = frozenset({".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".ppm"})
 MASK_ENDINGS = LOSSLESS_ENDINGS | {".webp", ".jpg", ".jpeg"}
-# Endings of what may well be an image or a mask.
+# Endings of files that may be an image or a mask.
 PICTURE_ENDINGS = IMAGE_ENDINGS | MASK_ENDINGS
 PICTURE_ENDINGS |= {".jfif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".npy", ".npz", ".mat"}
 
@@ -48,7 +48,7 @@ class Pattern:
 
     Attributes:
         text: as written.
-        names: what tells its files apart.
+        names: those in braces, which tell its files apart.
         top: the folder that all of its files lie in, "" for the data set's.
 
     Raises:
@@ -63,7 +63,7 @@ class Pattern:
                 f"{key} = {text!r}: expected a path below dataset.root; a link to a folder "
                 "elsewhere is followed"
             )
-        # A name that Unicode writes in two ways is looked for, not gone to.
+        # Names beyond ASCII may be normalised in two ways: they are matched, not opened directly.
         fixed = itertools.takewhile(lambda p: not is_pattern(p) and p.isascii(), path.parts[:-1])
         self.top = "/".join(fixed)
         ending = path.suffix if path.suffix and not is_pattern(path.suffix) else ""
@@ -101,7 +101,7 @@ class Pattern:
         return f"(?P<{name}>[^/]{length}){slash}"
 
     def match(self, path: str, endings: frozenset[str]) -> dict[str, str] | None:
-        """What the names stand for in ``path``; None if it is no such path.
+        """The values of the names in ``path``; None if it does not match.
 
         ``parent`` is always among them: where the pattern does not have it, the folders below
         :attr:`top`.
@@ -131,8 +131,8 @@ def is_pattern(text: str) -> bool:
 class Found(NamedTuple):
     """The files of a data set; paths are below its folder, with ``/``."""
 
-    images: dict[str, dict[str, str]]  # path -> what the names of the pattern stand for
-    masks: dict[tuple[str, ...], str]  # what the names stand for -> path
+    images: dict[str, dict[str, str]]  # path -> values of the pattern's names
+    masks: dict[tuple[str, ...], str]  # values of the names -> path
     unlabelled: list[str]
     unread: list[str]  # files that no pattern takes
 
@@ -141,7 +141,7 @@ def find_files(root: Path, images: Pattern, masks: Pattern | None, unlabelled: P
     """All files that the patterns take. One that two of them take is a mask, if not an image.
 
     Raises:
-        ValueError: two masks for one image, or no telling images from masks.
+        ValueError: two masks for one image, or patterns that do not separate images and masks.
     """
     found = Found({}, {}, [], [])
     files = walk(root, {p.top for p in (images, masks, unlabelled) if p is not None})
@@ -169,7 +169,7 @@ def find_files(root: Path, images: Pattern, masks: Pattern | None, unlabelled: P
 
 
 def key_of(groups: dict[str, str], masks: Pattern) -> tuple[str, ...]:
-    """What an image's mask is found by: what the names of the masks' pattern stand for.
+    """The key of an image's mask: the values of the names in the masks' pattern.
 
     Raises:
         ValueError: a name that the images' pattern does not have.
@@ -183,7 +183,7 @@ def key_of(groups: dict[str, str], masks: Pattern) -> tuple[str, ...]:
 
 
 def _add_mask(masks: dict[tuple[str, ...], str], key: tuple[str, ...], path: str) -> None:
-    """Where two files would do, the one that no format has changed counts."""
+    """Add a mask; of two files for one image, the one in a lossless format is kept."""
     before = masks.get(key)
     if before is None:
         masks[key] = path
@@ -195,9 +195,9 @@ def _add_mask(masks: dict[tuple[str, ...], str], key: tuple[str, ...], path: str
 
 
 def suggest_masks(path: str, groups: dict[str, str]) -> str | None:
-    """A pattern by which ``path`` would be the mask of the image that ``groups`` tell of.
+    """A pattern by which ``path`` would be the mask of the image with the names ``groups``.
 
-    None if its name does not hold the image's.
+    None if its name does not contain the image's.
     """
     folder, _, name = path.rpartition("/")
     if groups["stem"] not in name:
@@ -217,7 +217,7 @@ def suggest_masks(path: str, groups: dict[str, str]) -> str | None:
 def walk(root: Path, tops: Iterable[str], *, recursive: bool = True) -> Iterator[str]:
     """Paths of all files in the folders ``tops`` below ``root``, relative to it.
 
-    Linked folders are read too, unless they lead back to where they lie. Hidden files and folders
+    Linked folders are read too, unless they lead to a folder above them. Hidden files and folders
     are passed over.
     """
     chosen: list[str] = []
@@ -239,7 +239,7 @@ def walk(root: Path, tops: Iterable[str], *, recursive: bool = True) -> Iterator
 
 
 def count_pictures(folder: Path, most: int = 10_000) -> int:
-    """Number of files below a folder that may well be images or masks; no more than ``most``."""
+    """Number of files below a folder that may be images or masks; at most ``most``."""
     count = 0
     for path in walk(folder, [""]):
         count += PurePosixPath(path).suffix.lower() in PICTURE_ENDINGS
@@ -256,7 +256,7 @@ def describe_endings(paths: Iterable[str]) -> str:
 
 
 def normal(name: str) -> str:
-    """One of the ways in which Unicode writes ``name``: macOS and Linux use different ones."""
+    """``name`` in one Unicode normalisation: macOS and Linux use different ones."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 

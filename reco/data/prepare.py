@@ -1,12 +1,12 @@
 """A resized copy of a data set, so that training decodes small files instead of large ones.
 
 The copy has the layout and the file names of the original, so the same reader reads it, and the
-very pixels that training would make of the original at ``dataset.image_size``: images bilinear,
+pixels that training would make of the original at ``dataset.image_size``: images bilinear,
 masks by nearest neighbour, both as PNG. Masks keep the values of their files; those of a ``folder``
 data set, which may be colours, become class indices.
 
-Every file is written beside its place and then renamed, so whatever bears its final name is
-whole; a run that was killed is taken up where it was.
+Every file is written beside its place and then renamed, so a file with its final name is whole;
+after a kill, the next call continues.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     if index.is_file():
         if all((target / reader.place_in_copy(*item)[0]).is_file() for item in pairs.items()):
             return 0
-        index.unlink()  # images were added, or some of the copy's are gone
+        index.unlink()  # images were added, or files of the copy removed
 
     def resize(item: tuple[str, Files]) -> tuple[str, list[int] | None, bool]:
         id, files = item
@@ -74,7 +74,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     classes = {id: found for id, found, _ in done if found is not None}
     write_text_whole(index, json.dumps(classes))
     for path in target.rglob(f"{UNFINISHED}*"):
-        path.unlink()  # what a killed run left
+        path.unlink()  # left by a killed run
     return sum(is_new for _, _, is_new in done)
 
 
@@ -88,7 +88,7 @@ def _all_pairs(reader: FileReader) -> dict[str, Files]:
         reader.ids(split)
     pairs: dict[str, Files] = {}
     for split in (*SPLITS, "unlabelled"):
-        with contextlib.suppress(FileNotFoundError):  # some data sets keep `test` to themselves
+        with contextlib.suppress(FileNotFoundError):  # some data sets do not publish `test`
             pairs |= reader.listing(split).pairs
     return pairs
 
@@ -112,7 +112,7 @@ def _claim(target: Path, size: tuple[int, int]) -> None:
 def _resize_one(
     reader: FileReader, id: str, files: Files, target: Path, size: tuple[int, int]
 ) -> bool:
-    """Resize image and mask unless they are there; whether they were not."""
+    """Resize image and mask unless they are there; returns whether they were missing."""
     image_place, mask_place = reader.place_in_copy(id, files)
     image_place = target / image_place
     if image_place.is_file():

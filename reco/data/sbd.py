@@ -35,7 +35,7 @@ def download_pascal(root: Path) -> None:
 def convert_sbd(root: Path) -> int:
     """Write SBD's ``cls/*.mat`` as palette PNGs to ``SegmentationClassAug`` beside VOC's masks.
 
-    Files that are there already are left alone; a killed run can be taken up.
+    Files that are there already are kept, so a killed run can be repeated.
 
     Args:
         root: holds ``VOCdevkit/VOC2012``, or is that folder; ``benchmark_RELEASE/dataset`` lies in

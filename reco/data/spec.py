@@ -1,4 +1,4 @@
-"""What a data set's labels mean: class names and colours."""
+"""Class names and colours of data sets."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from reco import IGNORE
 
 Palette = tuple[tuple[int, int, int], ...]
 
-# Okabe and Ito's colours, told apart by colour-blind people too, with grey in the place of black:
-# class 0 is often the background, and black hides what lies under it.
+# Okabe and Ito's colours, which colour-blind people can distinguish, with grey in place of black:
+# class 0 is often the background, and black would hide the image below.
 _OKABE_ITO: Palette = (
     (153, 153, 153),
     (230, 159, 0),

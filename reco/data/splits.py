@@ -1,4 +1,4 @@
-"""Which training images are labelled: all, a few chosen by class, or a list of the user's own."""
+"""Which training images are labelled: all, a few chosen by class, or a list of ids."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _TITLE = "reading masks"
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled and unlabelled training ids, and what there is to know about them."""
+    """Labelled and unlabelled training ids, with class counts and notes."""
 
     labelled: tuple[str, ...]  # sorted
     unlabelled: tuple[str, ...]  # sorted; the labelled ones again where all images serve as both
@@ -54,7 +54,7 @@ class Split:
         return min(self.images_per_class.values())
 
     def about(self) -> dict[str, Any]:
-        """What checkpoints hold: all but the ids, which may be millions and have a hash."""
+        """The content of checkpoints: all but the ids, which may be millions and have a hash."""
         return {
             "seed": self.seed,
             "hash": self.hash,
@@ -64,7 +64,7 @@ class Split:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """What ``split.json`` holds."""
+        """The content of ``split.json``."""
         ids = {"labelled": list(self.labelled), "unlabelled": list(self.unlabelled)}
         return {**self.about(), **ids}
 
@@ -73,7 +73,7 @@ class Split:
         return json.dumps(self.to_dict(), indent=1) + "\n"
 
     def summary(self) -> str:
-        """Numbers of images, those that hold each class, and notes, for a person."""
+        """Numbers of images, in total and by class, and notes, as text."""
         return "\n".join(
             [
                 f"{len(self.labelled)} labelled, {len(self.unlabelled)} unlabelled images",
@@ -100,7 +100,7 @@ class Split:
         if split.hash != content["hash"]:
             raise ValueError(
                 f"split: its ids have the hash {split.hash}, but it says {content['hash']}; was it "
-                "edited by hand? dataset.labelled_ids takes a list of your own"
+                "edited by hand? dataset.labelled_ids takes a list of ids"
             )
         return split
 
@@ -109,7 +109,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
     """Choose the labelled images of ``config``. The masks of the labelled images are all read.
 
     Raises:
-        ValueError: a number of labelled images that cannot be, unknown ids, a mask that cannot be
+        ValueError: an impossible number of labelled images, unknown ids, a mask that cannot be
             used, or a class of a ``folder`` data set that no labelled mask holds.
         FileNotFoundError: no training images, or no such list of ids.
     """
@@ -158,17 +158,15 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
 
 
 def check_labelled(reader: Reader, config: Config) -> None:
-    """Make sure of the images that ``config`` asks for, before any mask is read.
-
-    These are as many labelled ones, and unlabelled ones too where it trains on them.
+    """Check that there are as many images as ``config`` needs, before any mask is read.
 
     Args:
         reader: of the data set.
         config: of the run.
 
     Raises:
-        ConfigError, ValueError: a number of labelled images that cannot be, unknown ids, or none
-            that are left.
+        ConfigError, ValueError: an impossible number of labelled images, unknown ids, or no
+            unlabelled images left.
         FileNotFoundError: no training images, or no such list of ids.
     """
     dataset = config.dataset
@@ -197,7 +195,7 @@ def check_evaluated(reader: Reader, split: str) -> None:
     ids = reader.ids(split)
 
     def classes(id: str) -> frozenset[int]:
-        # Not those of a copy's originals: the files here are the ones to measure on.
+        # Of the files themselves, not of the originals of a resized copy.
         if isinstance(reader, FileReader):
             return reader.content(id).classes
         return present_classes(reader.label(id))
@@ -226,35 +224,35 @@ def few_shot(
     """Greedy choice of ``count`` ids: the class seen least so far decides on the next image.
 
     Each image is a random one of those that hold this class and at least ``min_classes`` classes;
-    failing that, a random one that holds the class; failing that, the class is left out from
-    there on. Depends on the ids and the seed alone, not on their order.
+    failing that, a random one that holds the class; failing that, the class is left out
+    afterwards. Depends on the ids and the seed alone, not on their order.
 
     Args:
         ids: to choose from, at least ``count``.
-        classes_of: the classes in an image's mask. It is asked for as few images as will do.
+        classes_of: the classes in an image's mask; called for as few images as possible.
         num_classes: C.
         count: how many.
         min_classes: m, how many classes an image should hold.
-        seed: another seed, another choice.
+        seed: of the choice.
     """
-    # Of all generators' methods, `random` alone is promised to be the same in all versions.
+    # `random` is the one method that Python promises to be the same in all versions.
     rng = random.Random(stable_seed("split", seed))
     remaining = set(ids)
     seen = [0] * num_classes
-    within_reach = list(range(num_classes))
+    obtainable = list(range(num_classes))
     chosen: list[str] = []
 
     def next_image() -> str:
         order = _shuffled(remaining, rng)
-        while within_reach:
-            fewest = min(seen[c] for c in within_reach)
-            rarest = _shuffled([c for c in within_reach if seen[c] == fewest], rng)[0]
+        while obtainable:
+            fewest = min(seen[c] for c in obtainable)
+            rarest = _shuffled([c for c in obtainable if seen[c] == fewest], rng)[0]
             for at_least in (min_classes, 1):
                 for id in order:
                     classes = classes_of(id)
                     if rarest in classes and len(classes) >= at_least:
                         return id
-            within_reach.remove(rarest)
+            obtainable.remove(rarest)
         return order[0]
 
     while len(chosen) < count:
@@ -286,7 +284,7 @@ class _MaskIndex:
         except BrokenMaskError as error:
             if id not in self._broken:
                 self._broken.add(id)
-                warnings.warn(f"not drawn as a labelled image: {error}", stacklevel=2)
+                warnings.warn(f"not chosen as a labelled image: {error}", stacklevel=2)
             return frozenset()
 
     def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
@@ -315,7 +313,7 @@ def _checked_count(count: Any, available: int) -> int:
 
 
 def _listed(reader: Reader, path: str, ids: Sequence[str], key: str) -> list[str]:
-    """Ids of the user's list, in any of the manners of :mod:`reco.data.lists`."""
+    """Ids of the user's list, in any format of :mod:`reco.data.lists`."""
     paths = {id: reader.path(id) if isinstance(reader, FileReader) else id for id in ids}
     return sorted(read_ids(Path(path), NameIndex(paths), key))
 
@@ -323,7 +321,7 @@ def _listed(reader: Reader, path: str, ids: Sequence[str], key: str) -> list[str
 def _require_all_classes(
     reader: Reader, images_per_class: dict[str, int], labelled: Sequence[str]
 ) -> None:
-    """Stop where a class that the user named would never be learnt.
+    """Raise where no labelled mask has a class that the user named.
 
     Official data sets have fixed classes; there a missing one is a note.
     """
@@ -333,12 +331,12 @@ def _require_all_classes(
     table = ", ".join(f"{name} in {images}" for name, images in images_per_class.items())
     raise ValueError(
         f"dataset.class_names: no labelled mask holds {', '.join(missing)}. Of {len(labelled)} "
-        f"labelled images: {table}. {_way_out(reader, labelled)}"
+        f"labelled images: {table}. {_remedy(reader, labelled)}"
     )
 
 
-def _way_out(reader: FolderReader, labelled: Sequence[str]) -> str:
-    """What the masks hold, and the line that may be missing."""
+def _remedy(reader: FolderReader, labelled: Sequence[str]) -> str:
+    """The values in the masks, and the key that may be missing."""
     contents = [reader.content(id) for id in labelled]
     by_colour = reader.table.by_colour or any(c.kind == "colour" for c in contents)
     values = sorted({value for content in contents for value in content.values})

@@ -36,8 +36,8 @@ class SunReader(FileReader):
             expected=(
                 f"SUN RGB-D as {root}/SUNRGBD-train_images/img-*.jpg, {root}/SUNRGBD-test_images/"
                 f"img-*.jpg and 37-class labels in {root}/sunrgbd_train_test_labels/img-*.png; "
-                "https://github.com/ankurhanda/sunrgbd-meta-data has all three (the data set's own "
-                "page is https://rgbd.cs.princeton.edu)"
+                "https://github.com/ankurhanda/sunrgbd-meta-data has all three (the page of "
+                "the data set is https://rgbd.cs.princeton.edu)"
             ),
         )
 

@@ -1,9 +1,9 @@
-"""Street scenes drawn on the fly: a small, fair test that needs no download.
+"""Synthetic street scenes, generated when they are read: a test that needs no download.
 
 Eleven classes whose shares of the pixels differ by two orders of magnitude, thin and small objects,
-and classes that are easily taken for one another, as on real streets: a rider's body is drawn as a
-person's is, and only what is below tells; a van has a car's colours, wheels and size, and only its
-outline differs; pavement has the road's colours and another texture. Light, season and the colours
+and classes that are easily confused, as on real streets: a rider has the body of a person, and
+differs below it; a van has the colours, wheels and size of a car, and another outline; pavement has
+the road's colours and another texture. Light, season and the colours
 of things change from scene to scene, so that a few labelled scenes do not show them all.
 
 A scene depends on (seed, split, index) alone.
@@ -63,10 +63,10 @@ Colour = tuple[int, int, int]
 
 
 class SyntheticReader:
-    """The drawn data set, a :class:`reco.data.reader.Reader`.
+    """The synthetic data set, a :class:`reco.data.reader.Reader`.
 
     Args:
-        seed: another one gives other scenes.
+        seed: of the scenes.
     """
 
     spec = SPEC
@@ -102,7 +102,7 @@ class SyntheticReader:
         return paint_scene(self.seed, list(SCENES).index(split), int(index))
 
 
-@lru_cache(maxsize=4)  # image and label of a scene are asked for one after the other
+@lru_cache(maxsize=4)  # image and label of a scene are read one after the other
 def paint_scene(seed: int, split: int, index: int) -> tuple[Image.Image, Image.Image]:
     """Image and labels of a scene."""
     random = np.random.default_rng([seed, split, index])
@@ -116,7 +116,7 @@ def paint_scene(seed: int, split: int, index: int) -> tuple[Image.Image, Image.I
 
 
 class _Canvas:
-    """Draws every shape twice, as colour and as class."""
+    """Paints every shape twice, as colour and as class."""
 
     def __init__(self, random: np.random.Generator) -> None:
         self.random = random
@@ -155,8 +155,8 @@ class _Canvas:
         return Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), self.label
 
 
-# Draws one thing that stands in the middle column x on a bottom row; its scale is 0 at the horizon
-# and 1 at the front.
+# Paints one object with middle column x on a bottom row; its scale is 0 at the horizon and 1 at the
+# front.
 _Painter = Callable[[_Canvas, float, float, float], None]
 
 
@@ -170,7 +170,7 @@ def _paint_background(scene: _Canvas, horizon: int) -> None:
         if random.random() < 0.85:
             _paint_building(scene, x, horizon - int(random.integers(8, 38)), width, horizon + 2)
         x += width
-    # Pavement and road have one colour, give or take: what differs is the texture.
+    # Pavement and road have similar colours: the texture differs.
     grey = _pick(random, ((115, 115, 120), (140, 135, 130), (95, 98, 108)), 12)
     scene.box((0, horizon, _WIDTH, _HEIGHT), _near(random, grey, 14), PAVEMENT)
     vanishing = _WIDTH / 2 + random.uniform(-25, 25)
@@ -249,7 +249,7 @@ _PAINT = (
 
 
 def _paint_car(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
-    """Low at both ends, a cabin in the middle."""
+    """Low at both ends, with a cabin in the middle."""
     half, height = 9 + 19 * scale, 7 + 15 * scale
     middle = bottom - 0.55 * height
     paint = _pick(scene.random, _PAINT, 18)
@@ -324,7 +324,7 @@ def _paint_rider(scene: _Canvas, x: float, bottom: float, scale: float) -> None:
 
 
 def _pick(random: np.random.Generator, colours: tuple[Colour, ...], spread: int) -> Colour:
-    """Something near one of ``colours``."""
+    """A random colour near one of ``colours``."""
     return _near(random, colours[int(random.integers(len(colours)))], spread)
 
 

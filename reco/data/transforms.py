@@ -1,8 +1,8 @@
-"""Geometry of one image together with whatever lies on its pixels.
+"""Geometry of one image together with its masks.
 
 Shapes: image (3, H, W), uint8 or floating in [0, 1]; a mask (H, W) is labels (integers), a
-confidence (floating) or a choice of pixels (bool). What images and masks hold where there is
-nothing to see or to know, :func:`void_colour` and :func:`void_value` say, for the whole project.
+confidence (floating) or a choice of pixels (bool). Pixels beyond an image have
+:func:`void_colour` in images and :func:`void_value` in masks.
 
 All random numbers come from torch's global CPU generator; nothing here waits for a device.
 """
@@ -23,7 +23,7 @@ _VOID_COLOUR = (0.485, 0.456, 0.406)
 
 
 def void_colour(images: Tensor) -> Tensor:
-    """What images show where they show nothing, ``(C, 1, 1)`` in their dtype and range.
+    """The colour of pixels beyond an image, ``(C, 1, 1)`` in its dtype and range.
 
     Args:
         images: ``(..., C, H, W)`` uint8, or floating in [0, 1].
@@ -38,7 +38,7 @@ def void_colour(images: Tensor) -> Tensor:
 
 
 def void_value(mask: Tensor) -> float | int | bool:
-    """What a mask holds where nothing is known: IGNORE, confidence 0, False."""
+    """The value of unknown pixels in a mask: IGNORE, confidence 0, False."""
     if mask.is_floating_point():
         return 0.0
     return False if mask.dtype == torch.bool else IGNORE
@@ -50,7 +50,7 @@ def resize_pair(image: Tensor, labels: Tensor, size: Sequence[int]) -> tuple[Ten
 
 
 class RandomScaleCrop:
-    """Random scale, then a random crop; what the crop shows beyond the image is void.
+    """Random scale, then a random crop; pixels beyond the image are void.
 
     Args:
         scale_range: the scale is uniform between these two.

@@ -1,8 +1,8 @@
 """Which values of 16-bit and floating images are black and white: ``dataset.value_range``.
 
-A camera of 10 or 12 bits writes 16-bit files whose values end at 1023 or 4095. Where the files say
-so themselves (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT) and their values obey, that is
-the range. Else it is found over the data set once: from 0 to the largest number of the bits that
+A camera of 10 or 12 bits writes 16-bit files whose values end at 1023 or 4095. If the files
+declare it (TIFF's BitsPerSample and MaxSampleValue, PNG's sBIT) and their values comply, that is
+the range. Else it is found once over the data set: from 0 to the largest number of the bits that
 the largest value takes, or, where that would leave 99.9 % of the values in its lowest quarter, to
 their 99.9th percentile. Floating values within 0 and 1 have that range, others one from the 0.1th
 to the 99.9th percentile. RGB files have one range, other numbers of channels one for each.
@@ -50,7 +50,7 @@ def find_value_range(paths: Sequence[Path], channels: int) -> ValueRange | None:
 
 
 def judge_value_range(value_range: ValueRange, paths: Sequence[Path], channels: int) -> str | None:
-    """What is wrong with a range that somebody has set, by the files' values; ``None``: nothing."""
+    """The error of a range that was set, by the files' values; ``None`` if it fits."""
     contents = _read_all(wide_files(paths), channels)
     for group, quantiles in enumerate(zip(*(c.quantiles for c in contents), strict=True)):
         low, high = value_range[group if len(value_range) > 1 else 0]
@@ -68,13 +68,13 @@ def judge_value_range(value_range: ValueRange, paths: Sequence[Path], channels: 
 
 
 def value_range_text(value_range: ValueRange) -> str:
-    """As the configuration holds it."""
+    """The range as the configuration states it."""
     pairs = [f"[{low:g}, {high:g}]" for low, high in value_range]
     return pairs[0] if len(pairs) == 1 else f"[{', '.join(pairs)}]"
 
 
 def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
-    """Contents of at most ``MOST_FILES`` files; those that cannot be read are left to others."""
+    """Contents of at most ``MOST_FILES`` files; those that cannot be read are skipped."""
     step = max(1, -(-len(paths) // MOST_FILES))
 
     def read(path: Path) -> _Content | None:
@@ -117,7 +117,7 @@ def _decide(contents: Sequence[tuple[npt.NDArray[np.float64], _Content]]) -> tup
 
 
 def _declared_top(path: Path) -> int | None:
-    """The highest value that a file says its samples can have, below the 16 bits they lie in."""
+    """The highest value that a file declares for its samples, where below 16 bits."""
     if path.suffix.lower() == ".png":
         bits = _significant_bits(path)
         return 2**bits - 1 if bits is not None and bits < 16 else None

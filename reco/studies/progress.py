@@ -119,7 +119,9 @@ class Progress:
                         f"{run.config.dataset.root or run.config.dataset.name} now are left out"
                     )
         if any(self.images(run) is None for run in self.runs if run.folder in self.finished):
-            notes.append("- The data are not here: it was not checked that the figures are of their images.")
+            notes.append(
+                "- The data are not here: it was not checked that the figures are of their images."
+            )
         folder = self.study.results_dir
         write_csv(rows, Result, folder / "results.csv")
         write_csv(classes, ClassIoU, folder / "classes.csv")

@@ -1,4 +1,4 @@
-"""Annotation files of other tools, imported once into a folder that trains as it is.
+"""Annotation files of other tools, converted once to a folder that is ready to train on.
 
 ``import_dataset`` reads a source with the importer of its format, one small file each, and writes
 images, index masks and ``data.yaml``.
@@ -37,7 +37,7 @@ def import_dataset(
         format: ``coco``, ``labelme``, ``cvat``, ``instances`` or ``roboflow``.
         source: file or folder, as the tool wrote it.
         target: the new folder; it has to be empty or not there.
-        options: what the source leaves open.
+        options: see :class:`ImportOptions`.
 
     Raises:
         ValueError: an unknown format, a source that is not of the format, or nothing to import.

@@ -1,11 +1,9 @@
 """COCO JSON: polygons, run lengths, crowds.
 
-Masks are rasterised by pycocotools, which defines what they cover. Where areas of two
-classes overlap, the smaller one is on top, since COCO knows no order and a small thing lies in
-front of (or on) a large one far more often than behind it. Crowd areas count as all others: a crowd
-of people is people, and tools (CVAT and datumaro among them) write every mask that is no polygon as
-a crowd. Of an annotation with nothing but a box the shape is not known: the box is void, below all
-areas.
+Masks are rasterised by pycocotools, which defines what they cover. Where areas of two classes
+overlap, the smaller one is on top: COCO has no order, and small things mostly lie in front of large
+ones. Crowd areas count as all others: tools (CVAT and datumaro among them) write every mask that is
+no polygon as a crowd. Where an annotation has a box alone, the box is void, below all areas.
 """
 
 from __future__ import annotations
@@ -95,7 +93,7 @@ def coco_masks() -> ModuleType:
 def polygon_runs(
     masks: ModuleType, polygons: Sequence[Sequence[float]], size: tuple[int, int]
 ) -> Any:
-    """What polygons x, y, x, y, … cover together of (width, height), as pycocotools holds it."""
+    """The union of polygons x, y, x, y, … in (width, height), in pycocotools' run lengths."""
     width, height = size
     parts = [list(map(float, polygon)) for polygon in polygons]
     return masks.merge(masks.frPyObjects(parts, height, width))
@@ -109,7 +107,7 @@ def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
         raise ValueError(f"{path}: not a JSON file: {error}") from error
     keys = ("images", "annotations", "categories")
     lists = isinstance(content, dict) and all(isinstance(content.get(k), list) for k in keys)
-    # Panoptic files name their masks file by file; captions and key points have no areas.
+    # Panoptic files name mask files; captions and key points have no areas.
     instances = lists and all(
         isinstance(a, dict) and "category_id" in a for a in content["annotations"][:1]
     )

@@ -1,8 +1,8 @@
 """CVAT: "CVAT for images" (XML) and "Segmentation mask" (``labelmap.txt`` and colour masks).
 
 Shapes of the XML are rasterised by ``z_order``, then in the order of the file, the later one on
-top; polygons, boxes and ellipses by pycocotools, as in CVAT. Lines, points,
-cuboids and skeletons enclose no area and are left out, with a line in the summary.
+top; polygons, boxes and ellipses by pycocotools, as in CVAT. Lines, points, cuboids and skeletons
+enclose no area and are left out, with a line in the summary.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _listed_split(root: Path, name: str) -> str | None:
 def _rasterise_colours(
     path: Path, class_of: dict[tuple[int, int, int], int], _: tuple[int, int]
 ) -> Rasterised:
-    """A colour mask as labels; colours that ``labelmap.txt`` does not know are void."""
+    """A colour mask as labels; colours that ``labelmap.txt`` does not have are void."""
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
     packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]

@@ -1,7 +1,7 @@
 """One mask file an object, as in the 2018 Data Science Bowl.
 
-Each image has a folder of its own with ``images/<name>.png`` and ``masks/*.png``; whatever is not 0
-in a mask is the object. Folders without masks hold unlabelled images.
+Each image has a folder with ``images/<name>.png`` and ``masks/*.png``; pixels of a mask other than
+0 are the object. Folders without masks hold unlabelled images.
 """
 
 from __future__ import annotations

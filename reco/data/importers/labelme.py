@@ -1,6 +1,6 @@
 """LabelMe JSON, one file an image. Areas are rasterised as labelme's ``shapes_to_label`` does.
 
-That is: in the order of the file, the later one on top; a circle, a rectangle, a line ten pixels
+That is in the order of the file, the later one on top; a circle, a rectangle, a line ten pixels
 wide and a point five pixels in radius count as areas; ``_background_`` cuts a hole, ``__ignore__``
 is void. Images without a JSON file are unlabelled.
 """

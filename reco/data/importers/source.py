@@ -28,14 +28,14 @@ _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(
 
 @dataclass(frozen=True)
 class ImportOptions:
-    """What a source leaves open.
+    """Choices that a source does not make.
 
     Args:
         class_names: the classes, in this order; areas of other names are void. ``None``: all names
             of the source.
         void_names: names whose areas are void.
-        uncovered: what pixels are that no area covers.
-        empty: what an annotated image without any area is.
+        uncovered: the label of pixels that no area covers.
+        empty: how to label an annotated image without any area.
         images: folder of the images, where it is not beside the annotations.
         unlabelled: folders of further images without annotations.
         val_share: share of the labelled images that is kept for validation, where the source does
@@ -180,7 +180,7 @@ def paint(
         areas: class index (or IGNORE) and mask of each, from the bottom to the top.
         uncovered: class of pixels in no area, or IGNORE.
         events: counts the pixels that lie in areas of two classes.
-        rule: says in the summary which area wins there.
+        rule: text for the summary: which area is on top there.
     """
     labels = np.full((size[1], size[0]), uncovered, dtype=np.uint8)
     covered = np.zeros((size[1], size[0]), dtype=bool)
@@ -218,7 +218,7 @@ class Images:
         self._at = {path.resolve(): path for path in self.files}
 
     def at(self, path: Path) -> Path | None:
-        """The file at ``path``, however that is written, if it is among these."""
+        """The file at ``path`` in any spelling, if it is among these."""
         return self._at.get(path.resolve())
 
     def find(self, name: str, split: str | None = None) -> Path | None:
@@ -259,7 +259,7 @@ class Images:
     ) -> list[tuple[Path, PurePosixPath]]:
         """The images that have no annotations, with their names.
 
-        Not those in folders that hold masks by their name; ``notes`` gets a line about them.
+        Folders whose name means masks are left out; ``notes`` gets a line about them.
         """
         found = []
         passed_over: Counter[str] = Counter()
@@ -277,7 +277,7 @@ class Images:
         return found
 
     def _mask_folder(self, path: Path) -> str:
-        """The folder above a file, if any, that by its name holds masks."""
+        """The folder above a file, if any, whose name means masks."""
         folders = path.relative_to(self.folder).parts[:-1]
         return next((f for f in folders if _MASK_FOLDER.fullmatch(f.lower())), "")
 
@@ -285,7 +285,7 @@ class Images:
 def find_images(folder: Path) -> list[Path]:
     """Image files below a folder, sorted; hidden files and folders are passed over.
 
-    A link to another of them is no second image: an earlier import may lie in the folder.
+    Links to another of them are left out: an earlier import may lie in the folder.
     """
     found: list[Path] = []
     for parent, folders, names in os.walk(folder):
@@ -301,7 +301,7 @@ def find_images(folder: Path) -> list[Path]:
 def split_of(path: Path, root: Path) -> str | None:
     """The split that a file's name or one of its folders below ``root`` names, the nearest first.
 
-    ``annotations/instances_train2017.json`` and ``valid/_annotations.coco.json`` say one.
+    ``annotations/instances_train2017.json`` and ``valid/_annotations.coco.json`` have one.
     """
     parts = path.relative_to(root).parts if path.is_relative_to(root) else (path.name,)
     for part in reversed(parts):

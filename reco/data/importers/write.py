@@ -1,4 +1,4 @@
-"""Writing what an importer found: linked images, index masks and ``data.yaml``."""
+"""Write the result of an importer: linked images, index masks and ``data.yaml``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from reco.data.spec import default_palette
 from reco.files import write_text_whole, write_whole
 
 _ORIENTATION = 0x0112
-# EXIF orientation -> what turns the stored pixels upright, as ImageOps.exif_transpose does.
+# EXIF orientation -> transposition to upright pixels, as in ImageOps.exif_transpose.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,11 +44,11 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_SLIVERS = 0.001  # a smaller share of background is what lies between areas
+_SLIVERS = 0.001  # a smaller share of background is gaps between areas
 
 
 class Summary(NamedTuple):
-    """What was written, and all that a user should know of it."""
+    """The written files, and notes for the user."""
 
     config: Path  # data.yaml
     class_names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Summary(NamedTuple):
     left_out: list[str]
 
     def format(self) -> str:
-        """Several lines for a person."""
+        """The summary as text."""
         lines = [", ".join(f"{count} {split}" for split, count in self.images.items()) + " images"]
         total = max(1, int(self.pixels.sum()))
         for index, name in [*enumerate(self.class_names), (IGNORE, "(void)")]:
@@ -146,7 +146,7 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
 
 
 def _with_splits(annotated: list[Annotated]) -> list[Annotated]:
-    """Every image with a split: what the source says, unless it says one for all, else train."""
+    """Every image with a split: that of the source, or train where it has one or none for all."""
     one_split = len({item.split for item in annotated}) == 1
     return [
         replace(item, split="train" if one_split else item.split or "train") for item in annotated
@@ -156,7 +156,7 @@ def _with_splits(annotated: list[Annotated]) -> list[Annotated]:
 def _move_to_val(written: dict[PurePosixPath, list[Path]], share: float) -> Counter[str]:
     """Make a share of the training images, at least one, validation images; the change of counts.
 
-    Which ones depends on their names alone, so that more images leave the others where they are.
+    The choice depends on their names alone, so that adding images does not move the others.
     """
     train = [name for name in written if name.parts[0] == "train"]
     train.sort(key=lambda name: hashlib.sha256(str(name).encode()).digest())
@@ -196,7 +196,7 @@ def _rasterise_upright(item: Annotated) -> Rasterised:
 
 
 def _short(name: PurePosixPath) -> PurePosixPath:
-    """A name without leading folders that say what the folders of the result say already."""
+    """A name without leading folders such as ``train`` or ``images``."""
     parts = list(name.parts)
     while len(parts) > 1 and parts[0].lower() in {*SPLIT_WORDS, "images", "jpegimages"}:
         del parts[0]
