@@ -79,3 +79,30 @@ def test_the_optimiser_of_an_older_checkpoint():
     built.load_state_dict(older.state_dict())
     set_learning_rate(built, config, 0)
     assert [group["lr"] for group in built.param_groups] == [0.01]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_kernels_go_by_the_device_and_not_by_the_checkpoint(optimizer):
+    name = f"train.optimizer={optimizer}"
+    fused, foreach = (
+        build_optimizer(small_network(), load_config("demo.yaml", [name, precision]).train)
+        for precision in ("train.precision=fp32", "train.precision=fp16")
+    )
+    for loaded in (False, True):
+        if loaded:
+            states = fused.state_dict(), foreach.state_dict()
+            foreach.load_state_dict(states[0])
+            fused.load_state_dict(states[1])
+        assert (fused.param_groups[0]["fused"], fused.param_groups[0]["foreach"]) == (True, False)
+        # One that a scaler skips after an overflow must not be called at all.
+        assert (foreach.param_groups[0]["fused"], foreach.param_groups[0]["foreach"]) == (
+            False,
+            True,
+        )
+        for built in (fused, foreach):
+            for number, parameter in enumerate(built.param_groups[0]["params"]):
+                seed = torch.Generator().manual_seed(number)
+                parameter.grad = torch.randn(parameter.shape, generator=seed)
+            built.step()
+        for a, b in zip(*(o.param_groups[0]["params"] for o in (fused, foreach)), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0 if optimizer == "sgd" else 1e-6)

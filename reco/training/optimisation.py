@@ -41,22 +41,35 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
             {"params": parts["decoder"], "factor": 1.0},
         ]
         groups = [group for group in groups if group["params"]]  # none of a frozen encoder
+    # On a CPU one pass over the memory is three times as fast. But the scaler of fp16 would call a
+    # fused optimiser after an overflow too (optimizer_step).
+    fused = config.precision != "fp16" and next(network.parameters()).device.type == "cpu"
+    kernels = {"fused": fused, "foreach": not fused}
+    optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             groups,
             lr=config.learning_rate,
             betas=ADAMW_BETAS,
             weight_decay=config.weight_decay,
-            foreach=True,
+            **kernels,
         )
-    return torch.optim.SGD(
-        groups,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=True,
-        foreach=True,
-    )
+    else:
+        optimizer = torch.optim.SGD(
+            groups,
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            nesterov=True,
+            **kernels,
+        )
+
+    def keep_kernels(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+        """Those of a checkpoint may be for another device."""
+        return {**state, "param_groups": [{**group, **kernels} for group in state["param_groups"]]}
+
+    optimizer.register_load_state_dict_pre_hook(keep_kernels)
+    return optimizer
 
 
 def learning_rate(config: Config, iteration: int) -> float:
