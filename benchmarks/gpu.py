@@ -35,9 +35,9 @@ from reco.data.loading import EvalDataset
 from reco.files import write_text_whole
 from reco.inference.probabilities import predict_probabilities
 from reco.markdown import markdown_table
+from reco.precision import autocast
 from reco.runs.checkpoint import TrainedRun, load_checkpoint
 from reco.runs.results import read_metrics
-from reco.training.optimisation import build_precision
 from reco.training.parts import build_run
 from reco.training.profiling import profiler_activities
 from reco.training.trainer import Trainer, train
@@ -177,12 +177,11 @@ def _agreement(plan: Plan, checkpoint: Path) -> list[Row]:
     run = TrainedRun.read(checkpoint)
     reader, network = run.reader(), run.network().to(plan.device)
     dataset = EvalDataset(reader, reader.ids("val")[: plan.images], run.config.dataset.image_size)
-    autocast, _ = build_precision("bf16", plan.device)
     same = pixels = 0
     for number in range(len(dataset)):
         image = dataset[number].image[None].to(plan.device)
         exact = predict_probabilities(network, image).argmax(1)
-        with autocast:
+        with autocast("bf16", plan.device):
             rounded = predict_probabilities(network, image).argmax(1)
         same += int((exact == rounded).sum())
         pixels += exact.numel()

@@ -568,6 +568,7 @@ def report(parser: ArgumentParser) -> Work:
     add("--output", type=Path, help="default: report.html in the run's folder")
     add("--checkpoint", default="last.pt", help="file of the folder to show (default last.pt)")
     _add_images(parser)
+    _add_device(parser)
     _add_overrides(parser)
 
     def work(arguments: Namespace) -> int:
@@ -579,6 +580,7 @@ def report(parser: ArgumentParser) -> Work:
             checkpoint=arguments.checkpoint,
             overrides=arguments.overrides,
             images=arguments.images,
+            device=arguments.device,
         )
         print(f"Open in a browser: {output}")
         return 0
@@ -611,6 +613,7 @@ def plot(parser: ArgumentParser) -> Work:
     _add_images(parser)
     add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")
     _add_network(parser)
+    _add_device(parser)
     _add_overrides(parser)
 
     def work(arguments: Namespace) -> int:
@@ -626,6 +629,7 @@ def plot(parser: ArgumentParser) -> Work:
             split=arguments.split,
             network=arguments.network,
             overrides=arguments.overrides,
+            device=arguments.device,
         )
         print(f"Look at: {output}")
         return 0

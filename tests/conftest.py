@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable
@@ -42,7 +43,9 @@ TINY = (
 
 
 def pytest_configure() -> None:
-    """Handle Ctrl-C, which the tests send: shells ignore it for jobs in the background."""
+    # pytest captures debug logs, for which torch would describe all that it compiles: slow.
+    logging.disable(logging.DEBUG)
+    # Runs under test must hear Ctrl-C: shells start jobs in the background that ignore it.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -59,11 +62,11 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Confi
 
 
 class Network(nn.Module):
-    """Logits of three classes and representations at a quarter of the size: two convolutions."""
+    """Logits and representations at a quarter of the size: two convolutions."""
 
-    def __init__(self):
+    def __init__(self, num_classes=3):
         super().__init__()
-        self.classifier = nn.Conv2d(3, 3, 4, 4)
+        self.classifier = nn.Conv2d(3, num_classes, 4, 4)
         self.representation = nn.Conv2d(3, 6, 4, 4)
 
     def forward(self, images):

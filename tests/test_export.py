@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -62,10 +61,7 @@ def exported(checkpoint, tmp_path_factory) -> dict[str, Exported]:
     if all(find_spec(name) for name in ("onnx", "onnxruntime", "onnxscript")):
         formats.append("onnx")
     folder = tmp_path_factory.mktemp("shipped")
-    # Pytest's capture of debug logs makes tracing slow.
-    logging.disable(logging.INFO)
     results = export_checkpoint(checkpoint, folder, formats=formats)
-    logging.disable(logging.NOTSET)
     return dict(zip(formats, results, strict=True))
 
 

@@ -17,9 +17,10 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 
 from reco.config import load_config
+from reco.precision import autocast
 from reco.runs.networks import build_network, build_teacher
 from reco.training.meter import Meter, RelationMeter
-from reco.training.optimisation import build_optimizer, build_precision, optimizer_step
+from reco.training.optimisation import build_optimizer, optimizer_step
 from reco.training.parts import build_objective, build_views
 
 CLASSES = 11
@@ -71,7 +72,8 @@ class Step:
                     module.register_parameter(name, torch.nn.Parameter(weights))
         self.teacher = build_teacher(config, self.student)
         self.optimizer = build_optimizer(self.student, config.train)
-        self.autocast, self.scaler = build_precision("fp32", device)
+        self.autocast = autocast("fp32", device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
         self.views, self.objective = build_views(config, self.student), build_objective(config)
         self.meter, self.relations = Meter(device), RelationMeter()
         height, width = config.dataset.crop_size

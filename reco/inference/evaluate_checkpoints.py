@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from reco import distributed
 from reco.data import open_dataset
 from reco.data.fingerprint import fingerprint
@@ -23,6 +25,7 @@ from reco.inference.evaluate_networks import (
     format_evaluations,
 )
 from reco.inference.probabilities import InferenceMode
+from reco.precision import autocast
 from reco.runs.checkpoint import CheckpointError, TrainedRun, checkpoint_digest
 
 Which = Literal["student", "teacher", "both"]
@@ -89,9 +92,13 @@ def evaluate_checkpoints(
             reader, ids, run.config.dataset.image_size, original_labels=original_size
         )
         workers = run.config.train.workers
-        with deaths_explained(workers):
+        networks: dict[str, torch.nn.Module] = {
+            name: run.network(name).to(chosen).to(memory_format=torch.channels_last)
+            for name in names
+        }
+        with deaths_explained(workers), autocast(run.config.train.precision, chosen):
             results = evaluate(
-                {name: run.network(name).to(chosen) for name in names},
+                networks,
                 eval_loader(data, workers=workers),
                 len(class_names),
                 device=chosen,

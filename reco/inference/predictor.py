@@ -76,7 +76,8 @@ class Predictor:
         mode: InferenceMode | None = None,
     ) -> None:
         self.device = torch.device(device)
-        self.network = network.to(self.device).eval()
+        network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = network.eval()
         self.spec = spec
         self.image_size = image_size
         self.image_format = image_format

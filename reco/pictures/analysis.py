@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco import IGNORE
+from reco import IGNORE, distributed
 from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
 from reco.inference.probabilities import predict_probabilities
@@ -53,6 +53,7 @@ class RunAnalysis:
         overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
         network: as :func:`reco.load` takes it.
         split: of the images; ``dataset.eval_split`` by default.
+        device: of the network; ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
         CheckpointError, ConfigError, FileNotFoundError: a checkpoint or data that do not fit.
@@ -65,6 +66,7 @@ class RunAnalysis:
         overrides: Sequence[str] = (),
         network: Network = "auto",
         split: str | None = None,
+        device: str = "auto",
     ) -> None:
         run = TrainedRun.read(path, overrides)
         self.path = path
@@ -73,7 +75,8 @@ class RunAnalysis:
         self.split = split or self.config.dataset.eval_split
         self.ids = self.reader.ids(self.split)
         self.data = EvalDataset(self.reader, self.ids, self.config.dataset.image_size)
-        self.network = run.network(network)
+        self.device = distributed.find_device(device)
+        self.network = run.network(network).to(self.device)
 
     def check_images(self, indices: Sequence[int]) -> None:
         """Raises a ``ValueError`` for numbers that are none of the split's images."""
@@ -87,7 +90,9 @@ class RunAnalysis:
     def predict(self, index: int) -> PredictedImage:
         """Image ``index`` of the split, labelled."""
         image, truth, _ = self.data[index]
-        confidence, prediction = predict_probabilities(self.network, image[None]).max(1)
+        confidence, prediction = (
+            predict_probabilities(self.network, image[None].to(self.device)).cpu().max(1)
+        )
         return PredictedImage(
             to_rgb(image.permute(1, 2, 0).numpy()),
             truth.numpy(),
@@ -176,7 +181,8 @@ class RunAnalysis:
         image, truth, _ = self.data[index]
         # The mode of the outermost module decides what it returns; its children stay in eval mode.
         self.network.training = True
-        logits, representations = self.network(to_unit(image[None]))
+        outputs = self.network(to_unit(image[None].to(self.device)))
+        logits, representations = (output.cpu() for output in outputs)
         self.network.training = False
         labels = F.interpolate(
             truth[None, None].float(), tuple(logits.shape[2:]), mode="nearest-exact"

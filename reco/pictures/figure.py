@@ -28,6 +28,7 @@ def write_figure(
     split: str | None = None,
     network: Network = "auto",
     overrides: Sequence[str] = (),
+    device: str = "auto",
 ) -> Path:
     """Plot one figure and write it.
 
@@ -41,6 +42,7 @@ def write_figure(
         split: ``dataset.eval_split`` by default.
         network: as :func:`reco.load` takes it.
         overrides: ``key=value`` over the checkpoints' configurations.
+        device: of the networks; ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
         The file.
@@ -60,7 +62,8 @@ def write_figure(
         figure = plots.relation_course(*read_relation_graphs(paths[0]))
     else:
         analyses = [
-            RunAnalysis(path, overrides=overrides, network=network, split=split) for path in paths
+            RunAnalysis(path, overrides=overrides, network=network, split=split, device=device)
+            for path in paths
         ]
         figure = _plot_networks(kind, analyses, images)
     output = output or Path(kind)

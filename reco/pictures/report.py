@@ -48,6 +48,7 @@ def write_report(
     checkpoint: str = "last.pt",
     overrides: Sequence[str] = (),
     images: Sequence[int] = (0, 1, 2),
+    device: str = "auto",
 ) -> Path:
     """Write the report of a run: results, curves, pictures, configuration, split.
 
@@ -60,6 +61,7 @@ def write_report(
         checkpoint: file of the folder that pictures are made with.
         overrides: ``key=value`` over the configuration, such as ``dataset.root=…``.
         images: numbers of images in the evaluation split to show.
+        device: of the network; ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Returns:
         The file.
@@ -72,7 +74,9 @@ def write_report(
     name = f"{run.resolve().parent.name}/{run.resolve().name}"
     parts = [f"<h1>{html.escape(name)}</h1>"]
     try:
-        analysis: RunAnalysis | None = RunAnalysis(run / checkpoint, overrides=overrides)
+        analysis: RunAnalysis | None = RunAnalysis(
+            run / checkpoint, overrides=overrides, device=device
+        )
         missing = ""
     except (CheckpointError, ConfigError, OSError, ValueError) as error:
         analysis, missing = None, str(error)

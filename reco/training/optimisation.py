@@ -1,8 +1,7 @@
-"""Optimiser, learning rate and precision of a run."""
+"""Optimiser and learning rate of a run."""
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -84,18 +83,6 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, config: Config, iteratio
     for group in optimizer.param_groups:
         # Checkpoints of earlier versions have no factor.
         group["lr"] = group.setdefault("factor", 1.0) * learning_rate(config, iteration)
-
-
-def build_precision(
-    precision: str, device: torch.device
-) -> tuple[contextlib.AbstractContextManager[Any], torch.amp.GradScaler]:
-    """Autocast context and gradient scaler; ``auto`` is bf16 where a GPU has it, else float32."""
-    if precision == "auto":
-        has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()
-        precision = "bf16" if has_bf16 else "fp32"
-    dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-    return autocast, torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> bool:

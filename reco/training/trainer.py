@@ -25,6 +25,7 @@ from reco.config import Config, ConfigError, config_from_dict
 from reco.data.loading import TrainSample, TrainStream, deaths_explained, train_loader
 from reco.files import WriteError
 from reco.method.objective import Losses, StepStatistics
+from reco.precision import autocast
 from reco.runs.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -46,12 +47,7 @@ from reco.training.interrupts import (
     on_stop_signal,
 )
 from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
-from reco.training.optimisation import (
-    build_precision,
-    learning_rate,
-    optimizer_step,
-    set_learning_rate,
-)
+from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
 from reco.training.parts import RunParts, build_run
 from reco.training.profiling import StepProfiler
 from reco.training.resume import extended, refusal
@@ -139,7 +135,9 @@ class Trainer:
     ) -> None:
         self.parts, self.config, self.device = parts, parts.config, parts.device
         self.student, self.teacher, self.optimizer = parts.student, parts.teacher, parts.optimizer
-        self.autocast, self.scaler = build_precision(self.config.train.precision, self.device)
+        precision = self.config.train.precision
+        self.autocast = autocast(precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
         self.validation = Validation(parts.reader, self.config, self.folder)
         self.iteration = self.saved = 0  # iterations done, and in the last checkpoint
@@ -365,7 +363,7 @@ class Trainer:
 
     def _validate(self) -> None:
         """Evaluate student and teacher, and keep the best."""
-        with validation_backends():
+        with validation_backends(), self.autocast:
             results = self.validation.evaluate(self.parts.networks, self.iteration)
         if distributed.rank() != 0:
             return
