@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import gpu as benchmark_gpu
+import loading as benchmark_loading
 import loss as benchmark_loss
 import predict as benchmark_predict
 import pytest
@@ -139,3 +140,24 @@ def test_a_profiled_run_says_where_its_time_goes(tiny, tmp_path, monkeypatch, ca
     assert all(value > 0 for value in seconds.values())
     assert "backward" in capsys.readouterr().out
     assert (tmp_path / "run" / "trace.json").is_file()
+
+
+def test_loading_is_timed_by_decoder_and_cache_and_with_many_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark_loading, "_NUM_IMAGES", 2)
+    assert benchmark_loading.main(["--repeats", "1", "--output", str(tmp_path)]) == 0
+    assert [(row["what"], row["how"]) for row in rows(tmp_path / "loading.csv")] == [
+        (".jpg, 2 images", "Pillow"),
+        (".jpg, 2 images", "torchvision"),
+        (".png, 2 images", "Pillow"),
+        (".png, 2 images", "torchvision"),
+        ("labelled sample of 160x160", "as they come"),
+        ("labelled sample of 160x160", "dataset.cache"),
+    ]
+    words = [word for word in TINY if not word.startswith(("dataset", "train.iter"))]
+    options = ["--files", "120", "--output", str(tmp_path), "--set", *words]
+    assert benchmark_loading.main(options) == 0
+    first, memory, size = rows(tmp_path / "loading.csv")
+    assert first["what"] == "120 unlabelled files"
+    assert float(first["value"]) > 0
+    assert float(memory["value"]) >= 0
+    assert 0.1 < float(size["value"]) < 100
