@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -43,6 +44,10 @@ TINY = (
 
 
 def pytest_configure() -> None:
+    # Where a system has it, processes start as copies of one that has imported what they need.
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        modules = ["timm", "reco.cli", "reco.training.trainer", "test_trainer"]
+        multiprocessing.get_context("forkserver").set_forkserver_preload(modules)
     # pytest captures debug logs, for which torch would describe all that it compiles: slow.
     logging.disable(logging.DEBUG)
     # Runs under test must hear Ctrl-C: shells start jobs in the background that ignore it.

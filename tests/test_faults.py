@@ -52,7 +52,6 @@ def iterations_logged(folder: Path) -> int:
 @pytest.mark.slow
 def test_killed_ten_times_a_run_ends_as_if_undisturbed(tmp_path):
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["reco.training.trainer", "test_trainer"])
 
     def start(folder: Path):
         process = context.Process(target=run, args=(folder,))

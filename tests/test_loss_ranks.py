@@ -149,7 +149,9 @@ def work(rank: int, folder: str) -> None:
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each rank found, by case."""
     folder = tmp_path_factory.mktemp("ranks")
-    processes = mp.spawn(work, (str(folder),), nprocs=WORLD, join=False)
+    processes = mp.start_processes(
+        work, (str(folder),), nprocs=WORLD, join=False, start_method="forkserver"
+    )
     assert processes is not None
     deadline = time.monotonic() + TOGETHER
     while not processes.join(timeout=1):

@@ -90,7 +90,7 @@ def two_processes(folder: Path, exact: bool, *overrides: str) -> None:
         free.bind(("127.0.0.1", 0))
         (folder / "port").write_text(str(free.getsockname()[1]))
     mp.start_processes(
-        run, (2, str(folder), exact, overrides), nprocs=2, start_method="spawn", join=True
+        run, (2, str(folder), exact, overrides), nprocs=2, start_method="forkserver", join=True
     )
 
 
@@ -105,7 +105,7 @@ def test_two_processes_follow_the_losses_of_one(tmp_path):
         f"train.validate_every={ITERATIONS}",
     )
     two_processes(tmp_path, True, *overrides)
-    context = mp.get_context("spawn")
+    context = mp.get_context("forkserver")
     alone = context.Process(target=run, args=(0, 1, str(tmp_path), True, overrides))
     alone.start()
     alone.join()
