@@ -44,6 +44,8 @@ class Progress:
     finished: dict[Path, list[Result]] = field(default_factory=dict)
     # By data set, the fingerprints of the evaluated images; None: the data are not on this machine.
     _images: dict[str, Images | None] = field(default_factory=dict)
+    # What the pictures show that were written last.
+    _pictured: tuple[list[Result], list[Point]] | None = None
 
     def __post_init__(self) -> None:
         import_extra("scipy.stats", "making the tables of a study")  # fail now, not after the runs
@@ -128,9 +130,13 @@ class Progress:
         write_csv(points, Point, folder / "curves.csv")
         text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
         if rows and find_spec("matplotlib") is not None:
-            pictures = {"results": plots.study_results(rows), "curves": plots.study_curves(points)}
-            for name, picture in pictures.items():
-                write_whole(folder / f"{name}.png", partial(picture.savefig, dpi=150))
+            if self._pictured != (rows, points):
+                for name, picture in (
+                    ("results", plots.study_results(rows)),
+                    ("curves", plots.study_curves(points)),
+                ):
+                    write_whole(folder / f"{name}.png", partial(picture.savefig, dpi=150))
+                self._pictured = rows, points
             text += "\n![mIoU of each run](results.png)\n\n![over the iterations](curves.png)\n"
         write_text_whole(folder / "results.md", "\n".join([text, self.summary(), *notes, ""]))
 
