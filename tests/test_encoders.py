@@ -50,6 +50,7 @@ class EncoderTests:
     cells: tuple[int, int]  # of the logits of an image of ODD pixels
     drop_path: float | None = None
     smaller: ClassVar[dict[str, Any]] = {}  # than timm has it
+    not_exported = ""  # why
 
     @pytest.fixture(autouse=True)
     def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,11 +122,9 @@ class EncoderTests:
         with torch.no_grad():
             assert torch.equal(again(images(1)).logits, network(images(1)).logits)
 
-
-class ExportedEncoderTests(EncoderTests):
-    """Those that torch traces within seconds; docs/encoders.csv has the others' export."""
-
     def test_one_exported_program_serves_every_size(self) -> None:
+        if self.not_exported:
+            pytest.skip(self.not_exported)
         network = build(self.backbone).eval()
         sizes = [(97, 131), (64, 96), (40, 33)]
         batches = [images(count, size=size) for count, size in zip((1, 3, 2), sizes, strict=True)]
@@ -158,24 +157,25 @@ class TestChannelsLast(EncoderTests):
 
 class TestMaxViT(EncoderTests):
     backbone, cells = "timm/test_maxvit", (25, 33)
+    not_exported = "torch.export wants to know into how many windows an image is cut"
 
 
-class TestPVT(ExportedEncoderTests):
+class TestPVT(EncoderTests):
     backbone, cells, drop_path = "timm/pvt_v2_b0", (25, 33), 0.5
     smaller: ClassVar = {"depths": (1, 1, 1, 1)}
 
 
-class TestTransformer(ExportedEncoderTests):
+class TestTransformer(EncoderTests):
     backbone, cells, drop_path = "timm/test_vit", (25, 33), 0.5
     smaller: ClassVar = {"depth": 4}
 
 
-class TestRotaryTransformer(ExportedEncoderTests):
+class TestRotaryTransformer(EncoderTests):
     backbone, cells = "timm/vit_tiny_patch16_dinov3_qkvb", (25, 33)
     smaller: ClassVar = {"depth": 4}
 
 
-class TestBeit(ExportedEncoderTests):
+class TestBeit(EncoderTests):
     backbone, cells = "timm/beit_base_patch16_224", (25, 33)
     smaller: ClassVar = {"embed_dim": 32, "depth": 4, "num_heads": 2}
 
