@@ -185,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if parser.parse_args(words).write:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE}: not what reco/config.py says; use --write", file=sys.stderr)
+        print(f"{PAGE}: differs from reco/config.py; use --write", file=sys.stderr)
         return 1
     return 0
 

@@ -197,7 +197,7 @@ PARTS: dict[str, Callable[[Plan], list[Row]]] = {
 
 
 def measure_all(plan: Plan, minutes: float) -> list[Row]:
-    """All parts that begin within ``minutes``; one that fails becomes a row that says why."""
+    """All parts that begin within ``minutes``; one that fails becomes a row with its error."""
     end = time.monotonic() + 60 * minutes
     rows = []
     for name, measure in PARTS.items():

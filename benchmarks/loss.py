@@ -227,7 +227,7 @@ def _floor(representations: Tensor) -> Tensor:
 
 
 def peak_memory(size: Size, what: str, device: torch.device) -> int | None:
-    """Most bytes that a step holds at a time beside its inputs; None where it cannot be told."""
+    """Most bytes that a step holds at a time beside its inputs; None if not measurable."""
     if device.type == "cuda":
         step = _step_called(what, size, device)
         step()  # compiles, and lets libraries allocate what they keep

@@ -107,7 +107,7 @@ def trace(path: Path, runs: Path) -> list[str]:
         raise ValueError(f"{path}: expected results.csv, classes.csv or curves.csv of a study")
     rows = read_csv(path, kind)
     return [
-        f"{path}: {row.method} seed {row.seed}: {row} is not what {runs / row.run} says"
+        f"{path}: {row.method} seed {row.seed}: {row} differs from {runs / row.run}"
         for row in rows
         if row not in _rows_of_run(row, runs)
     ]

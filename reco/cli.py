@@ -131,14 +131,14 @@ def train(parser: ArgumentParser) -> Work:
         "--extend-to",
         type=int,
         metavar="ITERATIONS",
-        help="go on with a run, finished or not, to a later end than its configuration says",
+        help="continue a run, finished or not, to more iterations than in its configuration",
     )
     add(
         "--tensorboard",
         action="store_true",
         help="log for TensorBoard too, in the run's folder (extra tensorboard)",
     )
-    add("--profile", action="store_true", help="say where the time of steps 6 to 15 goes")
+    add("--profile", action="store_true", help="print the time of each phase of steps 6 to 15")
 
     def work(arguments: Namespace) -> int:
         from reco.config import check_option, config_name, explain_config, load_config
@@ -657,15 +657,15 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
 
     def work(arguments: Namespace) -> int:
         from reco.files import write_table
-        from reco.studies.pseudo_labels import Supply, survey
+        from reco.studies.pseudo_labels import LabelStatistics, label_statistics
 
-        supplies = survey(
+        statistics = label_statistics(
             arguments.checkpoints, overrides=arguments.overrides, device=arguments.device
         )
         if arguments.output:
-            write_table(arguments.output, Supply._fields, supplies)
-        print(f"{'in %':<20}" + "".join(f"{name:>15}" for name in Supply._fields[1:]))
-        for name, *shares in supplies:
+            write_table(arguments.output, LabelStatistics._fields, statistics)
+        print(f"{'in %':<20}" + "".join(f"{name:>15}" for name in LabelStatistics._fields[1:]))
+        for name, *shares in statistics:
             print(f"{name:<20}" + "".join(f"{'-' if s is None else s:>15}" for s in shares))
         return 0
 

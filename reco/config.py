@@ -51,7 +51,7 @@ _REMOVED = {
 }
 
 # Prefix of a value that the user has to set; the rest says what is expected.
-_TO_BE_GIVEN = "???"
+_REQUIRED = "???"
 
 FOLDER_KEYS = (
     *("class_names", "label_map", "ignore_values", "classes", "ignore", "jpeg_masks"),
@@ -150,7 +150,7 @@ class DatasetConfig:
     # From here on: of `folder` data sets alone.
 
     class_names: tuple[str, ...] | None = None  # in the order of the values 0, 1, 2 … in the masks
-    label_map: dict[int, int] | None = None  # value -> class index; `classes` can say more
+    label_map: dict[int, int] | None = None  # value -> class index; `classes` also takes colours
     ignore_values: tuple[int, ...] = ()  # values that mean unknown; `ignore` takes colours too
     # For each name, in the order of the network's outputs: value(s) or colour(s) in the masks.
     classes: dict[str, int | str | tuple[int | str, ...]] | None = None
@@ -390,7 +390,7 @@ def _load(
                 _merge(values, origins, content, file)
         for key, value in keys.items():
             if key != "base":
-                _lay(values, origins, str(key), value, source)
+                _set_value(values, origins, str(key), value, source)
     _override(values, origins, overrides)
     default_origin = ", ".join(map(str, files))
     config = _build_config(values, origins, default_origin=default_origin)
@@ -412,7 +412,7 @@ def config_from_dict(
 
 
 def check_option(option: str, value: object, key: str, overrides: Sequence[str]) -> None:
-    """Refuse an option of a command that says another value of a key than ``--set`` does.
+    """Refuse an option of a command that contradicts the value of a key in ``--set``.
 
     Args:
         option: its name, for the error.
@@ -501,7 +501,7 @@ def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequen
             value = _read_value(text, _hint(key))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
-        _lay(values, origins, key, value, "--set")
+        _set_value(values, origins, key, value, "--set")
 
 
 def _hint(key: str) -> Any:
@@ -534,7 +534,7 @@ def _read_value(text: str, hint: Any) -> Any:
     return text if value is None or isinstance(value, str) else value
 
 
-def _lay(
+def _set_value(
     values: dict[str, Any], origins: dict[str, str], key: str, value: Any, source: str
 ) -> None:
     """Lay one value over ``values``; ``key`` may lead through sections with dots."""
@@ -598,13 +598,13 @@ def _merge(
 ) -> None:
     """Lay ``new`` over ``values`` section by section, noting which source each key came from."""
     if prefix == "dataset." and ("classes" in new) != ("class_names" in new):
-        # Two ways to say the same: the later one counts.
+        # Alternative keys: the later one counts.
         for key in ("class_names", "label_map") if "classes" in new else ("classes",):
             values.pop(key, None)
     for key, value in new.items():
         name = f"{prefix}{key}"
         origins[name] = source
-        # `label_map` is one value that happens to be a mapping; sections are one level deep.
+        # Sections are one level deep; a mapping below is a value, such as `label_map`.
         if isinstance(value, dict) and not prefix:
             section = values.setdefault(key, {})
             if isinstance(section, dict):
@@ -632,8 +632,8 @@ def _build_config(
                 if value != before:
                     fail(name, f" = {value!r}: this key was removed; {remedy}")
                 continue
-            if isinstance(value, str) and value.startswith(_TO_BE_GIVEN):
-                asked = value.removeprefix(_TO_BE_GIVEN).strip()
+            if isinstance(value, str) and value.startswith(_REQUIRED):
+                asked = value.removeprefix(_REQUIRED).strip()
                 fail(name, f" has to be set (--set {name}=...): {asked}")
             if key not in fields:
                 fail(name, f": unknown key{nearest(str(key), list(fields))}")
@@ -701,7 +701,7 @@ def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
 
 
 def _rules(config: Config) -> list[tuple[str, bool, str]]:
-    """What keys ask of each other: ``(key, whether it holds, what was expected)``."""
+    """Rules between keys: ``(key, whether it holds, what was expected)``."""
     method, unlabelled = config.method, config.train.unlabelled_batch_size
     return [
         *_dataset_rules(config.dataset),

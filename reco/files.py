@@ -26,7 +26,7 @@ _TAIL = 40
 
 
 class WriteError(OSError):
-    """A file that could not be written: the message names it and says why. ``errno`` is set."""
+    """A file that could not be written: with name and cause in the message. ``errno`` is set."""
 
 
 @contextlib.contextmanager

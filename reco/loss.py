@@ -87,7 +87,7 @@ class ReCoOptions:
 
 
 class ReCoStatistics(NamedTuple):
-    """What a person needs to judge training; tensors on the device, nothing synchronised.
+    """Statistics to monitor training; tensors on the device, without synchronisation.
 
     The first three are over all ranks, the others over this rank's pixels and queries.
     """
@@ -174,7 +174,7 @@ def class_means(
     num_classes = len(counts)
     dtype = _exact(representations)
     if _is_channels_last(representations) and representations.device.type == "cpu":
-        # One pass over the rows, whatever C is. Each run of pixels has sums of its own.
+        # One pass over the rows, whatever C is. Each run of pixels has separate sums.
         rows = _rows(representations).to(dtype)
         run = torch.arange(len(rows), device=rows.device) // _SUM_PIXELS
         sums = rows.new_zeros(-(-len(rows) // _SUM_PIXELS) * (num_classes + 1), rows.shape[1])
@@ -755,7 +755,7 @@ def _check_inputs(
     key_pixels: Tensor | None,
     ignore_index: int,
 ) -> None:
-    """Shapes and dtypes; label values only where looking at them costs no synchronisation."""
+    """Shapes and dtypes; label values only where the check needs no synchronisation."""
 
     def require(holds: bool, name: str, tensor: Tensor, expected: str) -> None:
         if not holds:

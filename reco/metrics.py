@@ -26,7 +26,7 @@ class ConfusionMatrix:
 
     Args:
         num_classes: C.
-        device: where the counts are kept; nothing waits for it until a figure is asked for.
+        device: where the counts are kept; only figures synchronise with it.
 
     Raises:
         ValueError: more than 255 classes, one of which would be taken for IGNORE.
@@ -72,7 +72,7 @@ class ConfusionMatrix:
                     )
         counted = counted & known
         pairs = labels.long() * self.num_classes + predictions.long()
-        # One more bin takes what is not counted: no shape depends on the data.
+        # One more bin for pixels that are not counted, so that no shape depends on the data.
         bins = self.num_classes**2
         pairs = torch.where(counted, pairs, bins).flatten()
         counts = torch.zeros(bins + 1, dtype=torch.int64, device=pairs.device)

@@ -35,7 +35,7 @@ _MASK_WIDTH = 480  # at most, in a panel of labels
 
 
 class PredictedImage(NamedTuple):
-    """An image with its truth and what a network says about it."""
+    """An image with its truth, prediction and confidence."""
 
     image: Pixels  # (H, W, 3)
     truth: Pixels  # (H, W)

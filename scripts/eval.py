@@ -1,4 +1,4 @@
-"""`reco eval` from a checkout: `python scripts/eval.py --help` says how."""
+"""`reco eval` from a checkout: see `python scripts/eval.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`reco train` from a checkout: `python scripts/train.py --help` says how."""
+"""`reco train` from a checkout: see `python scripts/train.py --help`."""
 
 import sys
 

@@ -28,7 +28,7 @@ def test_ends_are_reported_in_order_with_their_errors():
 
     with Background(ended, most=3) as background:
         for item in range(8):
-            background.do(item, lambda item=item: work(item))
+            background.submit(item, lambda item=item: work(item))
     assert told == [(item, "broken" if item == 3 else "done") for item in range(8)]
 
 
@@ -41,10 +41,10 @@ def test_no_more_than_so_many_are_under_way():
         go.wait(10)
 
     with Background(lambda _, result: result(), most=2) as background:
-        background.do(0, work)
-        background.do(1, work)
+        background.submit(0, work)
+        background.submit(1, work)
         threading.Timer(0.05, go.set).start()
-        background.do(2, work)  # waits for the first
+        background.submit(2, work)  # waits for the first
         assert go.is_set()
     assert len(begun) == 3
     assert caller not in begun
@@ -61,7 +61,7 @@ def test_an_error_stops_what_has_not_begun():
     def fill() -> None:
         with Background(lambda _, result: result(), most=1) as background:
             for item in range(5):
-                background.do(item, work)
+                background.submit(item, work)
 
     threading.Timer(0.05, go.set).start()
     with pytest.raises(OSError, match="full"):

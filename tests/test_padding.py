@@ -65,7 +65,7 @@ class Student(nn.Module):
         return self.logits, self.representation(images)
 
 
-class ListeningLoss(ReCoLoss):
+class RecordingLoss(ReCoLoss):
     """Records its inputs."""
 
     def with_statistics(self, representations, logits, labels, *, valid, **options):
@@ -118,7 +118,7 @@ def batches(tmp_path, monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 def test_padding_takes_no_part(batches, mix, scale_range, seed):
     labelled, unlabelled = batches["labelled"], batches["unlabelled"]
-    student, loss = Student(), ListeningLoss(num_queries=8, num_negatives=8)
+    student, loss = Student(), RecordingLoss(num_queries=8, num_negatives=8)
     views = Views(mix=mix, scale_range=scale_range)
     objective = Objective(unsupervised_threshold=0.9, weak_threshold=0.7, reco=loss)
     torch.manual_seed(seed)

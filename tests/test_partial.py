@@ -107,7 +107,7 @@ def test_seed_and_id_decide():
 
 
 def test_the_same_pixels_on_every_machine():
-    """Recorded once. A change here means that nobody can reproduce earlier partial labels."""
+    """Recorded once. A change here makes earlier partial labels irreproducible."""
     labels = (torch.arange(60)[:, None] // 20 * 3 + torch.arange(80) // 30).to(torch.uint8)
     single = partial_labels(labels, "pixel", seed=0, id="0001TP_006690")
     assert (single.flatten() != IGNORE).nonzero().flatten().tolist() == RECORDED_PIXELS

@@ -16,17 +16,17 @@ from reco import IGNORE, cli
 from reco.data import synthetic
 from reco.data.splits import Split
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from reco.studies.pseudo_labels import Supply, _filled_cells, _supplies, survey
+from reco.studies.pseudo_labels import LabelStatistics, _filled_cells, _statistics, label_statistics
 
 
 def test_shares_by_hand():
     everywhere = torch.tensor([[6, 2, 0], [0, 1, 0], [1, 0, 0]])
     sure = torch.tensor([[4, 1, 0], [0, 0, 0], [1, 0, 0]])
     cells = torch.tensor([[1.5, 0.125, 0], [2, 1, 0]])
-    assert _supplies(["road", "car", "sky"], cells, everywhere, sure) == [
-        Supply("road", 80.0, 75.0, 70.0, 71.43, 80.0),
-        Supply("car", 10.0, 12.5, 30.0, 33.33, 0.0),
-        Supply("sky", 10.0, None, 0.0, None, None),
+    assert _statistics(["road", "car", "sky"], cells, everywhere, sure) == [
+        LabelStatistics("road", 80.0, 75.0, 70.0, 71.43, 80.0),
+        LabelStatistics("car", 10.0, 12.5, 30.0, 33.33, 0.0),
+        LabelStatistics("sky", 10.0, None, 0.0, None, None),
     ]
 
 
@@ -63,18 +63,18 @@ def test_pixels_are_those_of_the_unlabelled_images(checkpoint):
         pseudo.append(labels[known])
         sure.append(confidence[known] > 0.14)
     truth, pseudo, sure = map(np.concatenate, (truth, pseudo, sure))
-    found = survey([checkpoint], device="cpu")
+    found = label_statistics([checkpoint], device="cpu")
     assert 0 < sure.mean() < 1
-    for c, supply in enumerate(found):
-        assert supply.of_cell == pytest.approx(100 * (cells[0, c] / cells[1, c]).item(), abs=0.01)
-        assert supply.truth == pytest.approx(100 * (truth == c).mean(), abs=0.01)
-        assert supply.pseudo_labels == pytest.approx(100 * (pseudo == c).mean(), abs=0.01)
-        if supply.right is not None:
-            assert supply.above_weak == pytest.approx(100 * sure[pseudo == c].mean(), abs=0.01)
+    for c, row in enumerate(found):
+        assert row.of_cell == pytest.approx(100 * (cells[0, c] / cells[1, c]).item(), abs=0.01)
+        assert row.truth == pytest.approx(100 * (truth == c).mean(), abs=0.01)
+        assert row.pseudo_labels == pytest.approx(100 * (pseudo == c).mean(), abs=0.01)
+        if row.right is not None:
+            assert row.above_weak == pytest.approx(100 * sure[pseudo == c].mean(), abs=0.01)
             right = (truth == c)[sure & (pseudo == c)].mean()
-            assert supply.right == pytest.approx(100 * right, abs=0.01)
-    assert any(supply.right for supply in found)
-    assert survey([checkpoint, checkpoint], device="cpu") == found
+            assert row.right == pytest.approx(100 * right, abs=0.01)
+    assert any(row.right for row in found)
+    assert label_statistics([checkpoint, checkpoint], device="cpu") == found
 
 
 def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
@@ -87,32 +87,32 @@ def test_the_script_writes_what_it_prints(checkpoint, monkeypatch, capsys):
     printed = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     with output.open() as file:
         written = [[value or "-" for value in row] for row in csv.reader(file)]
-    assert written[0] == list(Supply._fields)
+    assert written[0] == list(LabelStatistics._fields)
     assert written[1:] == printed
     assert script(str(checkpoint.with_name("none.pt"))) == 1
 
 
 def test_ids_are_those_of_split_json(checkpoint):
-    content, of_earlier_version = load_checkpoint(checkpoint), survey([checkpoint])
+    content, of_earlier_version = load_checkpoint(checkpoint), label_statistics([checkpoint])
     ids = tuple(content["split"]["labelled"]), tuple(content["split"]["unlabelled"])
     split = Split(*ids, images_per_class={"sky": 2}, seed=0)
     save_checkpoint({**content, "split": split.about()}, checkpoint)
     with pytest.raises(CheckpointError, match=r"split.json: lists the images .* cannot be read"):
-        survey([checkpoint])
+        label_statistics([checkpoint])
     listed = checkpoint.with_name("split.json")
     listed.write_text(split.to_json())
-    assert survey([checkpoint]) == of_earlier_version
+    assert label_statistics([checkpoint]) == of_earlier_version
     listed.write_text(dataclasses.replace(split, unlabelled=split.unlabelled[1:]).to_json())
     with pytest.raises(CheckpointError, match=f"was trained on the split {split.hash}"):
-        survey([checkpoint])
+        label_statistics([checkpoint])
 
 
 def test_runs_that_have_nothing_to_survey_are_named(checkpoint):
     content = load_checkpoint(checkpoint)
     save_checkpoint({**content, "split": {"unlabelled": ["elsewhere"]}}, checkpoint)
     with pytest.raises(CheckpointError, match="no labels to compare with"):
-        survey([checkpoint])
+        label_statistics([checkpoint])
     supervised = checkpoint.with_name("supervised.pt")
     write_checkpoint(supervised, "method.unsupervised=false")
     with pytest.raises(CheckpointError, match="this run has the student alone"):
-        survey([supervised])
+        label_statistics([supervised])

@@ -177,7 +177,7 @@ def test_folder_without_unlabelled_or_val(tmp_path):
     assert len(reader.ids("train")) == 6
     with pytest.raises(FileNotFoundError, match=r"images/val: no such folder. Expected: .*labels"):
         reader.ids("val")
-    # An id that does not exist is looked for in the splits that are there.
+    # An id that does not exist is searched in the existing splits.
     with pytest.raises(ValueError, match="'train/nowhere': no such image"):
         reader.image("train/nowhere")
 

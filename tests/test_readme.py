@@ -22,7 +22,7 @@ COMMENTS = [
     re.sub(r"^(?:# ?|[^#].*)", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     for path in CONFIG_FOLDER.rglob("*.yaml")
 ]
-# Configurations of the user's own, which pages take as examples.
+# Configurations that users would write, in examples of the pages.
 EXAMPLES = {"crack.yaml", "leaves.yaml", "aerial.yaml", "my.yaml", "data/data.yaml", "<file>"}
 
 

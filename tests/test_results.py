@@ -60,7 +60,7 @@ def test_table_by_hand(tmp_path):
     enough = [row(m, seed, 40.0 + seed, 41.0 + seed) for m in ("plain", "a|b") for seed in range(6)]
     assert "too few" not in results_table(enough, "plain")
     assert r"| a\|b |" in results_table(enough, "plain")
-    assert "A single pair tells nothing of chance." in table
+    assert "A single pair does not show the effect of chance." in table
     assert "With so few seeds" in results_table(ROWS)
     assert results_table([]) == "No run is finished yet."
     two = results_table([*ROWS, row("plain", 0, 1.0, 1.0, "test")], "plain")

@@ -146,7 +146,7 @@ def test_order_of_directory_listing_does_not_matter(tmp_path, monkeypatch):
 
 
 def test_the_same_split_on_every_machine():
-    """Recorded once. A change here means that nobody can reproduce earlier splits."""
+    """Recorded once. A change here makes earlier splits irreproducible."""
     classes = {
         f"{i:03d}": {c for c in range(CLASSES) if (i * 7 + c * c) % (c + 2) == 0} for i in range(40)
     }

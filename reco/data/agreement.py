@@ -102,7 +102,7 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
             other = grey_places.get(moved.number) or next(iter(grey_places.values()))
             _raise_mismatch(other, moved, [*greys, mask], table)
         if all(place.colour // _GREY in table.named for place in _places(mask)):
-            # Values of the table in another order: a program that makes files smaller wrote them.
+            # Values of the table in another order, as an optimiser of file sizes leaves them.
             _raise_mismatch(moved, moved, [mask], table)
 
 
@@ -121,9 +121,9 @@ def _raise_mismatch(
         remedy = f"Masks as {table.spec.name} has them are expected"
     elif len(quoted) == len(names):
         pairs = ", ".join(f"{name}: {colour}" for name, colour in zip(names, quoted, strict=True))
-        remedy = f"Say the colours: dataset.classes: {{{pairs}}}, in whatever order is right"
+        remedy = f"Give the colours: dataset.classes: {{{pairs}}}, in the right order"
     else:
-        remedy = f"Say in dataset.classes what these colours are: {join_first(quoted)}"
+        remedy = f"Map these colours in dataset.classes: {join_first(quoted)}"
     raise ValueError(
         f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
         f"{but}, so that the index cannot be the class. Palettes: {palettes}. {remedy}"

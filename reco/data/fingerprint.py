@@ -10,7 +10,7 @@ from pathlib import Path
 from reco.data.parallel import in_threads
 from reco.data.reader import FileReader, Reader
 
-# Bytes of an image file that are read at its begin, middle and end.
+# Bytes of an image file that are read at its start, middle and end.
 _BLOCK = 2**16
 
 

@@ -177,7 +177,7 @@ def is_wide(path: str | Path) -> bool:
 
 
 def _begins_as_8_bit(path: str | Path) -> bool:
-    """Whether its first bytes, without a decoder, say that it is JPEG or PNG of at most 8 bits."""
+    """Whether it is JPEG or PNG of at most 8 bits, by its first bytes, without a decoder."""
     try:
         with open(path, "rb") as file:
             start = file.read(25)

@@ -80,7 +80,7 @@ def read_mask(path: str | Path) -> Mask:
     if mode in _COLOUR:
         return Mask(pack(pixels), "colour", lossy=lossy)
     if mode == "F":
-        return Mask(_whole(pixels, path), "value")
+        return Mask(_to_integers(pixels, path), "value")
     raise ValueError(
         f"{path}: is an image of mode {mode}, expected a mask: grey, palette, RGB or RGBA"
     )
@@ -108,7 +108,7 @@ def _palette(image: Image.Image) -> tuple[int, ...]:
     return tuple(red << 16 | green << 8 | blue for red, green, blue in entries)
 
 
-def _whole(pixels: npt.NDArray[np.float32], path: str | Path) -> npt.NDArray[np.int32]:
+def _to_integers(pixels: npt.NDArray[np.float32], path: str | Path) -> npt.NDArray[np.int32]:
     if not np.isfinite(pixels).all() or (pixels != np.round(pixels)).any():
         raise ValueError(
             f"{path}: holds floating-point numbers from {np.nanmin(pixels)} to "

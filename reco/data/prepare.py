@@ -54,7 +54,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
         )
     pairs = _all_pairs(reader)
     target.mkdir(parents=True, exist_ok=True)
-    _claim(target, size)
+    _record_size(target, size)
     if isinstance(reader, FolderReader):
         write_text_whole(target / COPY_OF, json.dumps(reader.origin))
     index = target / FULL_SIZE_CLASSES
@@ -93,7 +93,7 @@ def _all_pairs(reader: FileReader) -> dict[str, Files]:
     return pairs
 
 
-def _claim(target: Path, size: tuple[int, int]) -> None:
+def _record_size(target: Path, size: tuple[int, int]) -> None:
     """Note the size of the copy, so that two sizes are never mixed."""
     note = target / RESIZED_TO
     if note.is_file():

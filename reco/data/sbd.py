@@ -28,7 +28,7 @@ def download_pascal(root: Path) -> None:
     if not (root / _VOC / "JPEGImages").is_dir():
         VOCSegmentation(root, year="2012", image_set="trainval", download=True)
     if not (root / _SBD / "cls").is_dir():
-        # torchvision moves the content of the archive right into the folder that it is given.
+        # torchvision unpacks the archive directly into the given folder.
         SBDataset(root / _SBD, image_set="train", mode="segmentation", download=True)
 
 

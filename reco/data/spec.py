@@ -64,8 +64,8 @@ def voc_palette(num_classes: int) -> Palette:
 def default_palette(num_classes: int) -> Palette:
     """A palette for any number of classes, readable for colour-blind people.
 
-    The first eight are Okabe and Ito's. Further ones are the same hues in other lightnesses, which
-    everybody sees: half-way to black, half-way to white, a quarter, three quarters, and so on.
+    The first eight are Okabe and Ito's. Further ones are the same hues in other lightnesses:
+    half-way to black, half-way to white, a quarter, three quarters, and so on.
     """
     colours = []
     for index in range(num_classes):
@@ -194,6 +194,6 @@ SUN = DatasetSpec(
         "bathtub",
         "bag",
     ),
-    # The files hold 0 for void and 1 to 37 for the classes: colour 0 is void's.
+    # The files hold 0 for void and 1 to 37 for the classes: colour 0 is that of void.
     palette=voc_palette(38)[1:],
 )

@@ -40,7 +40,7 @@ class Split:
     unlabelled: tuple[str, ...]  # sorted; the labelled ones again where all images serve as both
     images_per_class: dict[str, int]  # labelled images that hold the class
     seed: int
-    notes: tuple[str, ...] = ()  # what a reader of the numbers should know
+    notes: tuple[str, ...] = ()  # for the interpretation of results
 
     @cached_property
     def hash(self) -> str:
@@ -265,7 +265,7 @@ def few_shot(
 
 
 class _MaskIndex:
-    """Which classes each mask holds. A mask is read once, when first asked for."""
+    """Which classes each mask holds. A mask is read once, on first use."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

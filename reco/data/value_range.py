@@ -34,7 +34,7 @@ class _Content(NamedTuple):
 
     quantiles: npt.NDArray[np.float64]  # (channels, 1001)
     whole: bool  # integers
-    top: int | None  # highest value by the file's own information
+    top: int | None  # highest value by the file's header
 
 
 def wide_files(paths: Sequence[Path]) -> list[Path]:

@@ -31,7 +31,7 @@ class Background(Generic[_Item]):
         self._pool = ThreadPoolExecutor(most)
         self._under_way: deque[tuple[_Item, Future[None]]] = deque()
 
-    def do(self, item: _Item, work: Callable[[], None]) -> None:
+    def submit(self, item: _Item, work: Callable[[], None]) -> None:
         """Start ``work``. Raises what ``ended`` raises for an earlier item."""
         self._wait(self._most - 1)
         self._under_way.append((item, self._pool.submit(work)))

@@ -196,7 +196,7 @@ def _deviations(
     return found
 
 
-def _elsewhere(run: TrainedRun, split: str, images: str) -> bool:
+def _has_other_images(run: TrainedRun, split: str, images: str) -> bool:
     """Whether the images are in another ``dataset.root``, and not known to be those of the run."""
     before = run.trained_config.dataset
     if run.config.dataset.root == before.root:
@@ -223,7 +223,7 @@ def _write_or_warn(
     """Write an evaluation beside ``base``, under a distinct name; warn where that fails."""
     distinct: list[Any] = [content["deviations"]] if content["deviations"] else []
     images = content["images"]["fingerprint"]
-    if _elsewhere(run, content["split"], images):
+    if _has_other_images(run, content["split"], images):
         distinct.append(images)
     try:
         target = base.with_name(f"{base.name}-{content['split']}{_suffix(distinct)}.json")

@@ -42,7 +42,7 @@ _ENDINGS: dict[Format, str] = {
 # have more than one window, since tracing takes a size of 1 for a constant. Tracing costs the same
 # at every size.
 _EXAMPLE = (2, 1057, 1217)
-# A traced network refuses images whose feature map, a sixteenth of them, would be one pixel wide.
+# Traced networks fail on images whose feature map, a sixteenth of them, is one pixel wide.
 _SMALLEST = 17
 _RANDOM_IMAGES = ((96, 128), (75, 203))
 

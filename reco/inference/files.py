@@ -37,7 +37,7 @@ _OVERLAY = 4096
 # Of PNG, 0 to 9: half the time of the usual 6, for files a few percent larger.
 _COMPRESSION = 3
 # Errors of writing that are due to the name of the file, not to the disk.
-_OF_A_NAME = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
+_NAME_ERRORS = {errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENOTDIR}
 
 
 class FilesOutcome(NamedTuple):
@@ -89,7 +89,7 @@ def predict_files(
         inputs: files, folders (with all below them) and globs such as ``"photos/**/*.jpg"``.
         output: folder of the results; what lies in it is not taken as input.
         confidence: write the confidence too.
-        batch_size: images that the network labels at once where it sees them at one size.
+        batch_size: images that the network labels at once where their input size is the same.
 
     Raises:
         ValueError: nothing to do, or two images whose results would have one name.
@@ -113,7 +113,7 @@ def predict_files(
 
         def ended(found: ImageFile, result: Callable[[], object]) -> None:
             nonlocal predicted
-            with _noting(found, failures):
+            with _reporting(found, failures):
                 result()
                 predicted += 1
             bar.update()
@@ -122,7 +122,7 @@ def predict_files(
             for batch in _batches(predictor, others, batch_size, failures, bar):
                 for (found, array), result in zip(batch, _predict(predictor, batch), strict=True):
                     work = partial(_write, predictor, array, result, output, found, confidence)
-                    background.do(found, work)
+                    background.submit(found, work)
         for found in large:
             ended(found, partial(_label_large, predictor, found, output, confidence))
     return FilesOutcome(predicted, passed_over, failures, found_range)
@@ -218,11 +218,11 @@ def _batches(
     failures: list[str],
     bar: tqdm[Any],
 ) -> Iterator[list[tuple[ImageFile, npt.NDArray[np.uint8]]]]:
-    """Neighbouring images that the network sees at one size, read; failures are noted."""
+    """Read images, and group neighbours of one input size; failures are noted."""
     batch: list[tuple[ImageFile, npt.NDArray[np.uint8]]] = []
     for found in images:
         read: list[npt.NDArray[np.uint8]] = []
-        with _noting(found, failures):
+        with _reporting(found, failures):
             read.append(predictor.to_array(found.path))
         if not read:
             bar.update()
@@ -279,12 +279,12 @@ def _predict(
 
 
 @contextlib.contextmanager
-def _noting(found: ImageFile, failures: list[str]) -> Iterator[None]:
+def _reporting(found: ImageFile, failures: list[str]) -> Iterator[None]:
     """Report an error of one file; raise errors that concern all, such as a full disk."""
     try:
         yield
     except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        if isinstance(error, WriteError) and error.errno not in _OF_A_NAME:
+        if isinstance(error, WriteError) and error.errno not in _NAME_ERRORS:
             raise
         reason = str(error) or type(error).__name__
         named = isinstance(error, WriteError) or str(found.path) in reason

@@ -88,7 +88,7 @@ class Predictor:
 
         Args:
             image: a PIL image of any mode, a path, or uint8 ``(H, W)`` grey, ``(H, W, 3)`` RGB or
-                ``(H, W, 4)`` RGBA. What EXIF data say about its orientation is followed.
+                ``(H, W, 4)`` RGBA. EXIF orientation is applied.
 
         Raises:
             ValueError: a file that cannot be read, or an array of another kind.
@@ -97,7 +97,7 @@ class Predictor:
 
     @torch.no_grad()
     def predict_batch(self, images: Sequence[AnyImage]) -> list[Prediction]:
-        """Label several images: at once where the network sees them at one size."""
+        """Label several images: at once where their input size is the same."""
         arrays = [self.to_array(image) for image in images]
         inputs = [self.to_input(array) for array in arrays]
         one_size = len({tensor.shape for tensor in inputs}) == 1
@@ -140,11 +140,11 @@ class Predictor:
         return to_array(image, self.image_format)
 
     def input_size(self, image: npt.NDArray[np.uint8]) -> tuple[int, int]:
-        """(height, width) at which the network sees ``image``, ``(H, W, 3)``."""
+        """(height, width) of the network's input for ``image``, ``(H, W, 3)``."""
         return self.image_size or (image.shape[0], image.shape[1])
 
     def to_input(self, image: AnyImage) -> Tensor:
-        """What the network sees of ``image``: ``(3, h, w)`` uint8, resized as evaluations do."""
+        """The network's input for ``image``: ``(3, h, w)`` uint8, resized as in evaluations."""
         pixels = self.to_array(image)
         tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
         size = self.input_size(pixels)

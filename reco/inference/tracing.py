@@ -69,7 +69,7 @@ def _shifted_window_mask(self: Any, x: Tensor | None = None, **_: Any) -> Tensor
     """
     if not any(self.shift_size):
         return None
-    assert x is not None  # timm asks without it when a network is built, not when it runs
+    assert x is not None  # None only while timm builds a network
     (height, width), (rows, columns) = self.window_size, x.shape[1:3]
 
     def bands(extent: int, window: int, shift: int) -> Tensor:

@@ -50,7 +50,7 @@ class Views:
         cutmix_probability: of a box, as :func:`~reco.method.mixing.cutmix` takes it.
         cutmix_area: of a box, likewise.
         cutmix_aspect: of a box, likewise.
-        strong_views: V, how many views the student sees of each unlabelled image. They share the
+        strong_views: V, number of the student's views of each unlabelled image. They share the
             pseudo-label and the scale; mixing, colours, blur and flip differ.
         jitter: of the unlabelled images' colours, as
             :func:`~reco.method.augmentation.photometric_flip` takes it, as the next two.

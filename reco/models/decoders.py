@@ -61,7 +61,7 @@ class ASPP(nn.Module):
     """Atrous spatial pyramid pooling: ``(B, in_channels, ...)`` to ``(B, out_channels, ...)``.
 
     torchvision's ASPP but for the image-level branch, which has no batch norm here. On a 1×1 map
-    batch norm sees one value per image and channel: it refuses a batch of one, and in a batch of
+    batch norm has one value per image and channel: it fails on a batch of one, and in a batch of
     two it turns every channel into ±1, whatever the images show.
     """
 

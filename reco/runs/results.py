@@ -131,7 +131,7 @@ def read_results(
     images: Images | None = None,
     **identity: Any,
 ) -> list[Result]:
-    """The final figures of a run: on the split of its validations and, if asked for, another.
+    """The final figures of a run: on the split of its validations and optionally another.
 
     Args:
         folder: of the run.

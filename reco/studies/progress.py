@@ -54,7 +54,7 @@ class Progress:
 
     def refresh(self, run: StudyRun) -> bool:
         """Read the results of a run that no process writes to; returns whether it is finished."""
-        rows = read_results(run.folder, *self._end(run), **self._identity(run))
+        rows = read_results(run.folder, *self._criteria(run), **self._identity(run))
         if rows:
             self.finished[run.folder] = rows
         return bool(rows)
@@ -111,7 +111,7 @@ class Progress:
         for run in self.runs:
             if run.folder in self.finished:
                 rows += self.finished[run.folder]
-                classes += read_classes(run.folder, *self._end(run), **self._identity(run))
+                classes += read_classes(run.folder, *self._criteria(run), **self._identity(run))
                 images = self.images(run)
                 points += read_points(run.folder, images, **self._identity(run))
                 left_out = 0 if images is None else other_validations(run.folder, images)
@@ -162,7 +162,7 @@ class Progress:
                 self._images[key] = None
         return self._images[key]
 
-    def _end(self, run: StudyRun) -> tuple[int, str | None, Images | None]:
+    def _criteria(self, run: StudyRun) -> tuple[int, str | None, Images | None]:
         return run.config.train.iterations, self.study.test_split, self.images(run)
 
     def _identity(self, run: StudyRun) -> dict[str, Any]:

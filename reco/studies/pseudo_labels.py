@@ -27,7 +27,7 @@ from reco.runs.checkpoint import CheckpointError, TrainedRun
 _CELL = 4  # pixels of the image, a side
 
 
-class Supply(NamedTuple):
+class LabelStatistics(NamedTuple):
     """One class; all shares in %."""
 
     class_name: str
@@ -39,9 +39,9 @@ class Supply(NamedTuple):
 
 
 @torch.no_grad()
-def survey(
+def label_statistics(
     paths: Sequence[Path], *, overrides: Sequence[str] = (), device: str = "auto"
-) -> list[Supply]:
+) -> list[LabelStatistics]:
     """Compare pseudo-labels with the truth on the unlabelled images of the checkpoints' runs.
 
     Whole images, the teacher in eval mode; the pixels of several checkpoints are counted together.
@@ -65,7 +65,7 @@ def survey(
         config, reader = run.config, run.reader()
         network = run.network("teacher").to(chosen)
         if names and list(names) != list(reader.spec.class_names):
-            raise CheckpointError(f"{path}: other classes than {paths[0]}; survey it alone")
+            raise CheckpointError(f"{path}: other classes than {paths[0]}; count it alone")
         if not names:
             names = reader.spec.class_names
             matrices = [ConfusionMatrix(len(names), chosen) for _ in range(2)]
@@ -81,7 +81,7 @@ def survey(
             cells += _filled_cells(labels, len(names))
             matrices[0].update(pseudo, labels)
             matrices[1].update(pseudo, labels, confidence > config.reco.weak_threshold)
-    return _supplies(names, cells.cpu(), *(matrix.matrix.cpu() for matrix in matrices))
+    return _statistics(names, cells.cpu(), *(matrix.matrix.cpu() for matrix in matrices))
 
 
 def _filled_cells(labels: Tensor, num_classes: int) -> Tensor:
@@ -102,16 +102,16 @@ def _filled_cells(labels: Tensor, num_classes: int) -> Tensor:
     return torch.stack(found, 1)
 
 
-def _supplies(
+def _statistics(
     names: Sequence[str], cells: Tensor, everywhere: Tensor, sure: Tensor
-) -> list[Supply]:
+) -> list[LabelStatistics]:
     """From counts ``(2, C)`` of cells, and ``(C, C)`` of (truth, pseudo-label).
 
     The latter of all pixels, and of those above δ_w.
     """
     total = int(everywhere.sum())
     return [
-        Supply(
+        LabelStatistics(
             name,
             _percent(everywhere[c].sum(), total) or 0.0,
             _percent(cells[0, c], int(cells[1, c])),

@@ -40,7 +40,7 @@ def run_commands(run: StudyRun, study: Study, device: str = "") -> list[list[str
     Args:
         run: of the study.
         study: names the configuration that all runs start from.
-        device: to train on; what the configuration says where it is empty.
+        device: to train on; that of the configuration where it is empty.
     """
     overrides = run.config.overrides_over(load_config(study.config))
     on_device = [f"train.device={device}"] if device else []
@@ -65,7 +65,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
         study: what to run.
         overrides: ``key=value`` for all runs, such as ``dataset.root=…``.
         devices: one run at a time on each, e.g. ``cuda:0 cuda:1``; by default one at a time on
-            whatever ``train.device`` says.
+            ``train.device``.
 
     Returns:
         Whether every run is finished.
@@ -92,9 +92,9 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
                 for job in [job for job in jobs if job.process.poll() is not None]:
                     jobs.remove(job)
                     if job.process.returncode == 0 and job.following:
-                        jobs.append(_follow(job))
+                        jobs.append(_start_next(job))
                     else:
-                        _end(job, progress)
+                        _finish(job, progress)
                         free.append(job.device)
                 step = progress.iterations() - bar.n
                 bar.initial += min(step, 0)  # a run that was killed goes back to its checkpoint
@@ -136,7 +136,7 @@ def _start(run: StudyRun, device: str, progress: Progress) -> Job:
     return Job(run, device, start_command(command, log), following, log, log_start)
 
 
-def _follow(job: Job) -> Job:
+def _start_next(job: Job) -> Job:
     command, *following = job.following
     return job._replace(process=start_command(command, job.log), following=following)
 
@@ -150,7 +150,7 @@ def start_command(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(job: Job, progress: Progress) -> None:
+def _finish(job: Job, progress: Progress) -> None:
     """Note how a run ended, and write the results so far."""
     progress.running.discard(job.run.folder)
     if not progress.refresh(job.run):

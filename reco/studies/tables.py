@@ -51,7 +51,7 @@ def _caveat(pairs: int) -> str:
     if pairs >= _ENOUGH_PAIRS:
         return ""
     if pairs == 1:
-        return "A single pair tells nothing of chance."
+        return "A single pair does not show the effect of chance."
     return f"{pairs} pairs are too few to be sure: it takes {_ENOUGH_PAIRS} that agree."
 
 

@@ -18,7 +18,7 @@ class Due(NamedTuple):
 def due_after(iteration: int, config: TrainConfig, *, stopping: bool = False) -> Due:
     """What is due after ``iteration`` steps.
 
-    The last step brings all three. A run that was asked to stop writes a checkpoint and leaves a
+    After the last step all three are due. A run that is stopping writes a checkpoint and leaves a
     validation for its resumption.
     """
     last = iteration == config.iterations

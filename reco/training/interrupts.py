@@ -81,7 +81,7 @@ class StepRollback:
 
     def __init__(self, networks: Iterable[nn.Module], optimizer: torch.optim.Optimizer) -> None:
         buffers = [buffer for network in networks for buffer in network.buffers()]
-        # One call for each type of number: a call with several is a loop over the tensors.
+        # Grouped by dtype: a foreach call on mixed dtypes is a loop over the tensors.
         self._buffers: list[tuple[list[Tensor], list[Tensor]]] = []
         for dtype in {buffer.dtype for buffer in buffers}:
             of_dtype = [buffer for buffer in buffers if buffer.dtype == dtype]

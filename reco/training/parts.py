@@ -123,7 +123,7 @@ def _check_sync_batchnorm(config: Config, device: torch.device) -> None:
         raise ConfigError(
             f"train.sync_batchnorm = true: expected false, since train.device = "
             f"{config.train.device} means {device.type} here and batch statistics over all "
-            "processes need CUDA. Set train.sync_batchnorm=false (each process then uses its own "
+            "processes need CUDA. Set train.sync_batchnorm=false (each process then uses its "
             "share of the batch)"
         )
 
@@ -170,7 +170,7 @@ def with_value_range(config: Config, reader: Reader) -> Config:
 
 
 def build_views(config: Config, student: nn.Module) -> Views:
-    """What the student sees.
+    """Make the views of a run.
 
     Raises:
         ConfigError: dropout in a network that is no ``SegmentationNetwork``.

@@ -13,7 +13,7 @@ from reco.runs.checkpoint import Checkpoint
 def extended(
     config: Config, checkpoint: Checkpoint | None, folder: Path, iterations: int
 ) -> Config:
-    """``config`` at the length that ``--extend-to`` asks for."""
+    """``config`` with the length of ``--extend-to``."""
     if checkpoint is None:
         raise ConfigError(
             f"--extend-to {iterations}: {folder} holds no checkpoint to go on from; "
@@ -28,7 +28,7 @@ def extended(
     return replace(config, train=replace(config.train, iterations=iterations))
 
 
-def refusal(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:
+def resume_error(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:
     """Error text: why a run cannot be resumed, and what to do instead."""
     found = "; ".join(f"{key}: {there!r} -> {here!r}" for key, (there, here) in changed.items())
     if "train.iterations" in changed:

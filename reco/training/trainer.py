@@ -50,7 +50,7 @@ from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
 from reco.training.parts import RunParts, build_run
 from reco.training.profiling import StepProfiler
-from reco.training.resume import extended, refusal
+from reco.training.resume import extended, resume_error
 from reco.training.validation import Validation
 
 
@@ -113,9 +113,9 @@ class Trainer:
         parts: what it is made of, from :func:`reco.training.parts.build_run`.
         folder: of the run, as :func:`reco.runs.folder.run_path` gives it.
         resume: go on from the checkpoint in ``folder``; where there is none, start.
-        extend_to: resume, and make the run that long whatever its configuration says. The learning
-            rate falls towards the new end from there on, so that this is no run of that length
-            from the start.
+        extend_to: resume, and train to this iteration instead of the configuration's. The learning
+            rate falls towards the new end from there on, unlike in a run of that length from
+            the start.
         tensorboard: log for TensorBoard too, in ``folder/tensorboard``.
 
     Raises:
@@ -455,7 +455,7 @@ class Trainer:
         changed = before.differences(self.config)
         extended = extending and changed.pop("train.iterations", None) is not None
         if changed:
-            raise ConfigError(refusal(source, changed))
+            raise ConfigError(resume_error(source, changed))
         if checkpoint["split"]["hash"] != self.parts.split.hash:
             raise ConfigError(
                 f"--resume: {source} was trained on split {checkpoint['split']['hash']}, the data "
@@ -479,7 +479,7 @@ class Trainer:
                 save_latest(self._state(), self.folder.path)  # with the new length
 
     def _stopping(self) -> bool:
-        """Whether a signal asked to stop; ranks agree on it when they log."""
+        """Whether a stop signal has come; ranks agree on it when they log."""
         if distributed.is_active() and self.iteration % self.config.train.log_every:
             return False
         return distributed.any_rank(self.stop_signal is not None, self.device)

@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _image_of(path: Path, content: dict[str, Any], images: Images) -> Path | None:
-    """The image of a JSON file: where ``imagePath`` says, else the one with the JSON's name."""
+    """The image of a JSON file: by ``imagePath``, else by the name of the JSON file."""
     name = str(content["imagePath"]).replace("\\", "/")
     at = [path.parent / name, *(path.with_suffix(ending) for ending in sorted(IMAGE_ENDINGS))]
     found = (images.at(candidate) for candidate in at)

@@ -38,8 +38,8 @@ class ImportOptions:
         empty: how to label an annotated image without any area.
         images: folder of the images, where it is not beside the annotations.
         unlabelled: folders of further images without annotations.
-        val_share: share of the labelled images that is kept for validation, where the source does
-            not say which; at least one.
+        val_share: share of the labelled images that is kept for validation, where the source has
+            no split; at least one.
         copy: copy the images instead of linking them.
     """
 
@@ -72,9 +72,9 @@ class Annotated:
     Args:
         image: its file.
         name: path of the result without ending, below the folder of its split.
-        size: (width, height) for which the annotations were made; ``None``: not said.
-        rasterise: makes the labels, of ``size`` where that is said, else of the size given to it.
-        split: ``train``, ``val`` or ``test`` where the source says which.
+        size: (width, height) for which the annotations were made; ``None``: unknown.
+        rasterise: makes the labels, at ``size`` where it is known, else at the given size.
+        split: ``train``, ``val`` or ``test``, where the source has one.
         embedded: reads the image out of ``image``, where that is the annotation file itself.
     """
 

@@ -31,7 +31,7 @@ class WaitingCopyError(RuntimeError):
     """A copy to the GPU for which the host waits."""
 
 
-class Paper(FakeTensorMode):
+class FakeGpu(FakeTensorMode):
     """Fake tensors of the CPU can be read, as on the host of a GPU: their numbers are 0.
 
     A copy to the GPU that waits is refused, unless ``copies_may_wait``, as while a run is built.
@@ -50,7 +50,7 @@ class Paper(FakeTensorMode):
         return super().dispatch(func, types, args, kwargs)
 
     def __deepcopy__(self, memo):
-        return self  # a copied tensor stays on the same paper
+        return self  # a copied tensor stays in the same mode
 
 
 class Step:
@@ -58,7 +58,7 @@ class Step:
 
     Args:
         config: as :func:`reco.config.load_config` gives it.
-        device: ``cuda`` within :class:`Paper`, or ``cpu``.
+        device: ``cuda`` within :class:`FakeGpu`, or ``cpu``.
     """
 
     def __init__(self, config, device):
@@ -112,9 +112,9 @@ def count(batch: int) -> dict[str, int]:
     sizes = [f"train.{which}_batch_size={batch}" for which in ("labelled", "unlabelled")]
     overrides = [*sizes, "dataset.scale_range=[0.5,1.5]"]
     found = {}
-    with Paper() as paper:
+    with FakeGpu() as fake_gpu:
         step = Step(load_config("camvid_5shot.yaml", overrides), "cuda")
-        paper.copies_may_wait = False
+        fake_gpu.copies_may_wait = False
         with Operators() as operators:
             results = step.forward()
         found["forward"] = operators.calls.total()
@@ -131,7 +131,7 @@ def count(batch: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("batch", [2, 10])
-def test_a_step_on_paper(batch):
+def test_operators_of_a_step(batch):
     """The bounds are a tenth above what there is: a loop over images or classes breaks them."""
     found = count(batch)
     assert all(found[part] <= bound for part, bound in BOUNDS.items()), found
@@ -149,16 +149,16 @@ def test_a_step_on_paper(batch):
         (lambda tensor: tensor + torch.ones(3).to("cuda"), WaitingCopyError),
     ],
 )
-def test_paper_shows_missteps(misstep, error):
-    with Paper() as paper:
-        paper.copies_may_wait = False
+def test_missteps_raise(misstep, error):
+    with FakeGpu() as fake_gpu:
+        fake_gpu.copies_may_wait = False
         with pytest.raises(error):
             misstep(torch.empty(3, device="cuda"))
 
 
-def test_paper_lets_the_host_read_its_own_numbers():
-    with Paper() as paper:
-        paper.copies_may_wait = False
+def test_the_host_may_read_tensors_of_the_cpu():
+    with FakeGpu() as fake_gpu:
+        fake_gpu.copies_may_wait = False
         assert torch.rand(3).tolist() == [0, 0, 0]
         assert int(torch.randint(24, ())) == 0
         assert torch.rand(3).to("cuda", non_blocking=True).device.type == "cuda"
