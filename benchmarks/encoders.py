@@ -97,7 +97,7 @@ _MEMBERS = {
     "vovnet": "ese_vovnet19b_slim",
     "xcit": "xcit_nano_12_p16_224",
 }
-_MOST_SECONDS = 60  # of the processor, to train and again to export
+_MOST_SECONDS = 60  # processor time for training, and again for the export
 _STEP_SIZE = (97, 131)
 _EXPORTED_AT = ((97, 131), (160, 224))  # the second differs from the traced size
 
@@ -110,7 +110,7 @@ class Trial(NamedTuple):
     kind: str
     strides: str  # of the maps that the decoder gets
     million_parameters: str  # of the encoder
-    trains: str  # "yes", or why not
+    trains: str  # "yes", or the error
     exports: str  # likewise, to a .pt2 for all sizes
     agreement: str  # share of pixels with one label before and after export, at two sizes
     timm: str = timm.__version__

@@ -88,7 +88,7 @@ class Plan(NamedTuple):
     loss: Size
     step: Sequence[str]  # overrides of the configuration
     training: Sequence[str]
-    images: int  # to compare precisions on
+    images: int  # number of images to compare precisions
 
 
 def measure_loss(plan: Plan) -> list[Row]:
@@ -132,7 +132,7 @@ def measure_busy(plan: Plan) -> list[Row]:
         config = load_config(_CONFIG, [*plan.step, f"train.device={plan.device}"])
         trainer = Trainer(build_run(config), Path(folder))
         batches = trainer.batches()
-        for batch in islice(batches, 5):  # these warm up
+        for batch in islice(batches, 5):  # warm-up
             trainer.train_step(*batch)
         torch.cuda.synchronize(plan.device)
         start = time.perf_counter()
@@ -206,7 +206,7 @@ def measure_all(plan: Plan, minutes: float) -> list[Row]:
             continue
         try:
             rows += measure(plan)
-        except Exception as error:  # a device that has never been tried may fail anywhere
+        except Exception as error:  # becomes a row of the table
             reason = (str(error) or type(error).__name__).splitlines()[0]
             rows.append(Row(name, "failed", f"{type(error).__name__}: {reason}"))
     return rows

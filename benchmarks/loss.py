@@ -119,7 +119,7 @@ def benchmark_loss(
                 # In turn with the loss once more: memory that the loop has freed speeds up both.
                 pair = {REFERENCE: _reference_step(size, device), BESIDE: steps[CHANNELS_LAST]}
                 seconds |= alternate(pair, 3)
-            del steps  # the memory that they hold
+            del steps  # frees their memory
             measured = memory and not sweep
             timings = [
                 Timing(
@@ -230,7 +230,7 @@ def peak_memory(size: Size, what: str, device: torch.device) -> int | None:
     """Most bytes that a step holds at a time beside its inputs; None if not measurable."""
     if device.type == "cuda":
         step = _step_called(what, size, device)
-        step()  # compiles, and lets libraries allocate what they keep
+        step()  # compilation and one-time allocations of libraries
         return peak_bytes(step, device)
     # In a new process: reused memory of an earlier step would not be measured.
     context = multiprocessing.get_context("spawn")

@@ -17,7 +17,7 @@ How it works, top to bottom:
 
 With torch.distributed the buckets of all ranks form one table in the order (bucket, rank), which
 is the order that one process would get from the joined batch. Every rank samples the same
-positions, contributes the rows it owns, and answers for the queries it owns.
+positions, contributes the rows it owns, and computes the terms of the queries it owns.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class PixelTable(NamedTuple):
         """Rows of this rank at ``positions`` of the joint table, and whether they are this rank's.
 
         Positions of other ranks' pixels, or past the last one, give some row of this rank's and
-        ``False``: shapes never depend on who owns what.
+        ``False``, so that shapes do not depend on the data.
         """
         world = self.counts.shape[0]
         if world == 1:
@@ -181,7 +181,7 @@ def class_means(
         sums = sums.index_add(0, run * (num_classes + 1) + labels.flatten(), rows)
         sums = sums.view(-1, num_classes + 1, rows.shape[1]).sum(0)[:-1]
     else:
-        # Products with the one-hot labels, in either layout: no atomics fighting over C rows.
+        # Products with the one-hot labels, in either layout, without atomic additions to C rows.
         classes = torch.arange(num_classes, device=labels.device)
         sums = torch.zeros(1, dtype=dtype, device=labels.device)
         for vectors, vector_labels in zip(
@@ -276,7 +276,7 @@ def sample_negatives(
     Args:
         table: from :func:`sort_pixels`.
         probabilities: ``(S, C)`` of the classes, one row for each set; from
-            :func:`negative_class_probabilities`. What a row of zeros gives means nothing.
+            :func:`negative_class_probabilities`. A row of zeros gives arbitrary pixels.
         num_negatives: K.
         generator: makes the sample repeatable.
 
@@ -288,7 +288,7 @@ def sample_negatives(
     total = cumulative[:, -1:].contiguous()
     # The first class whose cumulative probability exceeds the number is never one of probability 0.
     # Rounding may lift a number to the total itself, so the last class with a chance is the limit;
-    # where a broken network made all of it NaN, any class will do.
+    # where all probabilities are NaN, the class is arbitrary.
     last = torch.searchsorted(cumulative, total).clamp(max=probabilities.shape[1] - 1)
     sampled = torch.searchsorted(cumulative, which_class * total, right=True).minimum(last)
     pixels = table.bucket_counts().sum(1)
@@ -356,7 +356,7 @@ def reco_loss_with_statistics(
             key_counts,
             joint=joint,
         )
-        with torch.no_grad():  # who is confused with whom (Eq. 3), and the sample of queries
+        with torch.no_grad():  # the relation graph (Eq. 3), and the sample of queries
             graph = relation_graph(means)
             probabilities = negative_class_probabilities(
                 graph,
@@ -406,7 +406,7 @@ def reco_loss_with_statistics(
         total = weights.sum()
         loss = (terms.sum(1) / num_queries * weights).sum() / torch.where(total > 0, total, 1.0)
         if joint:
-            # A rank answers for its own queries: averaging over ranks, as DDP does, sums them.
+            # A rank has the terms of its queries: the average over ranks, as of DDP, is their sum.
             loss = loss * distributed.world_size()
 
         with torch.no_grad():
@@ -613,11 +613,11 @@ class ReCoLoss(nn.Module):
 
 
 def label_confidence(logits: Tensor, labels: Tensor) -> Tensor:
-    """Probability that the classifier gives each pixel's own label: ŷ of Eq. 4.
+    """Probability that the classifier gives the label of each pixel: ŷ of Eq. 4.
 
     Args:
         logits: ``(B, C, h', w')``; resized bilinearly to the labels' size if it differs.
-        labels: ``(B, h, w)`` int64; C where the pixel is ignored, and the answer means nothing.
+        labels: ``(B, h, w)`` int64; C where the pixel is ignored and the result arbitrary.
     """
     logits = logits.to(_exact(logits))
     if logits.shape[2:] != labels.shape[1:]:
@@ -638,7 +638,7 @@ def _against_negatives(
 
     The keys of all groups may be C * Q * K * D numbers, so they are sampled, used and freed some
     groups at a time. They carry no gradient: all that a query needs of them afterwards is the
-    gradient of its own log-sum-exp, the mean of its keys weighted by their softmax.
+    gradient of its log-sum-exp, the mean of its keys weighted by their softmax.
 
     Args:
         queries: ``(G, q, D)``, of length one.
@@ -729,7 +729,7 @@ def _take(representations: Tensor, rows: Tensor) -> Tensor:
     """Representations of the pixels ``rows``, ``(*rows.shape, D)``, in at least float32.
 
     Neither layout is copied, and the gradient comes in the same one. Not by ``pixels[rows]``,
-    whose gradient on the CPU is summed in the order in which threads come: no two runs alike.
+    whose gradient on the CPU is summed in a nondeterministic order.
     """
     num_channels = representations.shape[1]
     if _is_channels_last(representations):

@@ -1,7 +1,7 @@
-"""Eq. 1-4 of the paper read aloud: loops over classes and queries, nothing shared with `loss.py`.
+"""Eq. 1-4 of the paper as loops over classes and queries, without code of `loss.py`.
 
-Slow on purpose. The tests hold :class:`reco.loss.ReCoLoss` against it, given the same pixels, and
-the benchmark measures how much faster the loss is.
+The tests compare :class:`reco.loss.ReCoLoss` with it, given the same pixels, and the benchmark
+measures how much faster the loss is.
 
 Shapes:
     B images; C classes; D representation channels; h x w feature map; H x W label size;

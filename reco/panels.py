@@ -30,8 +30,8 @@ _RIGHT, _WRONG = (222, 222, 222), (200, 30, 30)
 # Dark blue to yellow (viridis): ordered in lightness, also for the colour-blind.
 _RAMP = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
 _GAP = 8
-_WIDTH = 240  # pixels that a picture of a panel takes at least, about
-_MASK_WIDTH = 480  # at most, in a panel of labels
+_WIDTH = 240  # approximate least width of an image in a panel, in pixels
+_MASK_WIDTH = 480  # greatest width in a panel of labels
 
 
 class PredictedImage(NamedTuple):

@@ -120,7 +120,7 @@ class ClassTable:
             classes[grey * _GREY != values] = _UNKNOWN
             return classes
         if mask.kind == "bit" and 1 not in self.named and self.named.get(255, IGNORE) != IGNORE:
-            values = values * np.uint8(255)  # white, in a file that was made smaller
+            values = values * np.uint8(255)  # white, in a file reduced to one bit
         if values.dtype == np.uint8:
             classes = self._of_value[1 - _LOWEST : 257 - _LOWEST][values]
         else:

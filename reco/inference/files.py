@@ -102,7 +102,7 @@ def predict_files(
     for failure in failures:
         _report(failure)
     found_range = None
-    if predictor.image_format.value_range is None:  # one for all files, not one for each
+    if predictor.image_format.value_range is None:  # find one range for all files
         paths = [found.path for found in images if found.path.is_file()]
         found_range = find_value_range(paths, predictor.image_format.channels)
         predictor = copy(predictor)
@@ -240,7 +240,7 @@ def _batches(
 def _is_large(path: Path) -> bool:
     try:
         _, (height, width) = image_size(path)
-    except ValueError:  # reading it reports it
+    except ValueError:  # reported when it is read
         return False
     return height * width > _LARGE
 

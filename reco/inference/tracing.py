@@ -38,7 +38,7 @@ def traceable() -> Iterator[None]:
 def _same_padding(size: int, kernel: int, stride: int, dilation: int = 1) -> Any:
     """TensorFlow's "same" padding in whole numbers; timm's goes through a quotient and its ceil."""
     extent = (kernel - 1) * dilation + 1
-    rest = size - 1 - (size - 1) // stride * stride  # what the last window leaves of a stride
+    rest = size - 1 - (size - 1) // stride * stride  # remainder of (size - 1) / stride
     if extent >= stride:
         return extent - 1 - rest
     # max(extent - 1 - rest, 0) without a max: torch 2.6 cannot trace that of symbolic sizes.

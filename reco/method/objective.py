@@ -31,7 +31,7 @@ class Losses(NamedTuple):
     total: Tensor
     supervised: Tensor
     unsupervised: Tensor  # weighted by η of each image, or over confident pixels alone
-    reco: Tensor  # times its weight
+    reco: Tensor  # multiplied by `reco_weight`
 
 
 class StepStatistics(NamedTuple):

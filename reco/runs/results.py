@@ -39,7 +39,7 @@ class Result(NamedTuple):
     iterations: int
     split: str
     student_miou: float
-    teacher_miou: float | None  # None for a supervised run, as the next but one
+    teacher_miou: float | None  # None for a supervised run
     student_boundary_miou: float
     teacher_boundary_miou: float | None
     rare_miou: float  # over the rarest third of the classes, of the main network
@@ -82,7 +82,7 @@ class Point(NamedTuple):
     miou: float
     boundary_miou: float
     rare_miou: float
-    eta: float | None  # None without unlabelled images, as the next
+    eta: float | None  # as the next, None without unlabelled images
     pseudo_accuracy: float | None
     relation_to_confusion: float | None  # rank correlation in [-1, 1]; None without ReCo
     top_share: float | None  # of a class's confused pixels, those with its two closest classes

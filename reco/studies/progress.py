@@ -39,8 +39,8 @@ class Progress:
 
     study: Study
     runs: Sequence[StudyRun]
-    running: set[Path] = field(default_factory=set)  # folders, as in the next two
-    failed: dict[Path, str] = field(default_factory=dict)  # why
+    running: set[Path] = field(default_factory=set)  # folders of runs
+    failed: dict[Path, str] = field(default_factory=dict)  # folder -> error
     finished: dict[Path, list[Result]] = field(default_factory=dict)
     # By data set, the fingerprints of the evaluated images; None: the data are not on this machine.
     _images: dict[str, Images | None] = field(default_factory=dict)

@@ -24,18 +24,18 @@ from reco.method.objective import nearest_pixels
 from reco.metrics import ConfusionMatrix
 from reco.runs.checkpoint import CheckpointError, TrainedRun
 
-_CELL = 4  # pixels of the image, a side
+_CELL = 4  # side of a cell, in pixels of the image
 
 
 class LabelStatistics(NamedTuple):
     """One class; all shares in %."""
 
     class_name: str
-    truth: float  # of all pixels
-    of_cell: float | None  # of the pixels of cells with this label; None: no cell
-    pseudo_labels: float  # of all pixels
+    truth: float  # true pixels of the class, of all pixels
+    of_cell: float | None  # its pixels, of those of the cells with its label; None: no cell
+    pseudo_labels: float  # pseudo-labels of the class, of all pixels
     above_weak: float | None  # of these pseudo-labels, those ReCo may take; None: there are none
-    right: float | None  # of those above δ_w
+    right: float | None  # right ones, of those above δ_w
 
 
 @torch.no_grad()

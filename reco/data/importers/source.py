@@ -94,7 +94,7 @@ class Annotations:
     annotated: list[Annotated]
     unlabelled: list[tuple[Path, PurePosixPath]]  # images and their names, as above
     notes: list[str] = field(default_factory=list)  # one line each, for the user
-    left_out: list[str] = field(default_factory=list)  # likewise: what was not imported, and why
+    left_out: list[str] = field(default_factory=list)  # what was not imported, and why
 
 
 class Classes(NamedTuple):
