@@ -765,7 +765,6 @@ def _add_network(parser: ArgumentParser) -> None:
 
 
 def _add_mode(parser: ArgumentParser) -> None:
-    """Options of :class:`InferenceMode`."""
     add = parser.add_argument
     add("--window", nargs=2, type=int, metavar=("H", "W"), help="slide a window of this size")
     add("--overlap", type=float, help="share of the window (default 0.5)")

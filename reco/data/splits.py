@@ -288,7 +288,6 @@ class _MaskIndex:
             return frozenset()
 
     def of_all(self, ids: Sequence[str]) -> list[frozenset[int]]:
-        """Classes of many masks."""
         unread = [id for id in ids if id not in self._known]
         self._known.update(zip(unread, in_threads(self._read, unread, title=_TITLE), strict=True))
         return [self._known[id] for id in ids]

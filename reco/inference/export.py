@@ -270,7 +270,6 @@ def trace(deployable: Deployable) -> torch.export.ExportedProgram:
 def _write_pt2(
     program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """Write, read again, and return what runs it."""
     extra_files = {"metadata.json": json.dumps(metadata)}
     write_binary_whole(path, lambda file: torch.export.save(program, file, extra_files=extra_files))
     run: Callable[[Tensor], Tensor] = torch.export.load(path).module()
@@ -291,7 +290,6 @@ def _require_onnx() -> None:
 def _write_onnx(
     program: torch.export.ExportedProgram, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """Write, read again with onnxruntime, and return what runs it."""
     import onnx
     import onnxruntime
 
@@ -322,7 +320,6 @@ def _name_axes(graph: Any) -> None:
 def _write_state(
     deployable: Deployable, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
-    """Write, build the network anew from what was written, and return what runs it."""
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
     described = _of_bare_network(metadata, deployable)
     write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
@@ -335,7 +332,6 @@ def _write_state(
 def _write_hub(
     deployable: Deployable, folder: Path, metadata: dict[str, Any], card: str
 ) -> Callable[[Tensor], Tensor]:
-    """Write Hugging Face's layout, read it again, and return what runs it."""
     write_pretrained(deployable.network, _of_bare_network(metadata, deployable), card, folder)
     rebuilt = Deployable(Pretrained.read(folder).network, input=deployable.input)
     return torch.no_grad()(rebuilt)

@@ -200,7 +200,6 @@ class DeepLabV3Plus(SegmentationNetwork):
 
 
 def _head(in_channels: int, channels: int, out_channels: int) -> nn.Sequential:
-    """A head: the classifier or the representation head."""
     return nn.Sequential(
         conv_bn_relu(in_channels, channels, kernel_size=3),
         nn.Conv2d(channels, out_channels, kernel_size=1),

@@ -406,7 +406,6 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def _main(figures: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Figures of the main network."""
     main: Mapping[str, Any] = figures.get("teacher", figures["student"])
     return main
 

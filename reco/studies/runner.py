@@ -151,7 +151,6 @@ def start_command(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def _finish(job: Job, progress: Progress) -> None:
-    """Note how a run ended, and write the results so far."""
     progress.running.discard(job.run.folder)
     if not progress.refresh(job.run):
         printed = job.log.read_bytes()[job.log_start :].decode("utf-8", errors="replace")

@@ -47,7 +47,6 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
 
 
 def _caveat(pairs: int) -> str:
-    """The limits of a number of pairs."""
     if pairs >= _ENOUGH_PAIRS:
         return ""
     if pairs == 1:

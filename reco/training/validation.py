@@ -79,7 +79,6 @@ class Validation:
         return results
 
     def _write_panel(self, result: Evaluation, title: str, iteration: int) -> None:
-        """Write a panel of the first images of the split."""
         rows = []
         for index, (prediction, confidence) in sorted(result.examples.items()):
             image, label, _ = self.data[index]
