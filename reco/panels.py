@@ -100,11 +100,11 @@ def panel(rows: Sequence[PredictedImage], spec: DatasetSpec, *, title: str = "")
 def label_panel(
     rows: Sequence[tuple[Pixels, Pixels]], table: ClassTable, *, title: str = ""
 ) -> Image.Image:
-    """Images, the same under their masks, and the masks, with what stands for each class.
+    """Images, the same under their masks, and the masks, with the values or colours of each class.
 
     Args:
         rows: image ``(H, W, 3)`` and its labels ``(H, W)``; at least one.
-        table: classes, and what stands for them in the masks.
+        table: classes, and their values or colours in the masks.
         title: a line above.
     """
     palette = table.spec.palette

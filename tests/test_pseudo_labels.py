@@ -96,7 +96,7 @@ def test_ids_are_those_of_split_json(checkpoint):
     content, of_earlier_version = load_checkpoint(checkpoint), label_statistics([checkpoint])
     ids = tuple(content["split"]["labelled"]), tuple(content["split"]["unlabelled"])
     split = Split(*ids, images_per_class={"sky": 2}, seed=0)
-    save_checkpoint({**content, "split": split.about()}, checkpoint)
+    save_checkpoint({**content, "split": split.summary_dict()}, checkpoint)
     with pytest.raises(CheckpointError, match=r"split.json: lists the images .* cannot be read"):
         label_statistics([checkpoint])
     listed = checkpoint.with_name("split.json")

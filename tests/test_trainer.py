@@ -21,7 +21,7 @@ from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
-from reco.runs.folder import run_path, sole_use
+from reco.runs.folder import exclusive_use, run_path
 from reco.training.meter import Meter, RelationMeter
 from reco.training.parts import build_objective, build_run
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
@@ -80,7 +80,7 @@ def test_a_run_leaves_all_one_needs(tiny, tmp_path):
         assert word in outcome.summary()
     last, previous = (load_checkpoint(folder / f"{name}.pt") for name in ("last", "previous"))
     assert (last["iteration"], previous["iteration"]) == (4, 2)
-    assert last["split"] == split.about()
+    assert last["split"] == split.summary_dict()
     assert not {"labelled", "unlabelled"} & last["split"].keys()  # may be millions
     assert load_checkpoint(folder / "best.pt")["chosen_on"] == "val"
     assert "chosen_on" not in last
@@ -318,10 +318,10 @@ def test_a_run_is_one_process_at_a_time(tmp_path):
     order = context.SimpleQueue()
 
     def second():
-        with sole_use(folder):
+        with exclusive_use(folder):
             order.put("second")
 
-    with sole_use(folder):
+    with exclusive_use(folder):
         process = context.Process(target=second)
         process.start()
         process.join(timeout=0.3)

@@ -64,7 +64,7 @@ def open_dataset(config: DatasetConfig) -> Reader:
             layout=Layout(
                 config.images, config.masks, config.unlabelled, config.validation, config.test
             ),
-            image_format=ImageFormat.of(config),
+            image_format=ImageFormat.from_config(config),
             turn_masks=config.turn_masks,
         )
     return _OFFICIAL[config.name](config.root)

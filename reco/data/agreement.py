@@ -29,10 +29,10 @@ def check_masks(contents: Iterable[MaskContent], table: ClassTable) -> None:
     masks = sorted(contents, key=lambda content: content.path)
     if not table.by_colour:
         _check_palettes(masks, table)
-        _check_two_ways(masks, table)
+        _check_encodings(masks, table)
 
 
-def two_ways(contents: Iterable[MaskContent], table: ClassTable) -> list[str]:
+def several_encodings(contents: Iterable[MaskContent], table: ClassTable) -> list[str]:
     """Classes whose values (or colours) never meet in one mask: a line for each class."""
     masks = [set(content.values) for content in contents]
     lines = []
@@ -51,9 +51,9 @@ def two_ways(contents: Iterable[MaskContent], table: ClassTable) -> list[str]:
 def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
     """Files of ``first`` and ``second`` with the same content. Files of one size alone are read."""
     by_size: dict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
-    for place, paths in enumerate((first, second)):
+    for side, paths in enumerate((first, second)):
         for path in paths:
-            by_size[path.stat().st_size][place].append(path)
+            by_size[path.stat().st_size][side].append(path)
     pairs = []
     for size, (here, there) in by_size.items():
         if not size or not here or not there:
@@ -63,8 +63,8 @@ def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[P
     return sorted(pairs)
 
 
-class _Place(NamedTuple):
-    """Where an index, or a grey value, was seen with a colour."""
+class _Entry(NamedTuple):
+    """An index or grey value in a mask, and its colour."""
 
     number: int
     colour: int
@@ -81,40 +81,40 @@ def _check_palettes(masks: Sequence[MaskContent], table: ClassTable) -> None:
     coloured = [m for m in masks if m.kind == "index" and not _is_identity(m)]
     if not coloured:
         return
-    by_index: dict[int, _Place] = {}
-    by_colour: dict[int, _Place] = {}
+    by_index: dict[int, _Entry] = {}
+    by_colour: dict[int, _Entry] = {}
     several = _colours_of_several_indices(coloured)
     for mask in coloured:
-        for place in _places(mask):
-            before = by_index.setdefault(place.number, place)
-            if before.colour != place.colour:
-                _raise_mismatch(before, place, coloured, table)
-            before = by_colour.setdefault(place.colour, place)
-            if before.number != place.number and place.colour not in several:
-                _raise_mismatch(before, place, coloured, table)
+        for entry in _entries(mask):
+            before = by_index.setdefault(entry.number, entry)
+            if before.colour != entry.colour:
+                _raise_mismatch(before, entry, coloured, table)
+            before = by_colour.setdefault(entry.colour, entry)
+            if before.number != entry.number and entry.colour not in several:
+                _raise_mismatch(before, entry, coloured, table)
     greys = [m for m in masks if m.kind == "value" or (m.kind == "index" and _is_identity(m))]
-    grey_places = {i: _Place(i, i * _GREY, m) for m in greys for i in m.values if 0 <= i < 256}
+    grey_entries = {i: _Entry(i, i * _GREY, m) for m in greys for i in m.values if 0 <= i < 256}
     for mask in coloured:
         if any(colour % _GREY for colour in mask.palette):
             continue
-        moved = next(place for place in _places(mask) if place.colour != place.number * _GREY)
-        if grey_places:
-            other = grey_places.get(moved.number) or next(iter(grey_places.values()))
+        moved = next(entry for entry in _entries(mask) if entry.colour != entry.number * _GREY)
+        if grey_entries:
+            other = grey_entries.get(moved.number) or next(iter(grey_entries.values()))
             _raise_mismatch(other, moved, [*greys, mask], table)
-        if all(place.colour // _GREY in table.named for place in _places(mask)):
+        if all(entry.colour // _GREY in table.named for entry in _entries(mask)):
             # Values of the table in another order, as an optimiser of file sizes leaves them.
             _raise_mismatch(moved, moved, [mask], table)
 
 
 def _raise_mismatch(
-    first: _Place, second: _Place, masks: Sequence[MaskContent], table: ClassTable
+    first: _Entry, second: _Entry, masks: Sequence[MaskContent], table: ClassTable
 ) -> None:
-    but = f"{first.number} is {colour_name(first.colour)} in {first.mask.path}"
-    palettes = f"{_shown(second.mask)}; {_shown(first.mask)}"
+    conflict = f"{first.number} is {colour_name(first.colour)} in {first.mask.path}"
+    palettes = f"{_palette_text(second.mask)}; {_palette_text(first.mask)}"
     if first is second:
-        but = f"that is the grey value {first.colour // _GREY}, which stands for a class too"
-        palettes = _shown(first.mask)
-    colours = sorted({place.colour for mask in masks for place in _places(mask)})
+        conflict = f"that is the grey value {first.colour // _GREY}, which stands for a class too"
+        palettes = _palette_text(first.mask)
+    colours = sorted({entry.colour for mask in masks for entry in _entries(mask)})
     quoted = [f'"{colour_name(colour)}"' for colour in colours]
     names = table.spec.class_names
     if table.spec.name != "folder":
@@ -126,26 +126,26 @@ def _raise_mismatch(
         remedy = f"Map these colours in dataset.classes: {join_first(quoted)}"
     raise ValueError(
         f"{second.mask.path}: {second.number} is {colour_name(second.colour)} in its palette, but "
-        f"{but}, so that the index cannot be the class. Palettes: {palettes}. {remedy}"
+        f"{conflict}, so that the index cannot be the class. Palettes: {palettes}. {remedy}"
     )
 
 
-def _shown(mask: MaskContent) -> str:
+def _palette_text(mask: MaskContent) -> str:
     if mask.kind != "index":
         return "grey values"
     return join_first([f"{i} {colour_name(c)}" for i, c in enumerate(mask.palette)])
 
 
-def _places(mask: MaskContent) -> list[_Place]:
+def _entries(mask: MaskContent) -> list[_Entry]:
     """Index and colour of the palette entries, or greys, that a mask uses."""
     if mask.kind == "index":
         known = (i for i in mask.values if i < len(mask.palette))
-        return [_Place(i, mask.palette[i], mask) for i in known]
-    return [_Place(i, i * _GREY, mask) for i in mask.values if 0 <= i < 256]
+        return [_Entry(i, mask.palette[i], mask) for i in known]
+    return [_Entry(i, i * _GREY, mask) for i in mask.values if 0 <= i < 256]
 
 
 def _is_identity(mask: MaskContent) -> bool:
-    return all(place.colour == place.number * _GREY for place in _places(mask))
+    return all(entry.colour == entry.number * _GREY for entry in _entries(mask))
 
 
 def _colours_of_several_indices(masks: Iterable[MaskContent]) -> set[int]:
@@ -153,14 +153,14 @@ def _colours_of_several_indices(masks: Iterable[MaskContent]) -> set[int]:
     found: set[int] = set()
     for mask in masks:
         seen: set[int] = set()
-        for place in _places(mask):
-            if place.colour in seen:
-                found.add(place.colour)
-            seen.add(place.colour)
+        for entry in _entries(mask):
+            if entry.colour in seen:
+                found.add(entry.colour)
+            seen.add(entry.colour)
     return found
 
 
-def _check_two_ways(masks: Sequence[MaskContent], table: ClassTable) -> None:
+def _check_encodings(masks: Sequence[MaskContent], table: ClassTable) -> None:
     """Raise where 255 is void by default, but may be the object."""
     if 255 not in table.implied or table.spec.num_classes != 2:
         return

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
-from reco.data.agreement import check_masks, two_ways
+from reco.data.agreement import check_masks, several_encodings
 from reco.data.class_table import ClassTable, join_first
 from reco.data.folder import FolderReader
 from reco.data.images import orientation
@@ -61,15 +61,15 @@ class Report:
         labelled = [split for split in self.pixels if self.images[split]]
         lines = [f"{split}: {count} images" for split, count in self.images.items()]
         classes = [*enumerate(self.table.spec.class_names), (IGNORE, "(void)")]
-        stands = [self.table.describe(index) or "nothing" for index, _ in classes]
+        values = [self.table.describe(index) or "nothing" for index, _ in classes]
         width = max(len("class"), *(len(name) for _, name in classes)) + 2
-        second = max(map(len, ("in the masks", *stands))) + 2
+        second = max(map(len, ("in the masks", *values))) + 2
         heads = "".join(f"{split:>10}" for split in labelled)
         lines.append(f"{'class':<{width}}{'in the masks':<{second}}{heads}   share of pixels")
-        for (index, name), stand in zip(classes, stands, strict=True):
+        for (index, name), value in zip(classes, values, strict=True):
             shares = (self.pixels[s][index] / max(1, self.pixels[s].sum()) for s in labelled)
             figures = "".join(f"{share:>10.3%}" for share in shares)
-            lines.append(f"{name:<{width}}{stand:<{second}}{figures}")
+            lines.append(f"{name:<{width}}{value:<{second}}{figures}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
         lines.append(f"{len(self.problems)} problems" if self.problems else "no problems")
@@ -198,7 +198,7 @@ def _compare_files(reader: FileReader, report: Report) -> None:
         check_masks(contents, reader.table)
     except ValueError as error:
         report.problems.append(str(error))
-    report.notes.extend(two_ways(contents, reader.table))
+    report.notes.extend(several_encodings(contents, reader.table))
     ids: dict[str, list[str]] = {}
     for split in (*SPLITS, "unlabelled"):
         with contextlib.suppress(ValueError, FileNotFoundError):

@@ -22,7 +22,7 @@ from reco.data.masks import Mask, UnknownValueError, colour_name
 from reco.data.spec import DatasetSpec, default_palette
 
 Pixels = npt.NDArray[np.uint8]
-Stands = int | str | Sequence[int | str]
+MaskValues = int | str | Sequence[int | str]
 """Representation of a class in the masks: a value, a colour such as ``"#804080"``, or several."""
 
 MAX_CLASSES = 254
@@ -262,8 +262,8 @@ class ClassTable:
 
 def class_table(
     class_names: Sequence[str] | None,
-    classes: Mapping[str, Stands] | None = None,
-    ignore: Stands = (),
+    classes: Mapping[str, MaskValues] | None = None,
+    ignore: MaskValues = (),
     *,
     label_map: Mapping[int, int] | None = None,
     went_through_jpeg: bool = False,
@@ -298,8 +298,8 @@ def class_table(
     if classes:
         if label_map is not None:
             raise ValueError("dataset.label_map: expected none beside dataset.classes")
-        for label, (name, stands) in enumerate(classes.items()):
-            listed = as_list(stands)
+        for label, (name, values) in enumerate(classes.items()):
+            listed = as_list(values)
             if not listed:
                 raise ValueError(f"dataset.classes: {name} = []: expected a value or a colour")
             entries += [(f"dataset.classes: {name}", item, label) for item in listed]
@@ -362,9 +362,9 @@ def ranges(values: Sequence[int]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
-def as_list(stands: Stands) -> Sequence[int | str]:
+def as_list(values: MaskValues) -> Sequence[int | str]:
     """Values or colours of a class, as a list."""
-    return [stands] if isinstance(stands, int | str) else stands
+    return [values] if isinstance(values, int | str) else values
 
 
 def _value(value: int | str, key: str) -> int:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from reco.data.class_table import Stands, class_table
+from reco.data.class_table import MaskValues, class_table
 from reco.data.images import RGB, ImageFormat
 from reco.data.layout import Arrangement, Layout, arrange
 from reco.data.patterns import (
@@ -64,8 +64,8 @@ class FolderReader(FileReader):
         root: str | Path,
         class_names: Sequence[str] | None = None,
         *,
-        classes: Mapping[str, Stands] | None = None,
-        ignore: Stands = (),
+        classes: Mapping[str, MaskValues] | None = None,
+        ignore: MaskValues = (),
         label_map: Mapping[int, int] | None = None,
         jpeg_masks: bool = False,
         layout: Layout = _USUAL,

@@ -49,7 +49,7 @@ class ImageFormat(NamedTuple):
     value_range: ValueRange | None = None
 
     @classmethod
-    def of(cls, config: DatasetConfig) -> ImageFormat:
+    def from_config(cls, config: DatasetConfig) -> ImageFormat:
         """The format of a data set's images."""
         return cls(config.channels, as_value_range(config.value_range))
 

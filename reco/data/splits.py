@@ -53,7 +53,7 @@ class Split:
         """Labelled images that hold the rarest class."""
         return min(self.images_per_class.values())
 
-    def about(self) -> dict[str, Any]:
+    def summary_dict(self) -> dict[str, Any]:
         """The content of checkpoints: all but the ids, which may be millions and have a hash."""
         return {
             "seed": self.seed,
@@ -66,7 +66,7 @@ class Split:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``split.json``."""
         ids = {"labelled": list(self.labelled), "unlabelled": list(self.unlabelled)}
-        return {**self.about(), **ids}
+        return {**self.summary_dict(), **ids}
 
     def to_json(self) -> str:
         """Text of ``split.json``."""

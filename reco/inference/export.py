@@ -163,7 +163,7 @@ def _samples(
         ValueError: an image that cannot be read, or too small a one.
     """
     dataset = run.config.dataset
-    format = ImageFormat.of(dataset)
+    format = ImageFormat.from_config(dataset)
     predictor = Predictor(network, run.spec, image_size=dataset.image_size, image_format=format)
     samples = [
         predictor.to_input(image)[None] for image in (images or _random_images(format.channels))

@@ -198,7 +198,7 @@ def load(
         run.spec,
         image_size=run.config.dataset.image_size if image_size == "config" else image_size,
         device=distributed.find_device(device),
-        image_format=ImageFormat.of(run.config.dataset),
+        image_format=ImageFormat.from_config(run.config.dataset),
         mode=mode,
     )
 

@@ -58,7 +58,9 @@ class TrainedRun:
     iteration: int  # iterations done
     images: str | None  # fingerprint of the images that the run validated on
     chosen_on: str | None  # split whose mIoU a best.pt was chosen by
-    split: Mapping[str, Any]  # of Split.about(); the ids too in checkpoints of earlier versions
+    split: Mapping[
+        str, Any
+    ]  # of Split.summary_dict(); the ids too in checkpoints of earlier versions
     states: Mapping[
         Literal["student", "teacher"], Mapping[str, Any]
     ]  # state dicts of student and, with one, teacher

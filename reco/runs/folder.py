@@ -116,7 +116,7 @@ class RunFolder:
                 "--resume, delete it, or choose another --set output_dir=… or train.seed=…"
             )
         (self.path / "panels").mkdir(parents=True, exist_ok=True)
-        self.forget_after(0)
+        self.drop_after(0)
         write_text_whole(self.path / "config.yaml", config.to_yaml())
         for name, content in (("split", split), ("environment", _environment())):
             write_text_whole(self.path / f"{name}.json", json.dumps(content, indent=1) + "\n")
@@ -154,7 +154,7 @@ class RunFolder:
         )
         write_text_whole(self.path / "config.yaml", comment + config.to_yaml())
 
-    def forget_after(self, iteration: int) -> None:
+    def drop_after(self, iteration: int) -> None:
         """Drop metrics past ``iteration``: a resumed run will write them again."""
         if not self.metrics_path.exists():
             return
@@ -171,7 +171,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def sole_use(folder: Path) -> Iterator[None]:
+def exclusive_use(folder: Path) -> Iterator[None]:
     """Wait until no other process trains in ``folder``, and keep others waiting.
 
     That may be a job that was killed and started again, or another study that shares the run. The

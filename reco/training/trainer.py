@@ -34,7 +34,7 @@ from reco.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.runs.folder import RunFolder, related_runs, sole_use
+from reco.runs.folder import RunFolder, exclusive_use, related_runs
 from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
@@ -93,7 +93,7 @@ def train(
 ) -> TrainingOutcome:
     """Train by ``config`` and keep everything in ``folder``; see :class:`Trainer`."""
     group_existed = distributed.in_group()  # a program that has joined a group leaves it itself
-    with sole_use(folder), ensure_stderr():
+    with exclusive_use(folder), ensure_stderr():
         try:
             resuming = (resume or extend_to is not None) and has_checkpoint(folder)
             parts = build_run(config, pretrained=not resuming)
@@ -182,7 +182,7 @@ class Trainer:
         watching = profiler or contextlib.nullcontext()
         on_signal, explained = on_stop_signal(self._note_signal), deaths_explained(train.workers)
         backends = training_backends(deterministic=train.deterministic)
-        with on_signal, bar, explained, self._keeping_steps(bar), watching, backends:
+        with on_signal, bar, explained, self._saving_on_error(bar), watching, backends:
             if self._validation_is_missing():
                 self._validate()
             for labelled, unlabelled in self.batches():
@@ -392,7 +392,7 @@ class Trainer:
             )
 
     @contextlib.contextmanager
-    def _keeping_steps(self, bar: tqdm[Any]) -> Iterator[None]:
+    def _saving_on_error(self, bar: tqdm[Any]) -> Iterator[None]:
         """Whatever ends the run, log and save the steps before it; but not weights that are broken.
 
         Where several processes train, the first one saves what it has: the others may be gone, so
@@ -405,10 +405,10 @@ class Trainer:
         except BaseException:
             if distributed.rank() == 0 and self.iteration > self.saved:
                 with defer_worker_deaths():
-                    self._keep_steps(bar)
+                    self._save_steps(bar)
             raise
 
-    def _keep_steps(self, bar: tqdm[Any]) -> None:
+    def _save_steps(self, bar: tqdm[Any]) -> None:
         done = self.iteration
         try:
             if not self.steps.undo():
@@ -438,7 +438,7 @@ class Trainer:
                 "class_names": list(spec.class_names),
                 "palette": [list(colour) for colour in spec.palette],
             },
-            "split": self.parts.split.about(),
+            "split": self.parts.split.summary_dict(),
             "iteration": self.iteration,
             "best": self.best,
             "images": self.validation.images,
@@ -470,7 +470,7 @@ class Trainer:
         if checkpoint.get("images", self.validation.images) == self.validation.images:
             self.best = checkpoint["best"]  # else it was measured on other images
         if distributed.rank() == 0:
-            self.folder.forget_after(self.iteration)
+            self.folder.drop_after(self.iteration)
             # A checkpoint is written before the validation of its iteration.
             scores = [v[main_network(v)]["mean_iou"] for v in self._validations().values()]
             self.best = max([self.best, *(score for score in scores if score is not None)])
