@@ -18,9 +18,10 @@ from conftest import TINY
 from loss import Size
 from timing import alternate, duration, peak_bytes
 
+from reco import cli
+from reco.runs.folder import run_path
 from reco.training import profiling
 from reco.training.profiling import PHASES
-from reco.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -134,12 +135,14 @@ def test_step_is_timed_with_and_without_reco(tiny, tmp_path, monkeypatch, capsys
 def test_a_profiled_run_says_where_its_time_goes(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(profiling, "_STEPS", 2)
     config = tiny("train.iterations=8", "train.validate_every=8", "train.checkpoint_every=8")
-    train(config, tmp_path / "run", profile=True)
-    seconds = json.loads((tmp_path / "run" / "profile.json").read_text())
+    (tmp_path / "my.yaml").write_text(config.to_yaml())
+    assert cli.main(["train", "--config", str(tmp_path / "my.yaml"), "--profile"]) == 0
+    run = run_path(config, "my")
+    seconds = json.loads((run / "profile.json").read_text())
     assert list(seconds) == list(PHASES)
     assert all(value > 0 for value in seconds.values())
     assert "backward" in capsys.readouterr().out
-    assert (tmp_path / "run" / "trace.json").is_file()
+    assert (run / "trace.json").is_file()
 
 
 def test_loading_is_timed_by_decoder_and_cache_and_with_many_files(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reco import distributed
+from reco import cli, distributed
 from reco.config import ConfigError, load_config
 from reco.data.splits import Split
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
@@ -296,12 +296,18 @@ def test_relation_meter_averages_each_pair_over_the_steps_that_had_it():
     assert meter.read() == [[1.0, None], [None, None]]
 
 
-def test_tensorboard_is_written_on_request(tiny, tmp_path, monkeypatch):
+def test_tensorboard_and_plots_of_a_run_on_request(tiny, tmp_path, monkeypatch):
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    train(tiny("train.iterations=2", "train.validate_every=2"), tmp_path / "run", tensorboard=True)
-    events = event_accumulator.EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    config = tiny("train.iterations=2", "train.validate_every=2")
+    (tmp_path / "my.yaml").write_text(config.to_yaml())
+    assert cli.main(["train", "--config", str(tmp_path / "my.yaml"), "--tensorboard"]) == 0
+    run = run_path(config, "my")
+    for kind in ("curves", "course"):
+        assert cli.main(["plot", kind, str(run), "--output", str(tmp_path / f"{kind}.png")]) == 0
+        assert (tmp_path / f"{kind}.png").is_file()
+    events = event_accumulator.EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     assert {"total", "reco", "validation/teacher/mean_iou"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("total")] == [1, 2]
