@@ -1,7 +1,7 @@
-"""How OpenMP's threads wait for each other: awake on a quiet machine, asleep on a busy one.
+"""How OpenMP's threads wait for each other: by spinning on a quiet machine, asleep on a busy one.
 
-While awake they spin, which takes the cores from whatever else is at work and from the threads they
-wait for; asleep they need time to wake up. docs/performance.md has the figures. The library reads
+Spinning takes the cores from other processes and from the threads they wait for; asleep, they need
+time to wake up. docs/performance.md has the figures. The library reads
 the environment once, when torch is imported, so nothing here imports torch.
 """
 
@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-# What says how threads wait: to the standard, to GNU's library and to LLVM's.
+# Variables that set how threads wait: the standard's, GNU's and LLVM's.
 _SETTINGS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _STATISTICS = Path("/proc/stat")
 _BUSY = 0.25  # share of the processors' time
@@ -34,7 +34,7 @@ def let_threads_sleep() -> None:
 def busy_share(seconds: float = _SECONDS) -> float:
     """Share in [0, 1] of the processors' time that is used, measured over ``seconds``.
 
-    0 where the system does not tell: on Linux ``/proc/stat`` does.
+    Read from ``/proc/stat``; 0 where the system has none.
     """
     if not _STATISTICS.is_file():
         return 0.0

@@ -87,18 +87,20 @@ def test_grey_and_flip_of_the_chosen_ones():
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("seed", range(5))
 def test_photometric_flip_as_for_one_image(channels, seed, monkeypatch):
-    """What was drawn, image by image; without red, green and blue two changes are left."""
+    """What was sampled, image by image; without red, green and blue two changes are left."""
     images, labels = pictures(channels), torch.arange(13 * 18).view(1, 13, 18).expand(B, -1, -1)
-    drawn, orders = [], []
+    sampled, orders = [], []
 
     def note(of, notes):
         return lambda *arguments: notes.append(of(*arguments)) or notes[-1]
 
-    monkeypatch.setattr(augmentation, "_draw_amounts", note(augmentation._draw_amounts, drawn))
-    monkeypatch.setattr(augmentation, "_draw_order", note(augmentation._draw_order, orders))
+    monkeypatch.setattr(
+        augmentation, "_sample_amounts", note(augmentation._sample_amounts, sampled)
+    )
+    monkeypatch.setattr(augmentation, "_shuffled", note(augmentation._shuffled, orders))
     torch.manual_seed(seed)
     changed, flipped = photometric_flip(images, labels, grey=0.5)
-    amounts, order = drawn[0].flatten(1), [change.func.__name__ for change in orders[0]]
+    amounts, order = sampled[0].flatten(1), [change.func.__name__ for change in orders[0]]
     assert len(order) == (4 if channels == 3 else 2)
     for i, image in enumerate(images):
         *jitter, grey, sigma, flip = amounts[:, i].tolist()
@@ -119,10 +121,12 @@ def test_photometric_flip_as_for_one_image(channels, seed, monkeypatch):
         assert torch.equal(flipped[i], labels[i].flip(1) if flip else labels[i])
 
 
-def test_what_is_drawn():
+def test_what_is_sampled():
     """Probabilities, ranges and independence of 20,000 images."""
     torch.manual_seed(0)
-    amounts = augmentation._draw_amounts(20_000, (0.25, 0.5, 1.5, 0.1), 0.2, (0.1, 2.0)).flatten(1)
+    amounts = augmentation._sample_amounts(20_000, (0.25, 0.5, 1.5, 0.1), 0.2, (0.1, 2.0)).flatten(
+        1
+    )
     ranges = [(0.75, 1.25, 1), (0.5, 1.5, 1), (0, 2.5, 1), (-0.1, 0.1, 0), None, (0.1, 2.0, 0)]
     for row, limits in enumerate(ranges):
         if limits is None:
@@ -146,7 +150,7 @@ def test_what_is_drawn():
 
 def test_every_order_of_the_jitter_comes():
     torch.manual_seed(0)
-    orders = Counter(augmentation._draw_order(list("abcd")) for _ in range(2400))
+    orders = Counter(augmentation._shuffled(list("abcd")) for _ in range(2400))
     assert len(orders) == 24
     assert min(orders.values()) > 60
 

@@ -65,11 +65,11 @@ class EvalSample(NamedTuple):
 class TrainStream(Dataset[TrainSample]):
     """The endless stream of labelled, or of unlabelled, training crops.
 
-    Every epoch goes through all ids in an order of its own.
+    Every epoch goes through all ids, each in another order.
 
     Args:
         reader: the data set.
-        ids: what to draw from.
+        ids: of the images.
         config: sizes, scale range, partial labels, ``skip_unreadable``; with ``cache`` an image is
             read and resized once in each process that reads, and stays in memory.
         stream: ``"labelled"`` crops are randomly scaled and carry their labels. ``"unlabelled"``
@@ -133,7 +133,7 @@ class TrainStream(Dataset[TrainSample]):
             except (ValueError, OSError) as error:
                 if not self._skip_unreadable:
                     raise
-                logger.warning("skipped, as dataset.skip_unreadable says: %s", error)
+                logger.warning("skipped (dataset.skip_unreadable): %s", error)
                 continue
             with _naming(id):
                 sample = self._with_labels(id, image)
@@ -242,7 +242,7 @@ def train_loader(
         prefetch_factor=4 if workers else None,
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_parent,
-        # The loader draws a number when it starts; from a generator of its own, not from ours.
+        # A starting loader takes a random number; from this generator, not from the run's.
         generator=torch.Generator(),
     )
 
@@ -293,7 +293,7 @@ def num_workers(workers: Workers) -> int:
 
 
 class _Loader(DataLoader[_Sample]):
-    """A loader whose errors are those of the reader, or say what became of its processes."""
+    """A loader that raises the reader's errors, and explains the death of its processes."""
 
     def __iter__(self) -> Iterator[_Sample]:  # type: ignore[override]
         with _explained(self.num_workers):
@@ -312,20 +312,20 @@ class _Loader(DataLoader[_Sample]):
 
 @contextlib.contextmanager
 def _naming(id: str) -> Iterator[None]:
-    """Whatever a reader raises becomes an error that names the image."""
+    """Turn every error of a reader into one that names the image."""
     try:
         yield
     except (ValueError, OSError):
         raise
     except MemoryError as error:
         raise MemoryError(f"{id}: not enough memory to read it") from error
-    except Exception as error:  # a reader of somebody's own may raise anything
+    except Exception as error:  # a user's reader may raise anything
         raise ValueError(f"{id}: cannot be read: {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager
 def deaths_explained(workers: Workers) -> Iterator[None]:
-    """That a loader's process died, which torch raises wherever the program is, says what to do."""
+    """Explain torch's error for the death of a loader's process, which it raises anywhere."""
     try:
         yield
     except RuntimeError as error:
@@ -336,7 +336,7 @@ def deaths_explained(workers: Workers) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _explained(workers: int) -> Iterator[None]:
-    """An error of a loader becomes the reader's, or says that a process died and what to do."""
+    """Turn a loader's error into the reader's, or into an explanation of a process's death."""
     try:
         yield
     except Exception as error:

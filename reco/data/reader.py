@@ -120,7 +120,7 @@ class MaskContent(NamedTuple):
 
 
 class FileReader:
-    """What readers of image and mask files share. A subclass says which files a split has.
+    """Base class of readers of image and mask files. A subclass says which files a split has.
 
     Args:
         root: folder of the data set.
@@ -156,7 +156,7 @@ class FileReader:
         self.turn_masks = turn_masks
         self._listings: dict[str, Listing] = {}
         self._listed: dict[str, dict[str, Files]] = {}
-        self.contents: dict[str, MaskContent] = {}  # of the masks that were looked into, by id
+        self.contents: dict[str, MaskContent] = {}  # of the masks read so far, by id
         if not self.root.is_dir():
             raise self._missing(self.root)
         index = self.root / FULL_SIZE_CLASSES
@@ -205,7 +205,7 @@ class FileReader:
         return ImageFormat(channels, value_range or find_value_range(self._image_files(), channels))
 
     def judge_value_range(self) -> str | None:
-        """What is wrong with the range of values that somebody has set; ``None``: nothing."""
+        """What is wrong with the configured range of values; ``None``: nothing."""
         channels, value_range = self._image_format
         if value_range is None:
             return None
@@ -370,10 +370,10 @@ def list_files(
     Other files, and hidden ones, are passed over.
 
     Args:
-        folder: where to look.
+        folder: of the files.
         masks: lossless formats only.
         suffix: take only names that end so (before the ending), and cut it off.
-        recursive: look into sub-folders, as :func:`reco.data.patterns.walk` does.
+        recursive: include sub-folders, as :func:`reco.data.patterns.walk` does.
 
     Raises:
         ValueError: two files of one name and different endings.

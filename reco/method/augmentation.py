@@ -39,9 +39,9 @@ def to_unit(images: Tensor) -> Tensor:
 def rescale_batch(
     images: Tensor, *masks: Tensor, scale_range: tuple[float, float]
 ) -> tuple[Tensor, ...]:
-    """Each image of a batch at a random scale of its own, cropped or padded to its old size.
+    """Each image of a batch at a random scale, cropped or padded to its old size.
 
-    That is :class:`~reco.data.transforms.RandomScaleCrop` for each, with the same draws. All masks,
+    That is :class:`~reco.data.transforms.RandomScaleCrop` for each, from the same random numbers. All masks,
     a confidence too, are carried along by nearest neighbour: what lay on one pixel stays together.
 
     Args:
@@ -52,7 +52,7 @@ def rescale_batch(
     if scale_range == (1.0, 1.0):
         return images, *masks
     device, (height, width) = images.device, images.shape[2:]
-    windows = _draw_windows(len(images), (height, width), scale_range)
+    windows = _sample_windows(len(images), (height, width), scale_range)
     scaled, start, ratio = windows.to(device, non_blocking=True).unbind()
     # Centres of pixels of rows and of columns, (2, B, max(H, W)), in pixels of the scaled image and
     # in old ones.
@@ -77,10 +77,10 @@ def photometric_flip(
     grey: float = 0.0,
     blur: tuple[float, float] = (0.15, 1.15),
 ) -> tuple[Tensor, ...]:
-    """Colour jitter, grey, blur and horizontal flip, drawn for each image of a batch.
+    """Colour jitter, grey, blur and horizontal flip, sampled for each image of a batch.
 
     Jitter (probability 0.8), grey in place of colours (``grey``), Gaussian blur (0.5) and flip
-    (0.5), of the masks too. The order of the jitter's changes is drawn once for the batch. Where
+    (0.5), of the masks too. The order of the jitter's changes is sampled once for the batch. Where
     channels are not red, green and blue, the jitter is of brightness and contrast alone, the same
     for all channels, and nothing turns grey.
 
@@ -95,7 +95,7 @@ def photometric_flip(
     Returns:
         Images and masks; shapes and dtypes as they came.
     """
-    amounts = _draw_amounts(len(images), jitter, grey, blur).to(images.device, non_blocking=True)
+    amounts = _sample_amounts(len(images), jitter, grey, blur).to(images.device, non_blocking=True)
     brightness, contrast, saturation, hue, greyed, sigma, flipped = amounts.unbind()
     flipped = flipped > 0
     changes: list[Callable[[Tensor], Tensor]] = [
@@ -109,7 +109,7 @@ def photometric_flip(
     # Autocast would run the blur, a convolution, in half precision, too coarse for colours.
     with torch.autocast(images.device.type, enabled=False):
         changed = images
-        for change in _draw_order(changes):
+        for change in _shuffled(changes):
             changed = change(changed)
         if grey and coloured:
             changed = to_grey(changed, greyed > 0)
@@ -118,7 +118,7 @@ def photometric_flip(
     return flip(changed, flipped), *(flip(mask, of_masks) for mask in masks)
 
 
-def _draw_amounts(
+def _sample_amounts(
     batch: int, jitter: tuple[float, ...], grey: float, blur: tuple[float, float]
 ) -> Tensor:
     """``(7, B, 1, 1, 1)`` on the CPU: jitter (four), whether grey, σ of the blur, whether flip.
@@ -140,15 +140,15 @@ def _draw_amounts(
     return torch.where(chosen < probability, amount, without)
 
 
-def _draw_order(
+def _shuffled(
     changes: list[Callable[[Tensor], Tensor]],
 ) -> tuple[Callable[[Tensor], Tensor], ...]:
-    """The changes in random order; a number of the CPU's own, so that no device is asked."""
+    """The changes in random order; the random number is the CPU's, so nothing waits for a device."""
     orders = list(permutations(changes))
     return orders[int(torch.randint(len(orders), (), device="cpu"))]
 
 
-def _draw_windows(batch: int, size: tuple[int, int], scale_range: tuple[float, float]) -> Tensor:
+def _sample_windows(batch: int, size: tuple[int, int], scale_range: tuple[float, float]) -> Tensor:
     """``(3, 2, B, 1)`` on the CPU, for rows and columns of each image.
 
     They are its extent when scaled, where the window begins in it (below 0: before it), and how

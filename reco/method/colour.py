@@ -41,7 +41,7 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
     value, brightest = images.max(1, keepdim=True)
     chroma = value - images.amin(1, keepdim=True)
     # Where the hue lies on a circle of 6: red at 0, green at 2, blue at 4, and how far the other
-    # two channels draw it away from the brightest one. Grey has chroma 0, hence any hue.
+    # two channels pull it away from the brightest one. Grey has chroma 0, hence any hue.
     others = (images.roll(-1, 1) - images.roll(1, 1)) / chroma.clamp(min=1e-12)
     hue = others.gather(1, brightest).add(brightest, alpha=2).add(turns, alpha=6)
     # Each channel is below the value by up to the chroma, according to its distance on the circle.
@@ -52,7 +52,7 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def to_grey(images: Tensor, chosen: Tensor) -> Tensor:
-    """Grey in all three channels where ``chosen`` (bool) says so."""
+    """Grey in all three channels where ``chosen`` (bool) is True."""
     return torch.where(chosen, _grey(images), images)
 
 
@@ -64,7 +64,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
     at = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device)
     # Far below a pixel, neighbours have the weight 0 and nothing is divided by 0.
     kernels = ((at / sigmas.clamp(min=1e-3)) ** 2 / -2).softmax(3)
-    # To the convolutions an image is a channel, with a kernel of its own.
+    # Images become channels, so that a grouped convolution has a kernel for each.
     planes = F.pad(images.transpose(0, 1), [_BLUR_RADIUS] * 4, mode="reflect")
     for kernel in (kernels, kernels.mT):
         planes = F.conv2d(planes, kernel, groups=len(images))
@@ -72,7 +72,7 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
 
 
 def flip(values: Tensor, chosen: Tensor) -> Tensor:
-    """Left and right exchanged where ``chosen`` (bool, broadcast to ``values``) says so."""
+    """Left and right exchanged where ``chosen`` (bool, broadcast to ``values``) is True."""
     return torch.where(chosen, values.flip(-1), values)
 
 
