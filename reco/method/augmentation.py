@@ -41,8 +41,9 @@ def rescale_batch(
 ) -> tuple[Tensor, ...]:
     """Each image of a batch at a random scale, cropped or padded to its old size.
 
-    That is :class:`~reco.data.transforms.RandomScaleCrop` for each, from the same random numbers. All masks,
-    a confidence too, are carried along by nearest neighbour: what lay on one pixel stays together.
+    That is :class:`~reco.data.transforms.RandomScaleCrop` for each, from the same random
+    numbers. All masks, a confidence too, are carried along by nearest neighbour: what lay on one
+    pixel stays together.
 
     Args:
         images: ``(B, 3, H, W)`` floating in [0, 1].
@@ -143,7 +144,7 @@ def _sample_amounts(
 def _shuffled(
     changes: list[Callable[[Tensor], Tensor]],
 ) -> tuple[Callable[[Tensor], Tensor], ...]:
-    """The changes in random order; the random number is the CPU's, so nothing waits for a device."""
+    """The changes in an order from the CPU's generator, so that nothing waits for a device."""
     orders = list(permutations(changes))
     return orders[int(torch.randint(len(orders), (), device="cpu"))]
 
