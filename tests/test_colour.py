@@ -63,7 +63,7 @@ def test_as_for_one_image(batched, single, amounts):
         (colour.adjust_contrast, 1.0),
         (colour.adjust_saturation, 1.0),
         (colour.adjust_hue, 0.0),
-        (colour.gaussian_blur, 0.0),
+        (colour.gaussian_blur, colour.NO_BLUR),
     ],
 )
 def test_what_is_not_to_change_stays_bit_for_bit(change, amount):
@@ -113,7 +113,7 @@ def test_photometric_flip_as_for_one_image(channels, seed, monkeypatch):
                 image = getattr(one, name)(image, factors[name])
         if grey and channels == 3:
             image = one.rgb_to_grayscale(image, num_output_channels=3)
-        if sigma:
+        if sigma > colour.NO_BLUR:
             image = one.gaussian_blur(image, [9, 9], [sigma, sigma])
         torch.testing.assert_close(
             changed[i], one.hflip(image) if flip else image, atol=4e-6, rtol=0
@@ -127,7 +127,14 @@ def test_what_is_sampled():
     amounts = augmentation._sample_amounts(20_000, (0.25, 0.5, 1.5, 0.1), 0.2, (0.1, 2.0)).flatten(
         1
     )
-    ranges = [(0.75, 1.25, 1), (0.5, 1.5, 1), (0, 2.5, 1), (-0.1, 0.1, 0), None, (0.1, 2.0, 0)]
+    ranges = [
+        (0.75, 1.25, 1),
+        (0.5, 1.5, 1),
+        (0, 2.5, 1),
+        (-0.1, 0.1, 0),
+        None,
+        (0.1, 2.0, colour.NO_BLUR),
+    ]
     for row, limits in enumerate(ranges):
         if limits is None:
             continue
@@ -144,7 +151,9 @@ def test_what_is_sampled():
         assert set(amounts[row].tolist()) == {0, 1}
     jittered = amounts[:4, amounts[0] != 1].corrcoef() - torch.eye(4)
     assert jittered.abs().max() < 0.03
-    happens = torch.stack([amounts[0] != 1, *(amounts[4:] > 0)]).float().corrcoef() - torch.eye(4)
+    happens = torch.stack(
+        [amounts[0] != 1, *(amounts[4:] > colour.NO_BLUR)]
+    ).float().corrcoef() - torch.eye(4)
     assert happens.abs().max() < 0.03
 
 

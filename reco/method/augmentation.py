@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reco.data.transforms import void_colour, void_value
 from reco.method.colour import (
+    NO_BLUR,
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -131,7 +132,7 @@ def _sample_amounts(
         *((_JITTER, max(0.0, 1 - most), 1 + most, 1.0) for most in around_one),
         (_JITTER, -turns, turns, 0.0),
         (grey, 1.0, 1.0, 0.0),
-        (_BLUR, *blur, 0.0),
+        (_BLUR, *blur, NO_BLUR),
         (_FLIP, 1.0, 1.0, 0.0),
     ]
     table = torch.tensor(list(zip(*rows, strict=True)), device="cpu")

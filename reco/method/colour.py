@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+NO_BLUR = 1e-3  # σ at which neighbours have the weight 0
 _BLUR_RADIUS = 4  # pixels, as torchvision's kernel_size=9
 
 
@@ -57,18 +58,19 @@ def to_grey(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
-    """Gaussian blur over 9 × 9 pixels with ``sigmas`` pixels; 0 changes nothing.
+    """Gaussian blur over 9 × 9 pixels with ``sigmas`` > 0 pixels; ``NO_BLUR`` changes nothing.
 
     Beyond their borders, which are at least 5 pixels apart, images are reflected.
     """
     at = torch.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1, device=images.device)
-    # Far below a pixel, neighbours have the weight 0 and nothing is divided by 0.
-    kernels = ((at / sigmas.clamp(min=1e-3)) ** 2 / -2).softmax(3)
-    # Images become channels, so that a grouped convolution has a kernel for each.
-    planes = F.pad(images.transpose(0, 1), [_BLUR_RADIUS] * 4, mode="reflect")
+    kernels = ((at / sigmas.expand(-1, images.shape[1], -1, -1)) ** 2 / -2).softmax(3)
+    # Each plane becomes a channel, so that a grouped convolution has a kernel for each.
+    kernels = kernels.view(-1, 1, 1, len(at))
+    height, width = (size + 2 * _BLUR_RADIUS for size in images.shape[2:])
+    planes = F.pad(images, [_BLUR_RADIUS] * 4, mode="reflect").reshape(1, -1, height, width)
     for kernel in (kernels, kernels.mT):
-        planes = F.conv2d(planes, kernel, groups=len(images))
-    return planes.transpose(0, 1)
+        planes = F.conv2d(planes, kernel, groups=len(kernel))
+    return planes.reshape(images.shape)
 
 
 def flip(values: Tensor, chosen: Tensor) -> Tensor:
