@@ -171,7 +171,8 @@ class DatasetConfig:
 class ModelConfig:
     """The network; see :class:`reco.models.network.SegmentationNetwork`."""
 
-    backbone: str = "resnet101"  # the encoder: one of torchvision's, or `timm/<name>`
+    # The encoder: torchvision's resnet18, resnet50, resnet101, mobilenet_v3_large; or timm/<name>.
+    backbone: str = "resnet101"
     weights: PathText = "imagenet"  # the encoder's: imagenet, none, or a file with a state dict
     decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # auto: what the encoder needs
     output_stride: Literal[8, 16, 32] = 16  # height of the image over that of its last feature map

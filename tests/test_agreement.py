@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -255,3 +256,18 @@ def test_a_wrong_table_is_one_problem(tmp_path):
     for path in sorted((tmp_path / "labels/train").iterdir())[:4]:
         make(tmp_path, {path.stem: with_palette(classes_of(0), [0, 1, 2])})
     assert len(check_dataset(FolderReader(tmp_path, THREE)).problems) == 4
+
+
+def test_a_check_names_classes_that_no_mask_holds_as_the_run_does(tmp_path):
+    """Classes 0 and 1 are named where the masks hold 0 and 255, which is void."""
+    masks = {f"{i}": Image.fromarray((classes_of(i) > 0).astype(np.uint8) * 255) for i in range(4)}
+    make(make(tmp_path, masks), {"v": masks["0"]}, "val")
+    classes = {"ground": 0, "crack": 1}
+    message = (
+        r"no labelled mask holds crack.* The mask files hold 0, 255; .*\{ground: 0, crack: 255\}"
+    )
+    with pytest.raises(ValueError, match=message):
+        start(tmp_path, classes=classes)
+    report = check_dataset(FolderReader(tmp_path, classes=classes))
+    (problem,) = [problem for problem in report.problems if "no labelled mask holds" in problem]
+    assert re.search(message, problem)

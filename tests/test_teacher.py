@@ -147,3 +147,20 @@ def test_state_restores_the_decay():
 def test_decay_is_checked():
     with pytest.raises(ValueError, match=r"decay = 1\.0"):
         MeanTeacher(Network(), decay=1.0)
+
+
+def test_what_a_network_of_ones_own_may_return():
+    class Heads(nn.Module):
+        def __init__(self, wrap):
+            super().__init__()
+            self.body, self.wrap = nn.Conv2d(3, 5, 1), wrap
+
+        def forward(self, images):
+            return self.wrap(self.body(images))
+
+    images = torch.rand(1, 3, 4, 4)
+    for wrap in (lambda logits: logits, lambda logits: SegmentationOutput(logits, None)):
+        labels, _ = MeanTeacher(Heads(wrap)).pseudo_label(images)
+        assert labels.shape == (1, 4, 4)
+    with pytest.raises(TypeError, match=r"returned a tuple: expected logits .* field `logits`"):
+        MeanTeacher(Heads(lambda logits: (logits, logits))).pseudo_label(images)

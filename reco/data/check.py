@@ -19,6 +19,7 @@ from reco.data.overview import repeated
 from reco.data.parallel import in_threads
 from reco.data.patterns import SPLITS
 from reco.data.reader import FileReader, Files
+from reco.data.splits import require_all_classes
 from reco.data.value_range import value_range_text
 
 # Listed here, since the files do not tell whether a city is missing.
@@ -72,7 +73,8 @@ class Report:
             lines.append(f"{name:<{width}}{value:<{second}}{figures}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
-        lines.append(f"{len(self.problems)} problems" if self.problems else "no problems")
+        many = "problem" if len(self.problems) == 1 else "problems"
+        lines.append(f"{len(self.problems) or 'no'} {many}")
         return "\n".join(lines)
 
 
@@ -208,6 +210,14 @@ def _compare_files(reader: FileReader, report: Report) -> None:
     report.notes.extend(repeated(reader, ids.get("unlabelled", []), evaluated, "unlabelled ones"))
     if isinstance(reader, FolderReader):
         report.notes.extend(reader.unread())
+    readable = [id for id in ids.get("train", []) if id in reader.contents]
+    if readable and not report.unknown:  # else values without a class are the reason
+        images = Counter(index for id in readable for index in reader.content(id).classes)
+        names = {name: images[index] for index, name in enumerate(reader.spec.class_names)}
+        try:
+            require_all_classes(reader, names, readable)
+        except ValueError as error:
+            report.problems.append(str(error))
 
 
 def _compare_with_official(reader: FileReader, report: Report) -> None:

@@ -147,7 +147,7 @@ def make_split(reader: Reader, config: DatasetConfig) -> Split:
         raise ValueError(
             f"every pixel of the {len(labelled)} labelled masks is void, expected classes to learn"
         )
-    _require_all_classes(reader, images_per_class, labelled)
+    require_all_classes(reader, images_per_class, labelled)
     return Split(
         labelled=tuple(sorted(labelled)),
         unlabelled=tuple(sorted(unlabelled)),
@@ -317,10 +317,10 @@ def _listed(reader: Reader, path: str, ids: Sequence[str], key: str) -> list[str
     return sorted(read_ids(Path(path), NameIndex(paths), key))
 
 
-def _require_all_classes(
+def require_all_classes(
     reader: Reader, images_per_class: dict[str, int], labelled: Sequence[str]
 ) -> None:
-    """Raise where no labelled mask has a class that the user named.
+    """Raise a ``ValueError`` where no labelled mask has a class that the user named.
 
     Official data sets have fixed classes; there a missing one is a note.
     """

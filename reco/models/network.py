@@ -31,8 +31,19 @@ class SegmentationOutput(NamedTuple):
 
 
 def logits_of(output: SegmentationOutput | Tensor) -> Tensor:
-    """The logits in the output of a network, which may be the logits themselves."""
-    return output if isinstance(output, Tensor) else output.logits
+    """The logits in the output of a network, which may be the logits themselves.
+
+    Raises:
+        TypeError: the output is neither a tensor nor has ``logits``.
+    """
+    if isinstance(output, Tensor):
+        return output
+    if not hasattr(output, "logits"):
+        raise TypeError(
+            f"the network returned a {type(output).__name__}: expected logits (B, C, h, w), or a "
+            "named tuple whose field `logits` holds them"
+        )
+    return output.logits
 
 
 class SegmentationNetwork(nn.Module):

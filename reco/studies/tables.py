@@ -37,9 +37,9 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
     if baseline is not None and any(pairs):
         tables.append(
-            "Differences: mean over pairs of runs with the same seed and split; in brackets its "
-            "95 % bootstrap interval over the pairs. "
-            + _caveat(min(number for number in pairs if number))
+            "Differences are the teacher's, or the student's where there is no teacher: the mean "
+            "over pairs of runs with the same seed and split, and in brackets its 95 % bootstrap "
+            "interval over the pairs. " + _caveat(min(number for number in pairs if number))
         )
     elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
         tables.append("With so few seeds, small differences cannot be told from chance.")
@@ -51,7 +51,10 @@ def _caveat(pairs: int) -> str:
         return ""
     if pairs == 1:
         return "A single pair does not show the effect of chance."
-    return f"{pairs} pairs are too few to be sure: it takes {_ENOUGH_PAIRS} that agree."
+    return (
+        f"{pairs} pairs are too few for the 5 % level: it takes {_ENOUGH_PAIRS} that all have the "
+        "same sign."
+    )
 
 
 def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:

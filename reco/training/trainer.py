@@ -77,7 +77,7 @@ class TrainingOutcome(NamedTuple):
         lines = [self.table or f"{self.folder} was finished already, at iteration {self.iteration}"]
         if self.panel is not None:
             lines.append(f"Look at:   {self.panel}")
-        lines.append(f"Evaluate:  python scripts/eval.py --checkpoint {self.folder / 'last.pt'}")
+        lines.append(f"Evaluate:  reco eval --checkpoint {self.folder / 'last.pt'}")
         lines.append("Report last.pt: best.pt was chosen by its mIoU on the evaluation split")
         return "\n".join(lines)
 
