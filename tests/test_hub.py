@@ -101,6 +101,8 @@ def test_a_card_without_records_says_so(tmp_path):
 def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no config.json in it"):
         reco.load(tmp_path)
+    with pytest.raises(CheckpointError, match=r"expected a checkpoint, such as .*last\.pt, or"):
+        reco.load(run)
     with pytest.raises(ValueError, match=r"holds one network"):
         reco.load(run / "last-hub", network="student")
     for name in FILES:

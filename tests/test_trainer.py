@@ -76,7 +76,7 @@ def test_a_run_leaves_all_one_needs(tiny, tmp_path):
     assert set(records[4]["validation"]) == {"student", "teacher"}
     assert outcome.panel == folder / "panels" / "000004.png"
     assert outcome.panel.stat().st_size > 1000
-    for word in ("teacher", "rider", "mIoU", str(outcome.panel), "scripts/eval.py", "last.pt"):
+    for word in ("teacher", "rider", "mIoU", str(outcome.panel), "reco eval", "last.pt"):
         assert word in outcome.summary()
     last, previous = (load_checkpoint(folder / f"{name}.pt") for name in ("last", "previous"))
     assert (last["iteration"], previous["iteration"]) == (4, 2)
@@ -203,7 +203,9 @@ def test_the_objective_knows_whether_labels_are_partial(tiny):
 
 def test_teacher_stands_still_where_the_scaler_skips_the_step(tiny, tmp_path):
     """fp16 overflows in the second of three steps: nothing but the batch norm statistics moves."""
-    run = Trainer(build_run(tiny("train.iterations=3")), tmp_path / "run")
+    config = tiny("train.iterations=3", "train.precision=fp16")
+    run = Trainer(build_run(config), tmp_path / "run")
+    run.autocast = torch.autocast("cpu", enabled=False)  # slow there, and not what is tested
     run.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     compute = run.parts.objective.forward
 
