@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py README.md docs/results.md
     python benchmarks/tables.py README.md docs/results.md --write
-    python benchmarks/tables.py --runs runs/studies docs/demo_runs.csv docs/demo_study.csv
+    python benchmarks/tables.py --runs runs/studies docs/demo_runs.csv
 
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
