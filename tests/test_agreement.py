@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import shutil
 from pathlib import Path
@@ -18,6 +19,7 @@ from reco.data import open_dataset
 from reco.data.check import check_dataset
 from reco.data.folder import FolderReader
 from reco.data.overview import overview
+from reco.data.reader import FULL_SIZE_CLASSES
 from reco.data.spec import voc_palette
 from reco.data.splits import check_evaluated, make_split
 
@@ -271,3 +273,9 @@ def test_a_check_names_classes_that_no_mask_holds_as_the_run_does(tmp_path):
     report = check_dataset(FolderReader(tmp_path, classes=classes))
     (problem,) = [problem for problem in report.problems if "no labelled mask holds" in problem]
     assert re.search(message, problem)
+    # In a resized copy the classes are those of the full-size masks, to both.
+    of_full_size = {id: [0, 1] for id in FolderReader(tmp_path, classes=classes).ids("train")}
+    (tmp_path / FULL_SIZE_CLASSES).write_text(json.dumps(of_full_size))
+    start(tmp_path, classes=classes)
+    problems = check_dataset(FolderReader(tmp_path, classes=classes)).problems
+    assert not [problem for problem in problems if "no labelled mask holds" in problem]

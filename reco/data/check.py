@@ -212,7 +212,7 @@ def _compare_files(reader: FileReader, report: Report) -> None:
         report.notes.extend(reader.unread())
     readable = [id for id in ids.get("train", []) if id in reader.contents]
     if readable and not report.unknown:  # else values without a class are the reason
-        images = Counter(index for id in readable for index in reader.content(id).classes)
+        images = Counter(index for id in readable for index in reader.classes(id))
         names = {name: images[index] for index, name in enumerate(reader.spec.class_names)}
         try:
             require_all_classes(reader, names, readable)
