@@ -44,24 +44,16 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Opti
     # fused optimiser after an overflow too (optimizer_step).
     fused = config.precision != "fp16" and next(network.parameters()).device.type == "cpu"
     kernels = {"fused": fused, "foreach": not fused}
+    common: dict[str, Any] = {
+        "lr": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        **kernels,
+    }
     optimizer: torch.optim.Optimizer
     if config.optimizer == "adamw":
-        optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=ADAMW_BETAS,
-            weight_decay=config.weight_decay,
-            **kernels,
-        )
+        optimizer = torch.optim.AdamW(groups, betas=ADAMW_BETAS, **common)
     else:
-        optimizer = torch.optim.SGD(
-            groups,
-            lr=config.learning_rate,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=True,
-            **kernels,
-        )
+        optimizer = torch.optim.SGD(groups, momentum=config.momentum, nesterov=True, **common)
 
     def keep_kernels(_: torch.optim.Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """Those of a checkpoint may be for another device."""
