@@ -252,6 +252,9 @@ class TrainConfig:
     workers: WholeNumber | Literal["auto"] = "auto"
     log_every: Count = 20  # steps between two lines of metrics.jsonl
     validate_every: Count = 1000  # steps between two validations
+    # Training batches whose mean batch norm's running statistics are in validations and their
+    # checkpoints; 0: exponential averages over the last ten or so.
+    statistics_batches: WholeNumber = 0
     checkpoint_every: Count = 1000  # steps between two checkpoints
     panel_images: WholeNumber = 4  # images in the panel of each validation
 

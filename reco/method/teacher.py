@@ -90,12 +90,21 @@ class MeanTeacher(nn.Module):
             torch._foreach_copy_(parameters, students)
         else:
             torch._foreach_lerp_(parameters, students, 1 - decay)
-        if not self.batch_statistics:
+        if not self.average_buffers:
+            self.copy_statistics(network)
+        else:
             for buffer, student in zip(self.network.buffers(), network.buffers(), strict=True):
-                if self.average_buffers and buffer.is_floating_point():
+                if buffer.is_floating_point():
                     buffer.lerp_(student, 1 - decay)
                 else:
                     buffer.copy_(student)
+
+    @torch.no_grad()
+    def copy_statistics(self, network: nn.Module) -> None:
+        """Take the student's running statistics, if :meth:`update` would copy them."""
+        if not self.batch_statistics and not self.average_buffers:
+            for buffer, student in zip(self.network.buffers(), network.buffers(), strict=True):
+                buffer.copy_(student)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Pseudo-labels and their confidence, as :meth:`pseudo_label` gives them."""

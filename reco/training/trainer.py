@@ -39,6 +39,12 @@ from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.backends import training_backends, validation_backends
+from reco.training.batch_norm import (
+    Buffers,
+    averaging_statistics,
+    copy_of_buffers,
+    restore_buffers,
+)
 from reco.training.due import due_after
 from reco.training.interrupts import (
     StepRollback,
@@ -184,7 +190,8 @@ class Trainer:
         backends = training_backends(deterministic=train.deterministic)
         with on_signal, bar, explained, self._saving_on_error(bar), watching, backends:
             if self._validation_is_missing():
-                self._validate()
+                with self._evaluation_statistics() as running:
+                    self._validate(running)
             for labelled, unlabelled in self.batches():
                 with defer_worker_deaths(), self.steps.step():
                     results = self.train_step(labelled, unlabelled)
@@ -199,11 +206,12 @@ class Trainer:
                 due = due_after(self.iteration, train, stopping=stopping)
                 if due.log:
                     self._log(bar, with_graph=due.validate)
-                if due.checkpoint:
-                    self._checkpoint()
-                if due.validate:
-                    self._validate()
                 if due.checkpoint or due.validate:
+                    with self._evaluation_statistics(estimate=due.validate) as running:
+                        if due.checkpoint:
+                            self._checkpoint(running)
+                        if due.validate:
+                            self._validate(running)
                     self.meter.restart_clock()
                 if stopping:
                     break
@@ -268,17 +276,23 @@ class Trainer:
 
     def batches(self) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
+        train = self.config.train
+        return self.batches_of(train.seed, self.iteration, train.iterations)
+
+    def batches_of(
+        self, seed: int, first: int, end: int
+    ) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
+        """Batches ``first`` to ``end - 1`` of the run that would have this ``seed``."""
         config = self.config
 
         def loader(
             stream: Literal["labelled", "unlabelled"], ids: Sequence[str], batch_size: int
         ) -> DataLoader[TrainSample]:
-            seed = config.train.seed
             return train_loader(
                 TrainStream(self.parts.reader, ids, config.dataset, stream=stream, seed=seed),
                 batch_size,
-                start_iteration=self.iteration,
-                iterations=config.train.iterations,
+                start_iteration=first,
+                iterations=end,
                 workers=config.train.workers,
                 rank=distributed.rank(),
                 world_size=distributed.world_size(),
@@ -361,7 +375,36 @@ class Trainer:
             if "validation" in record and record.get("images") == self.validation.images
         }
 
-    def _validate(self) -> None:
+    @contextlib.contextmanager
+    @torch.no_grad()
+    def _evaluation_statistics(self, *, estimate: bool = True) -> Iterator[Buffers | None]:
+        """In this context batch norm's running statistics are means over training batches.
+
+        These batches are always the same ones. The student sees its augmented images, the teacher
+        the plain crops that it labels. The context gives the statistics of the training itself,
+        which goes on with them.
+        """
+        count = self.config.train.statistics_batches if estimate else 0
+        if not count:
+            yield None
+            return
+        running = copy_of_buffers(self.parts.networks)
+        seed = stable_seed("statistics", self.config.train.seed)
+        try:
+            with averaging_statistics(self.parts.networks.values()), validation_backends():
+                for number, batch in enumerate(self.batches_of(seed, 0, count)):
+                    torch.manual_seed(stable_seed(seed, number, distributed.rank()))
+                    for part in self._parts(*batch):
+                        with self.autocast:
+                            self.losses(*part)
+            distributed.average_buffers(self.parts.networks.values())
+            if self.teacher is not None:
+                self.teacher.copy_statistics(self.student)
+            yield running
+        finally:
+            restore_buffers(self.parts.networks, running)
+
+    def _validate(self, running: Buffers | None) -> None:
         """Evaluate student and teacher, and keep the best."""
         with validation_backends(), self.autocast:
             results = self.validation.evaluate(self.parts.networks, self.iteration)
@@ -370,17 +413,18 @@ class Trainer:
         split, score = self.validation.split, results[main_network(results)].confusion.mean_iou()
         if score > self.best:
             self.best = score
-            save_checkpoint({**self._state(), "chosen_on": split}, self.folder.path / "best.pt")
+            state = {**self._state(running), "chosen_on": split}
+            save_checkpoint(state, self.folder.path / "best.pt")
         # Last: a resumed run does not repeat a validation that is in the metrics.
         figures = {name: result.to_dict() for name, result in results.items()}
         which = {"split": split, "images": self.validation.images}
         self.folder.log({"iteration": self.iteration, **which, "validation": figures})
 
-    def _checkpoint(self) -> None:
+    def _checkpoint(self, running: Buffers | None) -> None:
         """Write ``last.pt``, unless the weights themselves are broken."""
         self._require_finite_weights()
         if distributed.rank() == 0:
-            save_latest(self._state(), self.folder.path)
+            save_latest(self._state(running), self.folder.path)
         self.saved = self.iteration
 
     def _require_finite_weights(self) -> None:
@@ -429,7 +473,7 @@ class Trainer:
                 "from them once what is wrong has been repaired"
             )
 
-    def _state(self) -> Checkpoint:
+    def _state(self, running: Buffers | None = None) -> Checkpoint:
         spec = self.parts.reader.spec
         return {
             "config": self.config.to_dict(),
@@ -444,6 +488,7 @@ class Trainer:
             "images": self.validation.images,
             "student": self.student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
+            "running_statistics": running,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
         }
@@ -464,6 +509,8 @@ class Trainer:
         load_state(self.student, checkpoint["student"], source)
         if self.teacher is not None:
             load_state(self.teacher, checkpoint["teacher"], source)
+        if checkpoint.get("running_statistics") is not None:
+            restore_buffers(self.parts.networks, checkpoint["running_statistics"])
         self.optimizer.load_state_dict(checkpoint["optimizer"])
         self.scaler.load_state_dict(checkpoint["scaler"])
         self.iteration = self.saved = checkpoint["iteration"]
