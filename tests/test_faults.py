@@ -260,6 +260,23 @@ def test_a_closed_terminal_stops_a_run_with_a_checkpoint(tiny, tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_stops_a_run_with_a_checkpoint(tiny, tmp_path, number):
+    """As a scheduler, ``timeout`` and a terminal send it."""
+
+    def signal_all() -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+        os.kill(os.getpid(), number)
+        time.sleep(0.2)
+
+    config = tiny("train.workers=1", "train.checkpoint_every=100")
+    trainer = Trainer(build_run(config), tmp_path / "run")
+    at_step(trainer, 1, signal_all)
+    assert not trainer.run().finished
+    assert_resumes(config, tmp_path / "run", 2)
+
+
 def kill_loaders() -> None:
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGKILL)

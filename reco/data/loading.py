@@ -43,6 +43,7 @@ _Sample = TypeVar("_Sample", covariant=True)
 
 # Images evaluated together where they all have one size.
 _EVAL_BATCH = 4
+_SECONDS_AFTER_SIGTERM = 60  # that a process lives which reads images
 
 
 class TrainSample(NamedTuple):
@@ -372,15 +373,23 @@ def _explanation(error: Exception, workers: Workers) -> Exception:
         return error
     else:
         return type(error)(message)
+    reason = first_line.rstrip(" .")
     return ChildProcessError(
-        f"{problem}: {first_line}. train.workers=0, instead of {workers}, does without them"
+        f"{problem}: {reason}. train.workers=0, instead of {workers}, does without them"
     )
 
 
 def _leave_signals_to_the_parent(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal, but it is the run that decides when to stop."""
+    """Signals may reach all processes of a run, but it is the run that decides when to stop.
+
+    Ctrl-C and a closed terminal do so, and SIGTERM under a scheduler or ``timeout``. SIGTERM also
+    ends a process that reads and that nobody waits for: this one it ends a minute later.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_SECONDS_AFTER_SIGTERM))
 
 
 class _SampleNumbers(Sampler[list[int]]):
