@@ -53,7 +53,7 @@ def run(tmp_path) -> Path:
     figures = {"mean_iou": 0.5, "boundary_mean_iou": 0.4, "iou": [0.5], "matrix": [[9]]}
     record = {"iteration": 9, "split": "val", "validation": {"student": figures}}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
-    (folder / "environment.json").write_text('{"commit": "abc"}')
+    (folder / "environment.json").write_text('{"commit": "abc", "device": "CPU", "threads": 2}')
     identity = {"method": "plain", "budget": "", "seed": 0, "run": "runs/demo/abc-s0"}
     (folder / "split.json").write_text('{"images_per_class": {"road": 1}}')
     write_csv(read_results(folder, 9, None, **identity), Result, tmp_path / "rows.csv")

@@ -29,9 +29,9 @@ from reco.studies.tables import bootstrap_interval, classes_table, results_table
 def row(
     method: str, seed: int, student: float, teacher: float | None, split: str = "val"
 ) -> Result:
-    return Result(
-        method, "", seed, 1200, split, student, teacher, 30.0, teacher, 20.0, 1.5, "abc", "r"
-    )
+    figures = (student, teacher, 30.0, teacher, 20.0)
+    cost = (1.5, 0.25 + seed, 1000 + seed, "CPU, 1 thread")
+    return Result(method, "", seed, 1200, split, *figures, *cost, "abc", "r")
 
 
 ROWS = [
@@ -49,10 +49,13 @@ def test_table_by_hand(tmp_path):
     deviation = statistics.stdev([42, 44])
     assert table.startswith("mIoU in % on val, 1,200 iterations:")
     assert lines[4][:4] == ["plain", "2", "40.5 ± 0.7", f"43.0 ± {deviation:.1f}"]
-    assert lines[4][-1] == "-"
-    assert lines[5][-1] == "+2.0 [+1.0, +3.0]"
+    assert lines[2][-3:] == ["difference to plain", "s a step", "MiB"]
+    assert lines[4][-3:] == ["-", "0.75", "1,000"]
+    assert lines[5][-3] == "+2.0 [+1.0, +3.0]"
     assert lines[6][2:4] == ["30.0", "-"]
-    assert lines[6][-1] == "-12.0"
+    assert lines[6][-3] == "-12.0"
+    free = results_table([row._replace(step_seconds=None, memory_mib=None) for row in ROWS])
+    assert free.splitlines()[2].endswith("rarest third |")
     more = results_table([*ROWS, row("ReCo", 2, 44.0, 46.0)], "plain")
     assert "| +2.0 [+1.0, +3.0] of 2 |" in more
     both = results_table(ROWS[:4], "plain")
@@ -149,14 +152,14 @@ def run(tmp_path) -> Path:
     better = {**figures, "mean_iou": 0.75}
     validation = {"student": figures, "teacher": better}
     lines = [
-        {"iteration": 10, "eta": None, "pseudo_accuracy": 0.5, "seconds": 60.0},
-        {"iteration": 20, "eta": 0.5, "pseudo_accuracy": 0.75, "seconds": 30.0},
+        {"iteration": 10, "eta": None, "pseudo_accuracy": 0.5, "seconds": 60.0, "memory_mib": 7},
+        {"iteration": 20, "eta": 0.5, "pseudo_accuracy": 0.75, "seconds": 30.0, "memory_mib": 5},
         {"iteration": 20, "split": "val", "validation": validation},
         {"iteration": 30, "split": "val", "validation": {"student": figures}},
     ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text + '{"iteration": 40, "et')
-    (tmp_path / "environment.json").write_text('{"commit": "abc"}')
+    (tmp_path / "environment.json").write_text('{"commit": "abc", "device": "CPU", "threads": 2}')
     names = {"images_per_class": dict.fromkeys(["road", "car", "sky", "pole", "sign"], 1)}
     (tmp_path / "split.json").write_text(json.dumps(names))
     tested = {"iteration": 30, "deviations": {}, "networks": {"student": better}}
@@ -174,7 +177,8 @@ def test_a_runs_figures_are_read(run):
         (run / "last-train.json").write_text(json.dumps({**tested, **other}))
         assert read_results(run, 30, "train", **identity) == []
     val, test = read_results(run, 30, "test", **identity)
-    assert val == Result("m", "b", 3, 30, "val", 50.0, None, 25.0, None, 28.0, 1.5, "abc", "r")
+    figures, cost = (50.0, None, 25.0, None, 28.0), (1.5, 4.5, 7, "CPU, 2 threads")
+    assert val == Result("m", "b", 3, 30, "val", *figures, *cost, "abc", "r")
     assert test == val._replace(split="test", student_miou=75.0)
     first, second = read_points(run, **identity)
     assert first == Point("m", "b", 3, 20, 75.0, 25.0, 28.0, 50.0, 75.0, None, 100.0, "r")

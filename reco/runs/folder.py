@@ -7,6 +7,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -223,9 +224,18 @@ def _environment() -> dict[str, Any]:
         "version": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if has_gpu else platform.machine() + " CPU",
+        "device": torch.cuda.get_device_name() if has_gpu else _processor(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _processor() -> str:
+    """The name of the processor, or of its architecture where the system does not tell."""
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if found is not None:
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def _commit() -> str:

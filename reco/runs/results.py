@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import json
 import statistics
 from collections.abc import Mapping, Sequence, Set
@@ -31,7 +32,7 @@ _TAIL_BYTES = 2**18
 
 
 class Result(NamedTuple):
-    """The final figures of a run on one split; all but counts and minutes in %."""
+    """The final figures of a run on one split: shares in %, and what they cost."""
 
     method: str
     budget: str
@@ -44,6 +45,9 @@ class Result(NamedTuple):
     teacher_boundary_miou: float | None
     rare_miou: float  # over the rarest third of the classes, of the main network
     minutes: float | None  # of training, without validation
+    step_seconds: float | None  # median over the lines of the log
+    memory_mib: int | None  # largest in the log: of the process, or of the GPU
+    machine: str
     commit: str
     run: str  # folder, below the study's
 
@@ -159,11 +163,27 @@ def read_results(
             teacher_boundary_miou=_of_teacher(figures, "boundary_mean_iou"),
             rare_miou=rare_mean_iou(_main(figures)),
             minutes=round(sum(seconds) / 60, 1) if seconds else None,
+            step_seconds=_step_seconds(records),
+            memory_mib=max((r["memory_mib"] for r in records if "memory_mib" in r), default=None),
+            machine=f"{environment['device']}, {_threads(environment['threads'])}",
             commit=environment["commit"],
             **identity,
         )
         for split, figures in evaluations.items()
     ]
+
+
+def _threads(number: int) -> str:
+    return "1 thread" if number == 1 else f"{number} threads"
+
+
+def _step_seconds(records: Records) -> float | None:
+    """Median seconds of a step over the lines of the log; ``None`` where none has a time."""
+    lines = [(record["iteration"], record["seconds"]) for record in records if "seconds" in record]
+    iterations = [0, *(iteration for iteration, _ in lines)]
+    steps = [after - before for before, after in itertools.pairwise(iterations)]
+    found = [seconds / n for (_, seconds), n in zip(lines, steps, strict=True) if n > 0]
+    return round(statistics.median(found), 3) if found else None
 
 
 def read_classes(
@@ -393,7 +413,8 @@ def read_csv(path: Path, kind: type[Row]) -> list[Row]:
     def parse(field: str, text: str) -> Any:
         if types[field] in (int, str):
             return types[field](text)
-        return float(text) if text else None
+        number = int if types[field] == int | None else float
+        return number(text) if text else None
 
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)

@@ -20,8 +20,8 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     """Markdown: mean ± standard deviation over seeds, and paired differences to the baseline.
 
     A difference is taken run by run on the same seed and split; the interval behind it is a 95 %
-    bootstrap over the pairs. Below the table is a note where there are fewer than six pairs, too
-    few for significance.
+    bootstrap over the pairs. Seconds and memory are medians over the runs. Below the table is a
+    note where there are fewer than six pairs, too few for significance.
 
     Args:
         rows: of one split of the data; of several, each gets a table.
@@ -60,10 +60,12 @@ def _caveat(pairs: int) -> str:
 def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[str]:
     groups = _groups(rows)
     titles = ["method", "budget", "seeds", "student mIoU", "teacher mIoU", "near boundaries"]
-    titles += ["rarest third", f"difference to {baseline}" if baseline else "difference"]
+    titles += ["rarest third", f"difference to {baseline}", "s a step", "MiB"]
     show = [True] * len(titles)
     show[1] = any(row.budget for row in rows)
-    show[-1] = baseline is not None
+    show[-3] = baseline is not None
+    show[-2] = any(row.step_seconds is not None for row in rows)
+    show[-1] = any(row.memory_mib is not None for row in rows)
     lines = []
     for (_, budget, method), group in groups.items():
         pairs = _pairs(groups, (rows[0].split, budget, method), baseline)
@@ -77,6 +79,8 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
             mean_and_deviation([row.boundary_miou for row in group]),
             mean_and_deviation([row.rare_miou for row in group]),
             _difference(pairs, len(group)),
+            _median([row.step_seconds for row in group], ".2f"),
+            _median([row.memory_mib for row in group], ",.0f"),
         ]
         lines.append(entries)
     yield f"mIoU in % on {rows[0].split}, {_range([row.iterations for row in rows])} iterations:"
@@ -182,6 +186,12 @@ def _difference(pairs: Sequence[float], seeds: int) -> str:
         low, high = bootstrap_interval(pairs)
         text += f" [{low:+.1f}, {high:+.1f}]"
     return text if len(pairs) == seeds else f"{text} of {len(pairs)}"
+
+
+def _median(values: Sequence[float | None], form: str) -> str:
+    """Of the values that are there."""
+    found = [value for value in values if value is not None]
+    return format(statistics.median(found), form) if found else "-"
 
 
 def _range(numbers: Sequence[int]) -> str:
