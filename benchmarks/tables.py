@@ -1,7 +1,7 @@
 """Check that the tables of documents are those of their CSV files, and these those of the runs.
 
-    python benchmarks/tables.py README.md docs/results.md
-    python benchmarks/tables.py README.md docs/results.md --write
+    python benchmarks/tables.py README.md docs/*results.md
+    python benchmarks/tables.py README.md docs/*results.md --write
     python benchmarks/tables.py --runs runs/studies docs/demo_runs.csv
 
 The first command compares, the second makes the tables anew, and the third follows CSV files to

@@ -47,7 +47,7 @@ CONFIG_FOLDER = next(
 
 # Removed keys: the default, which older files may still have, and the remedy for other values.
 _REMOVED = {
-    "reco.true_labels": (False, "it served one study (docs/results.md), at commit 99f6276"),
+    "reco.true_labels": (False, "it served one study (docs/earlier_results.md), at commit 99f6276"),
 }
 
 # Prefix of a value that the user has to set; the rest says what is expected.
