@@ -220,6 +220,8 @@ class ReCoConfig(ReCoOptions):
     """The options of the loss, and what part it has in training."""
 
     enabled: bool = True  # train with the ReCo loss; false: no second head either
+    # The second head's loss: Eq. 1, or as a control a cross-entropy on the same queries.
+    loss: Literal["contrast", "cross_entropy"] = "contrast"
     weight: NotNegative = 1.0  # factor on the ReCo loss in the sum of losses
     weak_threshold: Probability = 0.7  # confidence above which an unlabelled pixel takes part
     # Take keys from all pixels that take part, or from labelled ones that the student gets right.
@@ -683,6 +685,11 @@ def _contradictions(config: Config) -> list[tuple[str, bool, str]]:
             method.teacher_buffers == "copied" or method.teacher_mode == "eval",
             "copied, since with method.teacher_mode = train the teacher gathers running statistics "
             "itself; or method.teacher_mode = eval",
+        ),
+        (
+            "reco.keys_from",
+            config.reco.keys_from == "all" or config.reco.loss == "contrast",
+            "all, since a cross-entropy (reco.loss) has no keys",
         ),
         (
             "dataset.root",

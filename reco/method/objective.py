@@ -22,6 +22,7 @@ from torch.profiler import record_function  # names the phases for `--profile`
 from reco import IGNORE, distributed
 from reco.loss import ReCoLoss, ReCoStatistics
 from reco.method.check_labels import checked_labels
+from reco.method.second_head import SampledCrossEntropy
 from reco.method.views import LabelledView, UnlabelledView
 
 
@@ -66,7 +67,7 @@ class Objective(nn.Module):
             takes confident pixels alone, see :func:`threshold_loss`.
         unsupervised_threshold: δ_s of η, or of single pixels, in [0, 1].
         weak_threshold: δ_w: an unlabelled pixel takes part in ReCo only above it, in [0, 1].
-        reco: the ReCo loss, or ``None`` to train without it.
+        reco: the ReCo loss, or a control in its place; ``None`` to train without either.
         reco_weight: factor on it.
         keys_from: which pixels ReCo's keys come from: ``all`` that take part, or ``right_labels``:
             those with ground truth to which the student gives their class (as in PixCon,
@@ -83,7 +84,7 @@ class Objective(nn.Module):
         unsupervised_loss: Literal["share", "threshold"] = "share",
         unsupervised_threshold: float = 0.97,
         weak_threshold: float = 0.7,
-        reco: ReCoLoss | None = None,
+        reco: ReCoLoss | SampledCrossEntropy | None = None,
         reco_weight: float = 1.0,
         keys_from: Literal["all", "right_labels"] = "all",
         class_weights: Sequence[float] | None = None,

@@ -32,10 +32,14 @@ def build_network(
     if mean_and_std is None and imagenet:
         mean_and_std = IMAGENET_MEAN, IMAGENET_STD
     mean, std = mean_and_std or (None, None)
+    representation_dim = None
+    if config.reco.enabled:
+        classifies = config.reco.loss == "cross_entropy"
+        representation_dim = num_classes if classifies else config.model.representation_dim
     return SegmentationNetwork(
         **network_arguments(config, num_classes),
         weights=config.model.weights if pretrained else "none",
-        representation_dim=config.model.representation_dim if config.reco.enabled else None,
+        representation_dim=representation_dim,
         freeze=config.model.freeze,
         drop_path=config.model.drop_path,
         mean=mean,

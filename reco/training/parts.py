@@ -20,11 +20,14 @@ from reco.data.statistics import mean_and_std
 from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
+from reco.method.second_head import SampledCrossEntropy
 from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
 from reco.models.network import SegmentationNetwork
 from reco.runs.networks import build_network, build_teacher
 from reco.training.optimisation import build_optimizer
+
+_SECOND_LOSSES = {"contrast": ReCoLoss, "cross_entropy": SampledCrossEntropy}
 
 
 @dataclass
@@ -209,7 +212,7 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
         unsupervised_loss=config.method.unsupervised_loss,
         unsupervised_threshold=config.method.unsupervised_threshold,
         weak_threshold=config.reco.weak_threshold,
-        reco=ReCoLoss(config.reco) if config.reco.enabled else None,
+        reco=_SECOND_LOSSES[config.reco.loss](config.reco) if config.reco.enabled else None,
         reco_weight=config.reco.weight,
         keys_from=config.reco.keys_from,
         class_weights=class_weights,
