@@ -104,7 +104,10 @@ def check_dataset(reader: FileReader) -> Report:
             same_as_val = found.pairs
         elif split == "test" and found.pairs == same_as_val:
             continue
-        report.problems.extend(f"{path}: image without mask" for path in found.images_alone)
+        alone = [f"{path}: image without mask" for path in found.images_alone]
+        if alone:  # what helps is said once, as the others are mostly of the same kind
+            alone[0] += f". {reader.remedy_alone(found.images_alone[0])}"
+        report.problems.extend(alone)
         report.problems.extend(f"{path}: mask without image" for path in found.masks_alone)
         if split != "unlabelled" and not found.pairs and not found.images_alone:
             report.problems.append(f"{split}: no images")
