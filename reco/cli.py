@@ -416,7 +416,7 @@ def _prepare(arguments: Namespace) -> int:
         write_whole(arguments.picture, paint_budgets(reader, config).save)
     if arguments.resize_to or arguments.split or arguments.picture:
         return 0
-    found = check_dataset(reader)
+    found = check_dataset(reader, config.eval_split)
     print(found.format())
     show = arguments.masks_picture
     if show is None and config.name == "folder":
