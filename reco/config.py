@@ -366,7 +366,10 @@ def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
         for key, value in keys.items():
             name = f"{section}.{key}" if key else section
             text = f"{'  ' if key else ''}{key or section}: {_flow(value)}"
-            lines.append((text, f"# {origins.get(name, 'default')}"))
+            origin = origins.get(name, "default")
+            if name == "dataset.class_names" and config.dataset.classes:
+                origin += ": the names in dataset.classes"
+            lines.append((text, f"# {origin}"))
     width = max(len(text) for text, _ in lines if len(text) < 60)
     return "\n".join(f"{text:<{width}}  {origin}".rstrip() for text, origin in lines)
 
@@ -490,8 +493,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def _flow(value: Any) -> str:
-    """A value as one line of YAML."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    """A value as one line of YAML, in its own order: that of classes counts."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("...\n").strip()
 
 
@@ -601,10 +604,13 @@ def _merge(
     values: dict[str, Any], origins: dict[str, str], new: Any, source: str, prefix: str = ""
 ) -> None:
     """Lay ``new`` over ``values`` section by section, noting which source each key came from."""
-    if prefix == "dataset." and ("classes" in new) != ("class_names" in new):
+    given = {key for key in ("classes", "class_names") if new.get(key) is not None}
+    if prefix == "dataset." and len(given) == 1:
         # Alternative keys: the later one counts.
-        for key in ("class_names", "label_map") if "classes" in new else ("classes",):
+        for key in ("class_names", "label_map") if "classes" in given else ("classes",):
             values.pop(key, None)
+            origins.pop(f"{prefix}{key}", None)
+        origins["dataset.class_names"] = source  # they are the names in `classes`
     for key, value in new.items():
         name = f"{prefix}{key}"
         origins[name] = source
