@@ -206,6 +206,7 @@ def evaluate(parser: ArgumentParser) -> Work:
         from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 
         check_option("--split", arguments.split, "dataset.eval_split", arguments.overrides)
+        written: list[Path] = []
         table = evaluate_checkpoints(
             arguments.checkpoint,
             split=arguments.split,
@@ -216,8 +217,10 @@ def evaluate(parser: ArgumentParser) -> Work:
             boundary_width=arguments.boundary_width,
             device=arguments.device,
             output=arguments.output,
+            written=written,
         )
         print(table)
+        _print_written(written)
         return 0
 
     return work
@@ -307,6 +310,7 @@ def export(parser: ArgumentParser) -> Work:
     def work(arguments: Namespace) -> int:
         from reco.inference.export import export_checkpoint
 
+        written: list[Path] = []
         results = export_checkpoint(
             arguments.checkpoint,
             arguments.output,
@@ -314,9 +318,11 @@ def export(parser: ArgumentParser) -> Work:
             network=arguments.network,
             input=arguments.input,
             images=arguments.images,
+            written=written,
         )
         for result in results:
             print(result.summary())
+        _print_written(written)
         return 1 if any(result.agreement < 0.999 for result in results) else 0
 
     return work
@@ -416,7 +422,7 @@ def _prepare(arguments: Namespace) -> int:
         write_whole(arguments.picture, paint_budgets(reader, config).save)
     if arguments.resize_to or arguments.split or arguments.picture:
         return 0
-    found = check_dataset(reader)
+    found = check_dataset(reader, config.eval_split)
     print(found.format())
     show = arguments.masks_picture
     if show is None and config.name == "folder":
@@ -771,6 +777,12 @@ def _add_mode(parser: ArgumentParser) -> None:
     add("--blend", choices=["hann", "uniform"], help="of windows (default hann)")
     add("--scales", nargs="+", type=float, default=[1.0], help="average over these scales")
     add("--flip", action="store_true", help="average with the mirror image")
+
+
+def _print_written(paths: Sequence[Path]) -> None:
+    """One line with the files that a command wrote, unless there are none."""
+    if paths:
+        print(f"written: {', '.join(map(str, paths))}")
 
 
 def _mode(arguments: Namespace) -> InferenceMode:

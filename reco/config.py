@@ -29,8 +29,10 @@ from reco.fields import (
     advice,
     check,
     field_types,
+    holds_nothing,
     is_text,
     nearest,
+    needs_quotes,
     read_value,
     takes_text,
 )
@@ -62,6 +64,15 @@ FOLDER_KEYS = (
 # Files that exist before a run: relative paths are relative to the YAML file that names them.
 _LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation", "test")
 _PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
+
+# Keys that take colours, which need quotes in YAML.
+_COLOUR_KEYS = ("dataset.classes", "dataset.ignore")
+_HEX_COLOUR = re.compile(r"(?:0x)?([0-9a-f]{6})", re.IGNORECASE)
+# In a line of text: one of these keys, or a colour as a value of it or of a class.
+_COLOUR_IN_TEXT = re.compile(
+    r"\b(?P<key>classes|ignore)\s*[:=]|(?<=[:=,[{-])\s*(?P<colour>#(?:[0-9a-f]{6}|[0-9a-f]{3})\b)",
+    re.IGNORECASE,
+)
 
 NOT_THE_EXPERIMENT = frozenset(
     {
@@ -368,7 +379,10 @@ def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
         for key, value in keys.items():
             name = f"{section}.{key}" if key else section
             text = f"{'  ' if key else ''}{key or section}: {_flow(value)}"
-            lines.append((text, f"# {origins.get(name, 'default')}"))
+            origin = origins.get(name, "default")
+            if name == "dataset.class_names" and config.dataset.classes:
+                origin += ": the names in dataset.classes"
+            lines.append((text, f"# {origin}"))
     width = max(len(text) for text, _ in lines if len(text) < 60)
     return "\n".join(f"{text:<{width}}  {origin}".rstrip() for text, origin in lines)
 
@@ -462,15 +476,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: not YAML, not ``key: value`` lines, or a key that is there twice.
     """
     try:
-        content = yaml.load(read_text(path), _Loader)
+        text = read_text(path)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        content = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
+        if commented := _commented_colour(text):
+            raise ConfigError(f"{path}: {commented}") from error
         mark = getattr(error, "problem_mark", None)
-        line = read_text(path).splitlines()[mark.line :][:1] if mark else []
+        line = text.splitlines()[mark.line :][:1] if mark else []
         unquoted = any(re.search(r":\s+[*{][\w.}/]", text) for text in line)
         hint = '; a pattern needs quotes: "{stem}.jpg", "*.jpg"' if unquoted else ""
         raise ConfigError(f"{path}: not a YAML file: {error}{hint}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    for key in _COLOUR_KEYS:
+        _refuse_unquoted_colours(_below(node, key.split(".")), f"{path}: {key}")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")
@@ -491,9 +512,50 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _commented_colour(text: str) -> str:
+    """What to do about a colour that YAML takes for a comment, and where it is; empty if none is.
+
+    Args:
+        text: of a file that is not YAML: where the rest of a line is a comment, a bracket is open.
+    """
+    key, lines = None, text.splitlines()
+    for number, line in enumerate(lines, 1):
+        for found in _COLOUR_IN_TEXT.finditer(line):
+            if found["key"]:
+                key = found["key"]
+            elif key:
+                line_number = f" in line {number}" if len(lines) > 1 else ""
+                return f"dataset.{key}{line_number}: {needs_quotes(found['colour'])}"
+    return ""
+
+
+def _below(node: yaml.Node | None, keys: Sequence[str]) -> yaml.Node | None:
+    """The node that ``keys`` lead to."""
+    for key in keys:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for name, value in pairs if name.value == key), None)
+    return node
+
+
+def _refuse_unquoted_colours(node: yaml.Node | None, where: str) -> None:
+    """Raise for six hex digits without quotes, such as 0x804080: YAML takes most for numbers."""
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            _refuse_unquoted_colours(value, f"{where}: {name.value}")
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _refuse_unquoted_colours(item, where)
+    elif (
+        isinstance(node, yaml.ScalarNode)
+        and node.style is None  # no quotes
+        and (found := _HEX_COLOUR.fullmatch(node.value))
+    ):
+        raise ConfigError(f'{where} = {node.value}: a colour needs quotes and #: "#{found[1]}"')
+
+
 def _flow(value: Any) -> str:
-    """A value as one line of YAML."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
+    """A value as one line of YAML, in its own order: that of classes counts."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6, sort_keys=False)
     return text.removesuffix("...\n").strip()
 
 
@@ -505,7 +567,11 @@ def _override(values: dict[str, Any], origins: dict[str, str], overrides: Sequen
             raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
         try:
             value = _read_value(text, _hint(key))
+            if key in _COLOUR_KEYS and not isinstance(value, str):
+                _refuse_unquoted_colours(yaml.compose(text, yaml.SafeLoader), f"--set: {key}")
         except yaml.YAMLError as error:
+            if key in _COLOUR_KEYS and (commented := _commented_colour(override)):
+                raise ConfigError(f"--set {override!r}: {commented}") from error
             raise ConfigError(f"--set {override!r}: the value is not YAML: {error}") from error
         _set_value(values, origins, key, value, "--set")
 
@@ -603,10 +669,13 @@ def _merge(
     values: dict[str, Any], origins: dict[str, str], new: Any, source: str, prefix: str = ""
 ) -> None:
     """Lay ``new`` over ``values`` section by section, noting which source each key came from."""
-    if prefix == "dataset." and ("classes" in new) != ("class_names" in new):
+    given = {key for key in ("classes", "class_names") if new.get(key) is not None}
+    if prefix == "dataset." and len(given) == 1:
         # Alternative keys: the later one counts.
-        for key in ("class_names", "label_map") if "classes" in new else ("classes",):
+        for key in ("class_names", "label_map") if "classes" in given else ("classes",):
             values.pop(key, None)
+            origins.pop(f"{prefix}{key}", None)
+        origins["dataset.class_names"] = source  # they are the names in `classes`
     for key, value in new.items():
         name = f"{prefix}{key}"
         origins[name] = source
@@ -649,7 +718,9 @@ def _build_config(
             try:
                 arguments[key] = read_value(value, hints[key])
             except ValueError as error:
-                fail(name, f" = {value!r}: expected {error}{advice(value, hints[key])}")
+                comment = name == "dataset.ignore" and holds_nothing(value)
+                hint = f" ({needs_quotes()})" if comment else advice(value, hints[key])
+                fail(name, f" = {value!r}: expected {error}{hint}")
         for key, f in fields.items():
             required = f.default is f.default_factory is dataclasses.MISSING
             if required and key not in arguments:

@@ -150,6 +150,16 @@ def advice(value: Any, hint: Any) -> str:
     return " (in quotes where YAML takes it for something else)" if quotes else ""
 
 
+def needs_quotes(colour: str = "#804080") -> str:
+    """What to do about a colour that YAML takes for a comment."""
+    return f'a colour needs quotes, "{colour}", since # begins a comment in YAML'
+
+
+def holds_nothing(value: Any) -> bool:
+    """Whether ``value`` is nothing, or a list with nothing in it where a comment begins."""
+    return None in (value if isinstance(value, list | tuple) else [value])
+
+
 def nearest(word: str, options: Sequence[str]) -> str:
     """`` (did you mean 'x'?)`` where ``word`` is close to one of ``options``."""
     matches = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
@@ -191,11 +201,8 @@ def _read_mapping(value: Any, key_type: Any, item_type: Any) -> dict[Any, Any]:
     for key, item in value.items():
         if names and isinstance(key, bool):
             raise ValueError(f"names; YAML takes yes, no, on and off for {key}, unless in quotes")
-        if names and item is None:
-            raise ValueError(
-                f'something behind {key}; a colour needs quotes, "#804080", since # begins a '
-                "comment in YAML"
-            )
+        if names and holds_nothing(item):
+            raise ValueError(f"something behind {key} ({needs_quotes()})")
     return {
         read_value(str(k) if names and type(k) is int else k, key_type): read_value(v, item_type)
         for k, v in value.items()

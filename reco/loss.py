@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reco import IGNORE, distributed
-from reco.fields import Count, Positive, Probability, check_fields
+from reco.fields import Count, Positive, Probability, check_fields, nearest
 
 QuerySampling = Literal["hard", "easy", "random"]
 KeySampling = Literal["active", "random"]
@@ -44,6 +44,8 @@ _CHUNK_NUMBERS_CPU = 2**21
 _CHUNK_NUMBERS = 2**24
 # Pixels that one float32 sum runs over. Over millions, a running sum loses its last digits.
 _SUM_PIXELS = 2**13
+# Arguments of ReCoLoss by name beside the options, of which one may have been meant.
+_ARGUMENTS = ("negative_classes", "class_weights", "ignore_index", "across_ranks")
 # A shorter vector has no direction that numbers could tell: its cosines are 0.
 _SHORTEST = 1e-6
 
@@ -470,6 +472,7 @@ class ReCoLoss(nn.Module):
 
     Raises:
         ValueError: an argument out of range, by name.
+        TypeError: an option that there is not, with the one that was meant.
 
     Example:
         >>> loss = ReCoLoss(num_queries=16, num_negatives=32)
@@ -498,6 +501,13 @@ class ReCoLoss(nn.Module):
                 f"ReCoLoss: options = {options!r}: expected ReCoOptions, or single options by "
                 "name: ReCoLoss(num_queries=256)"
             )
+        names = [option.name for option in fields(options)]
+        for name in changes:
+            if name not in names:
+                meant = nearest(name, [*names, *_ARGUMENTS])
+                raise TypeError(
+                    f"ReCoLoss: {name!r} is no option{meant}: expected {', '.join(names)}"
+                )
         self.options = replace(options, **changes)
         self.ignore_index = ignore_index
         self.across_ranks = across_ranks

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -418,6 +419,30 @@ def test_each_value_says_where_it_came_from(write, capsys):
     command = ["train", "--config", str(file), "--show", "--set", "train.seed=3"]
     assert cli.main(command) == 0
     assert capsys.readouterr().out == shown + "\n"
+
+
+def test_classes_in_place_of_the_names_of_a_base(write, capsys):
+    """Where they come from is said of both keys, and their order is kept."""
+    table = "dataset.classes={road: 0, car: 255}"
+    assert cli.main(["train", "--config", "folder.yaml", "--show", "--set", table]) == 0
+    shown = capsys.readouterr().out
+    lines = {line.split(":")[0].strip(): " ".join(line.split()) for line in shown.splitlines()}
+    assert lines["class_names"] == (
+        "class_names: [road, car] # --set: the names in dataset.classes"
+    )
+    assert lines["classes"] == "classes: {road: 0, car: 255} # --set"
+    config = load_config("folder.yaml", [table])
+    assert config_from_dict(yaml.safe_load(shown), "shown") == config
+    base = load_config("folder.yaml")
+    for one, other in ((config, base), (base, config)):  # as the commands of a study
+        assert config_from_dict(other.to_dict(), "other", one.overrides_over(other)) == one
+
+    file = write("base: folder.yaml\ndataset: {classes: {road: 0, car: 255}}\n")
+    names = explain_config([file], ["dataset.class_names=[a, b]"])
+    assert re.search(r"class_names: \[a, b\] +# --set$", names, re.MULTILINE)
+    assert re.search(r" classes: null +# default$", names, re.MULTILINE)
+    with pytest.raises(ConfigError, match=r"^--set: dataset.class_names = \['road'\]: expected"):
+        load_config(file, ["dataset.classes={road: 0}"])
 
 
 def test_a_base_that_is_no_name_or_comes_back(write):

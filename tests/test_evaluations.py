@@ -136,6 +136,8 @@ def evaluate(run: Path, *options: str, checkpoint: str = "last.pt") -> None:
 
 def test_a_file_says_what_it_is_of_and_no_other_takes_its_place(run, tmp_path, capsys):
     evaluate(run)
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line == f"written: {run / 'last-val.json'}, {run / 'last-val.csv'}"
     plain = read(run / "last-val.json")
     checkpoint = load_checkpoint(run / "last.pt")
     assert plain["checkpoint_digest"] == checkpoint_digest(run / "last.pt")

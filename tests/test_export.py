@@ -108,7 +108,11 @@ def test_state_dict_fills_the_network_it_describes(checkpoint, teacher, tmp_path
     (result,) = export_checkpoint(checkpoint, tmp_path, formats=["state_dict"])
     words = ["export", "--checkpoint", str(checkpoint), "--format", "state_dict"]
     assert cli.main([*words, "--output", str(tmp_path / "again")]) == 0
-    assert str(tmp_path / "again" / "best-state.pt") in capsys.readouterr().out
+    *_, measured, written = capsys.readouterr().out.splitlines()
+    assert measured.startswith(str(tmp_path / "again" / "best-state.pt"))
+    files = [tmp_path / "again" / f"best-{name}" for name in ("state.pt", "state.json", "card.md")]
+    assert written == f"written: {', '.join(map(str, files))}"
+    assert sorted(files) == sorted((tmp_path / "again").iterdir())
     assert result.path.name == "best-state.pt"
     assert result.agreement == 1
     metadata = json.loads((tmp_path / "best-state.json").read_text())

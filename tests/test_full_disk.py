@@ -187,9 +187,11 @@ def test_eval_prints_its_table_where_it_cannot_write(disk, tmp_path, monkeypatch
         assert main(words) == 0
     table = capsys.readouterr().out
     assert "mIoU" in table
+    assert "written" not in table
     output = tmp_path / "figures"
     assert main([*words, "--output", str(output)]) == 0
-    assert capsys.readouterr().out == table
+    files = [str(output / f"run-last-val.{ending}") for ending in ("json", "csv")]
+    assert capsys.readouterr().out == f"{table}written: {', '.join(files)}\n"
     assert sorted(os.listdir(output)) == ["run-last-val.csv", "run-last-val.json"]
     assert main([*words, "--output", str(disk / "figures")]) == 1
     assert capsys.readouterr().err.splitlines()[-1].endswith("Read-only file system")

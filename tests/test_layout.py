@@ -384,6 +384,10 @@ def test_masks_that_lie_there_but_are_not_seen(tmp_path, mask, message):
     with pytest.raises(ValueError, match="1 of 1 images without a mask") as error:
         FolderReader(tmp_path, TWO).ids("train")
     assert message in str(error.value)
+    image = tmp_path / "images/train/a/1.jpg"
+    remedy = str(error.value).partition(f"{image}. ")[2]
+    problems = check_dataset(FolderReader(tmp_path, TWO)).problems
+    assert f"{image}: image without mask. {remedy}" in problems
     if '"' in message:
         pattern = message.split('"')[1]
         assert folder(tmp_path, masks=pattern).ids("train") == ["train/a/1"]

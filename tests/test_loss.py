@@ -385,8 +385,12 @@ def test_options_come_whole_or_one_by_one() -> None:
         *batch, num_queries=3, temperature=1, key_sampling="random", generator=seeded(0)
     )
     assert torch.equal(whole, single)
-    with pytest.raises(TypeError, match="num_querys"):
-        ReCoLoss(num_querys=3)
+    for wrong, meant in (("num_querys", "num_queries"), ("ignore_idx", "ignore_index")):
+        message = rf"^ReCoLoss: '{wrong}' is no option \(did you mean '{meant}'\?\): expected num"
+        with pytest.raises(TypeError, match=message):
+            ReCoLoss(**{wrong: 3})
+    with pytest.raises(TypeError, match=r"ReCoLoss: 'xyz' is no option: expected num_queries, "):
+        ReCoLoss(xyz=3)
 
 
 @pytest.mark.parametrize(

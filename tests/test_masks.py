@@ -269,13 +269,45 @@ def test_classes_that_are_no_table(tmp_path, text, message):
         load_config(write(tmp_path / "a.yaml", text))
 
 
-def test_a_colour_without_quotes_is_a_comment(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("classes:\n    road: #804080\n    b: 1", "something behind road (a colour needs quotes"),
+        ("classes:\n    road:\n    - #804080", "something behind road (a colour needs quotes"),
+        ("classes: {road: #804080, b: 1}", 'classes in line 4: a colour needs quotes, "#804080"'),
+        ("classes: {b: [1, #fff]}", 'classes in line 4: a colour needs quotes, "#fff", since #'),
+        ("classes: {a: 0}\n  ignore: [#00ff00]", "ignore in line 5: a colour needs quotes"),
+        ("classes: {a: 0}\n  ignore: #00ff00", "ignore = None: expected a whole number or text"),
+        ("classes: {b: 0x804080, c: 1}", "classes: b = 0x804080: a colour needs quotes and #"),
+        ("classes: {b: [1, 000080]}", 'b = 000080: a colour needs quotes and #: "#000080"'),
+        ("classes: {b: ffffff}", 'classes: b = ffffff: a colour needs quotes and #: "#ffffff"'),
+        ("ignore: 0x000080", 'ignore = 0x000080: a colour needs quotes and #: "#000080"'),
+    ],
+)
+def test_a_colour_without_quotes_is_named(tmp_path, text, message):
     path = tmp_path / "a.yaml"
-    path.write_text(
-        "dataset:\n  name: folder\n  root: .\n  classes:\n    road: #804080\n    b: 1\n"
-    )
-    with pytest.raises(ConfigError, match=r"behind road; a colour needs quotes"):
+    start = "dataset:\n  name: folder\n  root: .\n"
+    path.write_text(f"{start}  {text}\n  eval_split: val\n")
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
         load_config(path)
+    assert str(error.value).startswith(f"{path}: dataset.")
+    assert "a colour needs quotes" in str(error.value)
+    path.write_text(f"{start}  classes: {{a: 0, b: 65535}}  # 0x804080\n")
+    assert load_config(path).dataset.class_names == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("classes={b: #804080, c: 1}", "c: 1}': dataset.classes: a colour needs quotes"),
+        ("classes={b: 0x804080, c: 1}", "--set: dataset.classes: b = 0x804080: a colour needs"),
+        ("ignore=0x804080", "--set: dataset.ignore = 0x804080: a colour needs quotes"),
+    ],
+)
+def test_a_colour_without_quotes_behind_set_is_named(override, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config("folder.yaml", [f"dataset.{override}"])
+    assert load_config("folder.yaml", ["dataset.ignore=#804080"]).dataset.ignore == "#804080"
 
 
 def test_other_data_sets_have_classes_of_their_own():

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,6 +19,18 @@ def test_public_names_are_there():
     assert {*reco.__all__} <= {*dir(reco)}
     with pytest.raises(AttributeError, match="nothing"):
         reco.nothing  # noqa: B018
+
+
+def test_the_page_of_the_interface_lists_all_of_it():
+    """GitHub shows the table alone, the site what the directives below it name."""
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `from (\S+) import (\w+)` \| \S.* \|$", page, re.MULTILINE)
+    directives = re.findall(r"^::: (\S+)\.(\w+)$", page, re.MULTILINE)
+    assert {name for module, name in rows if module == "reco"} == {*reco.__all__}
+    assert {name for _, name in rows} == {name for _, name in directives} | {"IGNORE"}
+    listed = {name: getattr(importlib.import_module(module), name) for module, name in rows}
+    for module, name in directives:
+        assert listed[name] is getattr(importlib.import_module(module), name)
 
 
 def test_the_loss_needs_torch_alone():

@@ -310,6 +310,25 @@ def test_results_are_not_taken_as_input(checkpoint, tmp_path):
         assert (outcome.predicted, outcome.failures) == (1, [])
 
 
+def test_a_folder_without_images_is_one_line(checkpoint, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    words = ["--checkpoint", checkpoint, "--output", tmp_path / "out"]
+    for others in ("", ", only 2 other files"):
+        assert run(folder, *words) == 1
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert err.startswith(f"error: no images in {folder}{others}; expected .bmp, .jpeg, ")
+        assert len(err.splitlines()) == 1
+        for name in ("notes.txt", "a.gif"):
+            (folder / name).write_text("")
+    assert run(tmp_path / "gone.png", *words) == 1
+    out, err = capsys.readouterr()
+    assert out == "no image labelled: 1 failed\n"  # and no results anywhere
+    assert "gone.png" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_names(tmp_path):
     for name in ("x/a.jpg", "x/a.png", "x/b.png", "y/b.png", "x/c[1].png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

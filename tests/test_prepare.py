@@ -72,6 +72,8 @@ def test_sound_archives_have_no_problems(tmp_path, name, make, extra):
     reader = reader_of(name, make(tmp_path), **extra)
     report = check_dataset(reader)
     assert report.problems == []
+    # A test split that is not public, or that a folder does without, is nothing that is missing.
+    assert not [note for note in report.notes if "no such folder" in note or "public" in note]
     for split in ("train", "val"):
         ids = reader.ids(split)
         assert report.images[split] == len(ids)
@@ -126,6 +128,27 @@ def test_missing_folders_are_all_named(tmp_path):
         str(tmp_path / name) for name in ("train", "trainannot", "valannot")
     ]
     assert any("test: no such folder" in note for note in report.notes)  # worth a note only
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("folder", make_folder, "images/test: no such folder"),
+        ("pascal", make_pascal, "test: Pascal VOC's test labels are not public"),
+    ],
+)
+def test_a_test_split_that_is_evaluated_has_to_be_there(tmp_path, capsys, name, make, message):
+    root = make(tmp_path / name)
+    classes = ["dataset.class_names=[a, b, c]"] if name == "folder" else []
+    words = [name, "--root", root, "--set", f"output_dir={tmp_path}", *classes]
+    assert run_prepare(*words) == 0
+    assert message not in capsys.readouterr().out
+    assert run_prepare(*words, "dataset.eval_split=test") == 1
+    assert message in capsys.readouterr().out
+    if name == "folder":  # half of it is there
+        (root / "images/test").mkdir()
+        assert run_prepare(*words) == 0
+        assert "note: " + str(root / "labels/test: no such folder") in capsys.readouterr().out
 
 
 def test_masks_of_other_splits_are_not_alone(tmp_path):

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -336,3 +338,49 @@ def test_a_run_is_one_process_at_a_time(tmp_path):
         order.put("first")
     process.join()
     assert [order.get(), order.get()] == ["first", "second"]
+    assert not (tmp_path / "runs").exists()  # neither of them made a run
+
+
+def test_a_training_that_never_began_leaves_nothing(tmp_path, capsys):
+    data, runs = f"dataset.root={tmp_path / 'nowhere'}", tmp_path / "all" / "runs"
+    words = ["train", "--config", "camvid_cpu.yaml", "--set", data, f"output_dir={runs}"]
+    assert cli.main(words) == 1
+    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    runs.mkdir(parents=True)  # the user's own folders stay, and so does what lies in them
+    assert cli.main(words) == 1
+    assert list(runs.iterdir()) == []
+    (runs / "camvid_cpu" / "other").mkdir(parents=True)
+    assert cli.main(words) == 1
+    assert [path.name for path in (runs / "camvid_cpu").iterdir()] == ["other"]
+
+
+def test_the_lock_of_a_run_holds_although_its_file_is_removed(tmp_path, capsys):
+    """Those who waited for a file that is gone by then wait for the new one."""
+    folder = tmp_path / "runs" / "abc-s0"
+    inside, most, errors = [], [], []
+
+    def train_and_fail():
+        try:
+            for _ in range(30):
+                with exclusive_use(folder):
+                    inside.append(None)
+                    time.sleep(0.0005)
+                    most.append(len(inside))
+                    inside.pop()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=train_and_fail) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert most == [1] * 120
+    assert "another process trains here" in capsys.readouterr().out
+    assert not list(tmp_path.rglob(".*.lock"))
+    folder.mkdir(parents=True)
+    with exclusive_use(folder):
+        pass
+    assert [path.name for path in folder.parent.glob(".*")] == [".abc-s0.lock"]

@@ -78,33 +78,39 @@ class Report:
         return "\n".join(lines)
 
 
-def check_dataset(reader: FileReader) -> Report:
+def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
     """Find every image and mask of a data set and read each of them.
 
     A problem is what would stop a run or falsify it: missing folders, images without mask,
     masks without image, files that cannot be read, masks of another size than their image or with
-    values that are no classes, masks that disagree, pictures in two splits. ``train`` and ``val``
-    have to be there, ``test`` need not.
+    values that are no classes, masks that disagree, pictures in two splits. ``train``, ``val`` and
+    ``eval_split`` have to be there. Where ``test`` need not, its absence is at most a note: none
+    where the data set has no public one, or where a ``folder`` has neither images nor masks of it.
     """
     report = Report(reader.table, {}, {})
     same_as_val: dict[str, Files] = {}
     for split in ("train", "val", "test", "unlabelled"):
+        optional = split == "test" and eval_split != "test"
+        own = isinstance(reader, FolderReader)
+        lines = report.notes if optional else report.problems
         try:
             found = reader.listing(split)
         except (ValueError, FileNotFoundError) as error:
-            if split == "test" and isinstance(reader, FolderReader):
-                continue  # a test split is optional
-            (report.notes if split == "test" else report.problems).append(f"{split}: {error}")
+            if not (optional and (own or isinstance(error, FileNotFoundError))):
+                lines.append(f"{split}: {error}")
             continue
         if found.missing:
-            lines = [f"{folder}: no such folder" for folder in found.missing]
-            (report.notes if split == "test" else report.problems).extend(lines)
+            if not (optional and own and len(found.missing) > 1):
+                lines.extend(f"{folder}: no such folder" for folder in found.missing)
             continue
         if split == "val":
             same_as_val = found.pairs
         elif split == "test" and found.pairs == same_as_val:
             continue
-        report.problems.extend(f"{path}: image without mask" for path in found.images_alone)
+        alone = [f"{path}: image without mask" for path in found.images_alone]
+        if alone:  # what helps is said once, as the others are mostly of the same kind
+            alone[0] += f". {reader.remedy_alone(found.images_alone[0])}"
+        report.problems.extend(alone)
         report.problems.extend(f"{path}: mask without image" for path in found.masks_alone)
         if split != "unlabelled" and not found.pairs and not found.images_alone:
             report.problems.append(f"{split}: no images")

@@ -369,7 +369,10 @@ def as_list(values: MaskValues) -> Sequence[int | str]:
 
 def _value(value: int | str, key: str) -> int:
     if not isinstance(value, int) or not _LOWEST <= value <= _HIGHEST:
-        raise ValueError(f"{key} = {value!r}: expected a value from {_LOWEST} to {_HIGHEST}")
+        raise ValueError(
+            f"{key} = {value!r}: expected a value from {_LOWEST} to {_HIGHEST}, or a colour in "
+            'quotes such as "#804080"'
+        )
     return value
 
 

@@ -296,8 +296,7 @@ class FileReader:
             if alone:
                 raise ValueError(
                     f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
-                    f"{join_first(alone)}. {self._hint_alone(found.images_alone[0])}Expected: "
-                    f"{self._expected}"
+                    f"{join_first(alone)}. {self.remedy_alone(found.images_alone[0])}"
                 )
             if not found.pairs and split != "unlabelled":
                 raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
@@ -314,6 +313,10 @@ class FileReader:
             if id in pairs:
                 return pairs[id]
         raise ValueError(f"{id!r}: no such image in {self.root}")
+
+    def remedy_alone(self, image: Path) -> str:
+        """What to do about an image without a mask, and the layout that is expected."""
+        return f"{self._hint_alone(image)}Expected: {self._expected}"
 
     def _hint_alone(self, image: Path) -> str:
         """What lies about that may be the mask of an image, and what to do."""

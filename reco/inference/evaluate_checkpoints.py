@@ -42,6 +42,7 @@ def evaluate_checkpoints(
     boundary_width: int = BOUNDARY_WIDTH,
     device: str = "auto",
     output: Path | None = None,
+    written: list[Path] | None = None,
 ) -> str:
     """Evaluate checkpoints by the protocol of their configuration, side by side.
 
@@ -64,6 +65,7 @@ def evaluate_checkpoints(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         output: folder of the files, instead of those of the checkpoints; their names then begin
             with that of the run's folder.
+        written: a list that the paths of the files are appended to.
 
     Returns:
         A table with one column for each network.
@@ -122,7 +124,9 @@ def evaluate_checkpoints(
             "class_names": list(class_names),
             "networks": {name: result.to_dict() for name, result in results.items()},
         }
-        _write_or_warn(base, content, results, run)
+        files = _write_or_warn(base, content, results, run)
+        if written is not None:
+            written += files
         if run.chosen_on == of_split:
             notes.append(
                 f"{path} was chosen by its mIoU on {of_split}, which is therefore too good: report "
@@ -219,24 +223,29 @@ def _suffix(distinct: Sequence[Any]) -> str:
 
 def _write_or_warn(
     base: Path, content: dict[str, Any], results: Mapping[str, Evaluation], run: TrainedRun
-) -> None:
-    """Write an evaluation beside ``base``, under a distinct name; warn where that fails."""
+) -> list[Path]:
+    """Write an evaluation beside ``base``, under a distinct name; warn where that fails.
+
+    Returns:
+        The paths of its files; none where that failed.
+    """
     distinct: list[Any] = [content["deviations"]] if content["deviations"] else []
     images = content["images"]["fingerprint"]
     if _has_other_images(run, content["split"], images):
         distinct.append(images)
     try:
         target = base.with_name(f"{base.name}-{content['split']}{_suffix(distinct)}.json")
-        _write(target, content, results)
+        return _write(target, content, results)
     except WriteError as error:
         warnings.warn(
             f"{error}: the figures are in the table alone; --output FOLDER writes them elsewhere",
             stacklevel=3,
         )
+        return []
 
 
-def _write(path: Path, content: dict[str, Any], results: Mapping[str, Evaluation]) -> None:
-    """All figures as JSON in ``path``, and those of each class as CSV beside it."""
+def _write(path: Path, content: dict[str, Any], results: Mapping[str, Evaluation]) -> list[Path]:
+    """All figures as JSON in ``path``, and those of each class as CSV beside it; both paths."""
     write_text_whole(path, json.dumps(content, indent=1) + "\n")
     rows = []
     for name, result in results.items():
@@ -248,4 +257,6 @@ def _write(path: Path, content: dict[str, Any], results: Mapping[str, Evaluation
         for class_name, *values in zip(content["class_names"], *figures, strict=True):
             rows.append([name, class_name, *values])
     header = ["network", "class", "iou", "class_accuracy", "boundary_iou"]
-    write_table(path.with_suffix(".csv"), header, rows)
+    table = path.with_suffix(".csv")
+    write_table(table, header, rows)
+    return [path, table]

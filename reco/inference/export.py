@@ -105,6 +105,7 @@ def export_checkpoint(
     network: Network = "auto",
     input: Input = "uint8",
     images: Sequence[AnyImage] = (),
+    written: list[Path] | None = None,
 ) -> list[Exported]:
     """Write a checkpoint's network in deployable forms and compare each with the checkpoint.
 
@@ -123,6 +124,7 @@ def export_checkpoint(
             bare network, which always takes floats in 0..1 and normalises them itself.
         images: to compare on; random ones by default. They are brought to the size at which the
             run was evaluated.
+        written: a list that the paths of the files, and of the folder of ``hub``, are appended to.
 
     Raises:
         CheckpointError: not a checkpoint, or without the network asked for.
@@ -145,7 +147,11 @@ def export_checkpoint(
     metadata = _metadata(run, trained, input)
     card = model_card(run, run.which(network), metadata)
     runs = _write(deployable, targets, metadata, card)
-    write_text_whole(folder / f"{path.stem}-card.md", card)
+    card_path = folder / f"{path.stem}-card.md"
+    write_text_whole(card_path, card)
+    if written is not None:
+        described = [_description(targets["state_dict"])] if "state_dict" in targets else []
+        written += [*targets.values(), *described, card_path]
     parameters = sum(p.numel() for p in deployable.parameters())
     results = []
     for name in formats:
@@ -322,11 +328,16 @@ def _write_state(
 ) -> Callable[[Tensor], Tensor]:
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
     described = _of_bare_network(metadata, deployable)
-    write_text_whole(path.with_suffix(".json"), json.dumps(described, indent=1) + "\n")
+    write_text_whole(_description(path), json.dumps(described, indent=1) + "\n")
     again = SegmentationNetwork(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))
     rebuilt = Deployable(again, input=deployable.input)
     return torch.no_grad()(rebuilt)
+
+
+def _description(state: Path) -> Path:
+    """The file that says of which network a state dict is."""
+    return state.with_suffix(".json")
 
 
 def _write_hub(

@@ -49,7 +49,9 @@ class FilesOutcome(NamedTuple):
     value_range: ValueRange | None = None  # found in the files, where the run has none
 
     def summary(self, output: Path) -> str:
-        """A few lines of text."""
+        """A few lines of text, one where nothing was labelled."""
+        if not self.predicted:
+            return f"no image labelled: {len(self.failures)} failed"
         text = f"{self.predicted} images labelled; results are in {output}"
         if self.value_range is not None:
             text += f"\nblack and white are the values {value_range_text(self.value_range)}"
@@ -168,7 +170,9 @@ def find_images(
                 passed_over += 1
     if not listed:
         shown = ", ".join([*map(str, inputs), *unlisted])
-        raise ValueError(f"no images in {shown}; expected {', '.join(sorted(IMAGE_ENDINGS))}")
+        others = f", only {passed_over} other files" if passed_over else ""
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        raise ValueError(f"no images in {shown}{others}; expected {endings}")
     return _name(listed), passed_over, unlisted
 
 
