@@ -1,7 +1,7 @@
 """A control for ReCo: the same head on the same pixels, with a plain cross-entropy as its loss.
 
-It answers whether a gain is ReCo's, or that of any second loss on hard pixels of all classes alike
-(docs/results.md).
+It answers whether a gain is ReCo's, or that of any second loss on hard pixels of all classes alike:
+`configs/studies/second_loss.yaml`.
 """
 
 from __future__ import annotations
