@@ -43,7 +43,7 @@ _Sample = TypeVar("_Sample", covariant=True)
 
 # Images evaluated together where they all have one size.
 _EVAL_BATCH = 4
-_SECONDS_AFTER_SIGTERM = 60  # that a process lives which reads images
+_SECONDS_AFTER_SIGTERM = 20  # that a process lives which reads images
 
 
 class TrainSample(NamedTuple):
@@ -383,7 +383,7 @@ def _leave_signals_to_the_parent(_: int) -> None:
     """Signals may reach all processes of a run, but it is the run that decides when to stop.
 
     Ctrl-C and a closed terminal do so, and SIGTERM under a scheduler or ``timeout``. SIGTERM also
-    ends a process that reads and that nobody waits for: this one it ends a minute later.
+    ends a process that reads and that nobody waits for: this one it ends some seconds later.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "alarm"):  # not on Windows
