@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+import batch_norm as benchmark_batch_norm
 import gpu as benchmark_gpu
 import loading as benchmark_loading
 import loss as benchmark_loss
@@ -22,6 +23,7 @@ from reco import cli
 from reco.runs.folder import run_path
 from reco.training import profiling
 from reco.training.profiling import PHASES
+from reco.training.trainer import train
 
 CPU = torch.device("cpu")
 
@@ -164,3 +166,14 @@ def test_loading_is_timed_by_decoder_and_cache_and_with_many_files(tmp_path, mon
     assert float(first["value"]) > 0
     assert float(memory["value"]) >= 0
     assert 0.1 < float(size["value"]) < 100
+
+
+def test_batch_norm_is_estimated_in_each_way(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train(tiny("train.iterations=2"), folder)
+    words = [str(folder), "--batches", "2", "--estimates", "2", "--output", str(tmp_path)]
+    assert benchmark_batch_norm.main(words) == 0
+    found = rows(tmp_path / "batch_norm.csv")
+    keys = [(row["network"], row["statistics"], row["estimate"]) for row in found]
+    assert len(keys) == len(set(keys)) == 2 * len(benchmark_batch_norm.WAYS) * 2
+    assert all(0 <= float(row["miou"]) <= 100 for row in found)

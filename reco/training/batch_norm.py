@@ -2,7 +2,7 @@
 
 By default they are an exponential average that forgets all but the last ten or so batches, each of
 a few small crops: at the end of a run two networks of nearly equal weights can differ by several
-points of mIoU through them alone (docs/results.md). Wu & Johnson, "Rethinking Batch in BatchNorm",
+points of mIoU through them alone. Wu & Johnson, "Rethinking Batch in BatchNorm",
 arXiv 2105.07576, Section 3.
 """
 
