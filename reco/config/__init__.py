@@ -39,7 +39,7 @@ from reco.fields import (
 from reco.loss import ReCoOptions
 from reco.paths import read_text, user_path
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 # In a wheel the configurations lie inside the package, in a checkout beside it.
 CONFIG_FOLDER = next(
     (folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir()),
