@@ -3,8 +3,8 @@
     python benchmarks/configuration.py
     python benchmarks/configuration.py --write
 
-The first command compares the page with reco/config.py and exits with 1 if they differ. The meaning
-of a key is the comment behind its line or directly above it in config.py, or the ``Args`` of its
+The first command compares the page with reco/config/sections.py and exits with 1 if they differ. The meaning
+of a key is the comment behind its line or directly above it in that file, or the ``Args`` of its
 class's docstring.
 """
 
@@ -33,7 +33,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made by `python benchmarks/configuration.py --write`; edit the comments in reco/config.py. -->
+<!-- Made by `python benchmarks/configuration.py --write`; edit the comments in reco/config/sections.py. -->
 
 An experiment is one or several YAML files, later ones over earlier ones, and `key=value` overrides
 over all of them:
@@ -185,7 +185,7 @@ def main(words: Sequence[str] | None = None) -> int:
     if parser.parse_args(words).write:
         PAGE.write_text(page(), encoding="utf-8")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != page():
-        print(f"{PAGE}: differs from reco/config.py; use --write", file=sys.stderr)
+        print(f"{PAGE}: differs from reco/config/sections.py; use --write", file=sys.stderr)
         return 1
     return 0
 
