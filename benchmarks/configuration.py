@@ -3,9 +3,9 @@
     python benchmarks/configuration.py
     python benchmarks/configuration.py --write
 
-The first command compares the page with reco/config/sections.py and exits with 1 if they differ. The meaning
-of a key is the comment behind its line or directly above it in that file, or the ``Args`` of its
-class's docstring.
+The first command compares the page with reco/config/sections.py and exits with 1 if they differ.
+The meaning of a key is the comment behind its line or directly above it in that file, or the
+``Args`` of its class's docstring.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 _INTRODUCTION = """\
 # Configuration
 
-<!-- Made by `python benchmarks/configuration.py --write`; edit the comments in reco/config/sections.py. -->
+<!-- Made by `python benchmarks/configuration.py --write` from the comments in
+reco/config/sections.py; edit these. -->
 
 An experiment is one or several YAML files, later ones over earlier ones, and `key=value` overrides
 over all of them:
