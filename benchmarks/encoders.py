@@ -17,7 +17,7 @@ import re
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -221,13 +221,13 @@ def _read(path: Path) -> dict[str, Trial]:
         return {row["family"]: Trial(**row) for row in csv.DictReader(file)}
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--families", nargs="+", default=timm.models.list_modules())
     parser.add_argument("--output", type=Path, default=Path("docs/encoders.csv"))
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     trials = _read(arguments.output)
     for family in tqdm(arguments.families, unit="family"):
         trials[family] = try_family(family)

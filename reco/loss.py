@@ -328,7 +328,7 @@ def reco_loss_with_statistics(
     """
     _check_inputs(representations, logits, labels, valid, key_pixels, ignore_index)
     if changes:
-        options = replace(options, **changes)
+        options = _with_changes("reco_loss", options, changes)
     num_classes, temperature = logits.shape[1], options.temperature
     num_queries, num_negatives = options.num_queries, options.num_negatives
     joint = across_ranks and distributed.is_active()
@@ -501,14 +501,7 @@ class ReCoLoss(nn.Module):
                 f"ReCoLoss: options = {options!r}: expected ReCoOptions, or single options by "
                 "name: ReCoLoss(num_queries=256)"
             )
-        names = [option.name for option in fields(options)]
-        for name in changes:
-            if name not in names:
-                meant = nearest(name, [*names, *_ARGUMENTS])
-                raise TypeError(
-                    f"ReCoLoss: {name!r} is no option{meant}: expected {', '.join(names)}"
-                )
-        self.options = replace(options, **changes)
+        self.options = _with_changes("ReCoLoss", options, changes)
         self.ignore_index = ignore_index
         self.across_ranks = across_ranks
         # Buffers, to move with the module; not in its state, since they are arguments.
@@ -755,6 +748,16 @@ def _take(representations: Tensor, rows: Tensor) -> Tensor:
 def _exact(tensor: Tensor) -> torch.dtype:
     """At least float32, whatever autocast made of the input."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def _with_changes(caller: str, options: ReCoOptions, changes: dict[str, Any]) -> ReCoOptions:
+    """``options`` with single ones changed by name; `TypeError` for one that there is not."""
+    names = [option.name for option in fields(options)]
+    for name in changes:
+        if name not in names:
+            meant = nearest(name, [*names, *_ARGUMENTS])
+            raise TypeError(f"{caller}: {name!r} is no option{meant}: expected {', '.join(names)}")
+    return replace(options, **changes)
 
 
 def _check_inputs(

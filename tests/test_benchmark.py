@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import batch_norm as benchmark_batch_norm
+import busy as benchmark_busy
+import encoders as benchmark_encoders
 import gpu as benchmark_gpu
 import loading as benchmark_loading
 import loss as benchmark_loss
@@ -177,3 +179,33 @@ def test_batch_norm_is_estimated_in_each_way(tiny, tmp_path):
     keys = [(row["network"], row["statistics"], row["estimate"]) for row in found]
     assert len(keys) == len(set(keys)) == 2 * len(benchmark_batch_norm.WAYS) * 2
     assert all(0 <= float(row["miou"]) <= 100 for row in found)
+
+
+def test_steps_of_trainings_at_once_are_counted():
+    words = [*TINY, "train.iterations=100000", "train.validate_every=100000"]
+    (seconds,) = benchmark_busy.step_seconds(["default"], 1, words)
+    assert 0 < seconds < 1
+
+
+def test_waiting_policies_are_compared(tmp_path, monkeypatch, capsys):
+    """A step takes 0.2 s alone and 0.5 s beside another; sleeping threads cost 0.01 s alone."""
+
+    def step_seconds(settings, seconds, words):
+        spinning = settings[0] == "default"
+        alone = 0.2 if spinning else 0.21
+        return [alone] if len(settings) == 1 else [0.3, 0.5 if spinning else 0.4]
+
+    monkeypatch.setattr(benchmark_busy, "step_seconds", step_seconds)
+    words = ["--settings", "default", "OMP_WAIT_POLICY=PASSIVE", "--rounds", "1"]
+    assert benchmark_busy.main([*words, "--output", str(tmp_path)]) == 0
+    assert [row["ratio_to_fastest_alone"] for row in rows(tmp_path / "busy.csv")] == ["2.5", "2.0"]
+    assert "0.210 s a step alone (5% over the fastest)" in capsys.readouterr().out
+
+
+def test_a_family_of_encoders_is_tried(tmp_path, capsys):
+    words = ["--families", "byobnet", "--output", str(tmp_path / "encoders.csv")]
+    assert benchmark_encoders.main(words) == 0
+    (row,) = rows(tmp_path / "encoders.csv")
+    assert (row["member"], row["trains"], row["exports"]) == ("test_byobnet", "yes", "yes")
+    (line,) = capsys.readouterr().out.splitlines()  # none says that the list is wrong
+    assert line.startswith("byobnet | test_byobnet | dilating | ")

@@ -386,9 +386,11 @@ def test_options_come_whole_or_one_by_one() -> None:
     )
     assert torch.equal(whole, single)
     for wrong, meant in (("num_querys", "num_queries"), ("ignore_idx", "ignore_index")):
-        message = rf"^ReCoLoss: '{wrong}' is no option \(did you mean '{meant}'\?\): expected num"
-        with pytest.raises(TypeError, match=message):
+        message = rf": '{wrong}' is no option \(did you mean '{meant}'\?\): expected num_queries, "
+        with pytest.raises(TypeError, match=f"^ReCoLoss{message}"):
             ReCoLoss(**{wrong: 3})
+        with pytest.raises(TypeError, match=f"^reco_loss{message}"):
+            reco_loss(*batch, **{wrong: 3})
     with pytest.raises(TypeError, match=r"ReCoLoss: 'xyz' is no option: expected num_queries, "):
         ReCoLoss(xyz=3)
 

@@ -127,6 +127,7 @@ def test_missing_folders_are_all_named(tmp_path):
     assert [line.partition(": ")[0] for line in report.problems] == [
         str(tmp_path / name) for name in ("train", "trainannot", "valannot")
     ]
+    assert report.problems[0].startswith(f"{tmp_path / 'train'}: no such folder. Expected: train/")
     assert any("test: no such folder" in note for note in report.notes)  # worth a note only
 
 
@@ -319,6 +320,14 @@ def test_download_asks_torchvision_for_what_is_not_there(tmp_path, monkeypatch):
     (tmp_path / "benchmark_RELEASE/dataset/cls").mkdir(parents=True)
     sbd.download_pascal(tmp_path)
     assert len(asked) == 2
+
+
+def test_a_copy_tells_which_images_it_leaves_out(tmp_path, caplog):
+    root = make_camvid(tmp_path / "camvid")
+    (root / "testannot/Seq05VD_f00030.png").unlink()
+    with caplog.at_level("WARNING"):
+        assert resize_dataset(reader_of("camvid", root), tmp_path / "copy", (18, 24)) == 12
+    assert caplog.messages == ["test: 1 image has no mask and will not be in the copy"]
 
 
 def test_command(tmp_path, capsys):

@@ -101,7 +101,9 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
             continue
         if found.missing:
             if not (optional and own and len(found.missing) > 1):
-                lines.extend(f"{folder}: no such folder" for folder in found.missing)
+                first, *others = found.missing
+                lines.append(str(reader.missing(first)))  # tells the layout
+                lines.extend(f"{folder}: no such folder" for folder in others)
             continue
         if split == "val":
             same_as_val = found.pairs

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ from reco.data.patterns import SPLITS
 from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, FileReader, Files
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
+
+logger = logging.getLogger(__name__)
 
 
 def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> int:
@@ -79,7 +82,7 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
 
 
 def _all_pairs(reader: FileReader) -> dict[str, Files]:
-    """Files by id of all splits; ``test`` may be missing.
+    """Files by id of all splits; ``test`` may be missing, or images of it their masks.
 
     Raises:
         FileNotFoundError, ValueError: training or validation images are not there, or lack masks.
@@ -89,7 +92,11 @@ def _all_pairs(reader: FileReader) -> dict[str, Files]:
     pairs: dict[str, Files] = {}
     for split in (*SPLITS, "unlabelled"):
         with contextlib.suppress(FileNotFoundError):  # some data sets do not publish `test`
-            pairs |= reader.listing(split).pairs
+            found = reader.listing(split)
+            pairs |= found.pairs
+            if alone := len(found.images_alone):
+                what = "1 image has" if alone == 1 else f"{alone} images have"
+                logger.warning("%s: %s no mask and will not be in the copy", split, what)
     return pairs
 
 

@@ -158,7 +158,7 @@ class FileReader:
         self._listed: dict[str, dict[str, Files]] = {}
         self.contents: dict[str, MaskContent] = {}  # of the masks read so far, by id
         if not self.root.is_dir():
-            raise self._missing(self.root)
+            raise self.missing(self.root)
         index = self.root / FULL_SIZE_CLASSES
         if (self.root / RESIZED_TO).is_file() and not index.is_file():
             raise ValueError(
@@ -291,7 +291,7 @@ class FileReader:
         if split not in self._listed:
             found = self.listing(split)
             if found.missing:
-                raise self._missing(found.missing[0])
+                raise self.missing(found.missing[0])
             alone = [str(path) for path in found.images_alone]
             if alone:
                 raise ValueError(
@@ -332,7 +332,8 @@ class FileReader:
         there = f"There is {join_first(sorted(others), 3)}. " if others else ""
         return there + self._alone_hint
 
-    def _missing(self, folder: Path) -> FileNotFoundError:
+    def missing(self, folder: Path) -> FileNotFoundError:
+        """The error for a folder that is not there, with the layout that is expected."""
         return FileNotFoundError(f"{folder}: no such folder. Expected: {self._expected}")
 
 
