@@ -127,7 +127,9 @@ def test_missing_folders_are_all_named(tmp_path):
     assert [line.partition(": ")[0] for line in report.problems] == [
         str(tmp_path / name) for name in ("train", "trainannot", "valannot")
     ]
-    assert report.problems[0].startswith(f"{tmp_path / 'train'}: no such folder. Expected: train/")
+    assert report.problems[0].startswith(
+        f"{tmp_path / 'train'}: no such folder. Expected: CamVid in the "
+    )
     assert any("test: no such folder" in note for note in report.notes)  # worth a note only
 
 
