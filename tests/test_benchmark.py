@@ -16,16 +16,20 @@ import loss as benchmark_loss
 import predict as benchmark_predict
 import pytest
 import step as benchmark_step
+import teacher as benchmark_teacher
 import torch
 from conftest import TINY
 from loss import Size
 from timing import alternate, duration, peak_bytes
 
 from reco import cli
+from reco.config import load_config
 from reco.runs.folder import run_path
+from reco.seeding import stable_seed
 from reco.training import profiling
+from reco.training.parts import build_run
 from reco.training.profiling import PHASES
-from reco.training.trainer import train
+from reco.training.trainer import Trainer, train
 
 CPU = torch.device("cpu")
 
@@ -179,6 +183,23 @@ def test_batch_norm_is_estimated_in_each_way(tiny, tmp_path):
     keys = [(row["network"], row["statistics"], row["estimate"]) for row in found]
     assert len(keys) == len(set(keys)) == 2 * len(benchmark_batch_norm.WAYS) * 2
     assert all(0 <= float(row["miou"]) <= 100 for row in found)
+
+
+def test_pseudo_labels_are_judged_in_each_way(tiny, tmp_path):
+    folder = tmp_path / "run"
+    train(tiny("train.iterations=2"), folder)
+    assert benchmark_teacher.main([str(folder), "--batches", "4", "--output", str(tmp_path)]) == 0
+    found = rows(tmp_path / "teacher.csv")
+    assert len({row["statistics"] for row in found}) == 5
+    overall = {row["statistics"]: float(row["accuracy"]) for row in found if row["class"] == "all"}
+    # The same batches through the views of the training, which judge pseudo-labels too.
+    run = Trainer(build_run(load_config(folder / "config.yaml")), folder, resume=True)
+    seed = stable_seed("benchmark of the teacher", run.config.train.seed)
+    shares = [
+        run.parts.views.unlabelled(run.teacher, *unlabelled).pseudo_accuracy
+        for _, unlabelled in run.batches_of(seed, 0, 4)
+    ]
+    assert overall["its batch"] == pytest.approx(100 * float(torch.stack(shares).mean()), abs=0.01)
 
 
 def test_steps_of_trainings_at_once_are_counted():
