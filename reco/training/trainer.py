@@ -8,6 +8,7 @@ the same numbers as one that never stopped.
 from __future__ import annotations
 
 import contextlib
+import copy
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,8 @@ from reco.config import Config, ConfigError, config_from_dict
 from reco.data.loading import TrainSample, TrainStream, deaths_explained, train_loader
 from reco.files import WriteError
 from reco.method.objective import Losses, StepStatistics
+from reco.method.teacher import MeanTeacher
+from reco.method.views import LabelledView, UnlabelledView
 from reco.precision import autocast
 from reco.runs.checkpoint import (
     Checkpoint,
@@ -266,13 +269,18 @@ class Trainer:
         self, labelled: TrainSample, unlabelled: TrainSample | None
     ) -> tuple[Losses, StepStatistics]:
         """Eq. 5 on a batch: its views, and the terms on them."""
-        view = None
-        views, objective = self.parts.views, self.parts.objective
-        labelled_view = views.labelled(labelled.image, labelled.label)
-        if self.teacher is not None and unlabelled is not None:
-            view = views.unlabelled(self.teacher, *unlabelled)
-        result: tuple[Losses, StepStatistics] = objective(self.model, labelled_view, view)
+        views = self._views(labelled, unlabelled, self.teacher)
+        result: tuple[Losses, StepStatistics] = self.parts.objective(self.model, *views)
         return result
+
+    def _views(
+        self, labelled: TrainSample, unlabelled: TrainSample | None, teacher: MeanTeacher | None
+    ) -> tuple[LabelledView, UnlabelledView | None]:
+        """What the student is trained on."""
+        labelled_view = self.parts.views.labelled(labelled.image, labelled.label)
+        if teacher is None or unlabelled is None:
+            return labelled_view, None
+        return labelled_view, self.parts.views.unlabelled(teacher, *unlabelled)
 
     def batches(self) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
@@ -380,29 +388,35 @@ class Trainer:
     def _evaluation_statistics(self, *, estimate: bool = True) -> Iterator[Buffers | None]:
         """In this context batch norm's running statistics are means over training batches.
 
-        These batches are always the same ones. The student sees its augmented images, the teacher
-        the plain crops that it labels. The context gives the statistics of the training itself,
-        which goes on with them.
+        These batches are always the same ones, and student and teacher see what the student is
+        trained on. The context gives the statistics of the training itself, which goes on with
+        them.
         """
         count = self.config.train.statistics_batches if estimate else 0
         if not count:
             yield None
             return
-        running = copy_of_buffers(self.parts.networks)
+        networks = self.parts.networks
+        running, labeller = copy_of_buffers(networks), copy.deepcopy(self.teacher)
+        estimated = [self.student]
+        if self.teacher is not None and self.teacher.batch_statistics:
+            estimated.append(self.teacher.network)
         seed = stable_seed("statistics", self.config.train.seed)
         try:
-            with averaging_statistics(self.parts.networks.values()), validation_backends():
+            with averaging_statistics(estimated), validation_backends(), self.autocast:
                 for number, batch in enumerate(self.batches_of(seed, 0, count)):
                     torch.manual_seed(stable_seed(seed, number, distributed.rank()))
                     for part in self._parts(*batch):
-                        with self.autocast:
-                            self.losses(*part)
-            distributed.average_buffers(self.parts.networks.values())
+                        views = self._views(*part, labeller)
+                        images = torch.cat([view.images for view in views if view is not None])
+                        for network in estimated:
+                            network(images.contiguous(memory_format=torch.channels_last))
+            distributed.average_buffers(networks.values())
             if self.teacher is not None:
                 self.teacher.copy_statistics(self.student)
             yield running
         finally:
-            restore_buffers(self.parts.networks, running)
+            restore_buffers(networks, running)
 
     def _validate(self, running: Buffers | None) -> None:
         """Evaluate student and teacher, and keep the best."""
