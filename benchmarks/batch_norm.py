@@ -23,8 +23,8 @@ from pathlib import Path
 import torch
 from timing import make_parser, set_up
 from torch import nn
+from trained import RUN_HEADER, describe_run, open_run
 
-from reco.config import load_config
 from reco.data.loading import EvalDataset, eval_loader
 from reco.files import write_table
 from reco.inference.evaluate_networks import evaluate
@@ -33,11 +33,13 @@ from reco.paths import user_path
 from reco.seeding import stable_seed
 from reco.studies.tables import mean_and_deviation
 from reco.training.batch_norm import averaging_statistics
-from reco.training.parts import build_run
 from reco.training.trainer import Trainer
 
 WAYS = ("last batches", "training views", "plain crops")
-_HEADER = ("run", "network", "statistics", "batches", "estimate", "split", "miou", "boundary_miou")
+_HEADER = (
+    *RUN_HEADER,
+    *("network", "statistics", "batches", "estimate", "split", "miou", "boundary_miou"),
+)
 
 
 def estimate(trainer: Trainer, way: str, batches: int, number: int) -> None:
@@ -72,8 +74,8 @@ def measure(
     folder: Path, split: str, batches: int, estimates: int, device: str
 ) -> list[Sequence[object]]:
     """Rows of the table for a run."""
-    config = load_config(folder / "config.yaml", [f"train.device={device}"])
-    trainer = Trainer(build_run(config, pretrained=False), folder, resume=True)
+    trainer = open_run(folder, device)
+    config = trainer.config
     networks: dict[tuple[str, str, int], nn.Module] = {}
     for way in WAYS:
         for number in range(estimates):
@@ -93,10 +95,11 @@ def measure(
     for name, way, number in networks:
         result = results[repr((name, way, number))]
         figures = [100 * each.mean_iou() for each in (result.confusion, result.boundary)]
-        rows.append([folder, name, way, batches, number, split, *(f"{f:.2f}" for f in figures)])
+        what = (*describe_run(folder, config), name, way, batches, number, split)
+        rows.append([*what, *(f"{figure:.2f}" for figure in figures)])
     for name in trainer.parts.networks:
         for way in WAYS:
-            of_way = [float(str(row[6])) for row in rows if row[1:3] == [name, way]]
+            of_way = [float(str(row[8])) for row in rows if row[3:5] == [name, way]]
             print(f"{folder.name} {name}, {way}: {mean_and_deviation(of_way)}")
     return rows
 

@@ -7,10 +7,14 @@
 The first command compares, the second makes the tables anew, and the third follows CSV files to
 the metrics.jsonl of each run. Exit code 1 if something differs.
 
-In Markdown a table stands between two comments and is generated. The
-baseline and the split of the data are optional:
+In Markdown a table stands between two comments and is generated. The baseline and the split of the
+data are optional. The second form gives means of columns over the rows that agree in others, of all
+rows or those that `where` chooses:
 
     <!-- table docs/demo_runs.csv baseline=ClassMix split=val -->
+    …
+    <!-- end of table -->
+    <!-- table docs/teacher.csv by=method,statistics mean=accuracy,iou where=class:all -->
     …
     <!-- end of table -->
 """
@@ -36,12 +40,13 @@ from reco.runs.results import (
     read_points,
     read_results,
 )
-from reco.studies.tables import classes_table, results_table
+from reco.studies.tables import classes_table, mean_and_deviation, results_table
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(
     r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))?"
-    r"(?: split=(?P<split>\w+))? -->\n)"
+    r"(?: split=(?P<split>\w+))?"
+    r"(?: by=(?P<by>[\w,]+) mean=(?P<mean>[\w,]+)(?: where=(?P<where>.+?))?)? -->\n)"
     r".*?(?P<end><!-- end of table -->)",
     re.DOTALL,
 )
@@ -58,13 +63,16 @@ def refresh(text: str, root: Path) -> str:
         FileNotFoundError: a CSV file that is not there.
         ValueError: no marked table.
     """
-    fresh, tables = _TABLE.subn(
-        lambda found: (
-            f"{found['start']}\n"
-            f"{render(root / found['path'], found['baseline'], found['split'])}\n\n{found['end']}"
-        ),
-        text,
-    )
+
+    def make(found: re.Match[str]) -> str:
+        path = root / found["path"]
+        if found["by"]:
+            table = means(path, found["by"].split(","), found["mean"].split(","), found["where"])
+        else:
+            table = render(path, found["baseline"], found["split"])
+        return f"{found['start']}\n{table}\n\n{found['end']}"
+
+    fresh, tables = _TABLE.subn(make, text)
     if not tables:
         raise ValueError("no table to make: expected `<!-- table FILE.csv -->` before each")
     return fresh
@@ -85,6 +93,35 @@ def render(path: Path, baseline: str | None, split: str | None = None) -> str:
     if tuple(header) == ClassIoU._fields:
         return classes_table(read_csv(path, ClassIoU), baseline)
     return markdown_table(header, lines)
+
+
+def means(path: Path, by: Sequence[str], mean: Sequence[str], where: str | None = None) -> str:
+    """Means of a CSV file's columns as Markdown, a line for rows with equal values elsewhere.
+
+    Args:
+        path: the file.
+        by: columns whose values say which rows belong together, in the order of the file.
+        mean: columns of numbers.
+        where: ``column:value`` of the rows that count; all by default.
+
+    Raises:
+        KeyError: a column that is not there.
+    """
+    header, *lines = _read(path)
+    rows = [dict(zip(header, line, strict=True)) for line in lines]
+    chosen, _, value = (where or "").partition(":")
+    groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    for row in rows:
+        if not chosen or row[chosen] == value:
+            groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    return markdown_table(
+        [column.replace("_", " ") for column in (*by, "rows", *mean)],
+        [
+            [*key, str(len(of))]
+            + [mean_and_deviation([float(row[name]) for row in of]) for name in mean]
+            for key, of in groups.items()
+        ],
+    )
 
 
 def trace(path: Path, runs: Path) -> list[str]:

@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from timing import make_parser, set_up
 from torch import Tensor
+from trained import RUN_HEADER, describe_run, open_run
 
 from reco import IGNORE
-from reco.config import load_config
 from reco.data.loading import TrainSample
 from reco.files import write_table
 from reco.method.augmentation import to_unit
@@ -34,10 +34,12 @@ from reco.method.teacher import MeanTeacher
 from reco.metrics import ConfusionMatrix
 from reco.paths import user_path
 from reco.seeding import stable_seed
-from reco.training.parts import build_run
 from reco.training.trainer import Trainer
 
-_HEADER = ("run", "statistics", "class", "accuracy", "iou", "above_weak", "right_above_weak")
+_HEADER = (
+    *RUN_HEADER,
+    *("statistics", "class", "accuracy", "iou", "above_weak", "right_above_weak"),
+)
 _TOGETHER = 4  # batches
 
 
@@ -92,9 +94,9 @@ class Labellers:
         everywhere.update(labels, truth)
         sure.update(labels, truth, confidence > self.weak_threshold)
 
-    def rows(self, run: Path, class_names: Sequence[str]) -> list[tuple[object, ...]]:
-        """Rows of the table, in %."""
-        rows: list[tuple[object, ...]] = []
+    def rows(self, class_names: Sequence[str]) -> list[tuple[str, ...]]:
+        """Way, class and figures in %."""
+        rows: list[tuple[str, ...]] = []
         for way, (everywhere, sure) in self.counts.items():
             all_, above = (each.matrix.cpu().double() for each in (everywhere, sure))
             accuracy, iou = everywhere.class_accuracy().cpu(), everywhere.iou().cpu()
@@ -107,25 +109,25 @@ class Labellers:
                 float(above.trace() / above.sum()),
             ]
             for name, figures in zip(("all", *class_names), (overall, *per_class), strict=True):
-                rows.append((run, way, name, *(f"{100 * figure:.2f}" for figure in figures)))
+                rows.append((way, name, *(f"{100 * figure:.2f}" for figure in figures)))
         return rows
 
 
 @torch.no_grad()
 def measure(folder: Path, batches: int, device: str) -> list[tuple[object, ...]]:
     """Rows of the table for a run."""
-    config = load_config(folder / "config.yaml", [f"train.device={device}"])
-    trainer = Trainer(build_run(config, pretrained=False), folder, resume=True)
+    trainer = open_run(folder, device)
     if trainer.teacher is None:
         raise ValueError(f"{folder}: a supervised run has no teacher, expected another run")
     reader = trainer.parts.reader
     reader.label_comes_with_image = True  # type: ignore[misc]  # so that unlabelled crops have truth
     labellers = Labellers(trainer)
-    seed = stable_seed("benchmark of the teacher", config.train.seed)
+    seed = stable_seed("benchmark of the teacher", trainer.config.train.seed)
     for labelled, unlabelled in trainer.batches_of(seed, 0, batches):
         assert unlabelled is not None
         labellers.add(labelled, unlabelled)
-    return labellers.rows(folder, reader.spec.class_names)
+    run = describe_run(folder, trainer.config)
+    return [(*run, *row) for row in labellers.rows(reader.spec.class_names)]
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -142,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
     for folder in arguments.runs:
         found = measure(folder, arguments.batches, str(device))
         rows += found
-        for _, way, name, accuracy, iou, _, right in found:
+        for *_, way, name, accuracy, iou, _, right in found:
             if name == "all":
                 print(f"{folder.name}, {way}: {accuracy} % right, mIoU {iou}, above δ_w {right}")
         write_table(arguments.output / "teacher.csv", _HEADER, rows)
