@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from reco.printing import printable
+
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
@@ -66,11 +68,6 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
             with contextlib.suppress(OSError):
                 unfinished.unlink(missing_ok=True)
             raise
-
-
-def printable(text: str) -> str:
-    """``text`` with what a file name may hold beside UTF-8 escaped."""
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def write_text_whole(path: Path, text: str) -> None:

@@ -19,9 +19,9 @@ from reco.config import load_config
 from reco.data import open_dataset
 from reco.data.check import check_dataset
 from reco.data.prepare import resize_dataset
-from reco.files import printable
 from reco.inference.files import predict_files
 from reco.inference.predictor import load
+from reco.printing import printable
 
 NOT_UTF8 = os.fsdecode(b"caf\xe9")
 

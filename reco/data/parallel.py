@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -13,7 +12,8 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.data.class_table import join_first
-from reco.files import WriteError, printable
+from reco.files import WriteError
+from reco.printing import say
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -65,7 +65,7 @@ def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str
             raise
         except (ValueError, OSError, MemoryError) as error:
             failures.append(str(error))
-            tqdm.write(printable(f"error: {error}"), file=sys.stderr)
+            say(f"error: {error}", error=True)
             return []
 
     done = list(in_threads(attempt, items, title=title))

@@ -7,7 +7,6 @@ import errno
 import glob
 import itertools
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -25,11 +24,12 @@ from reco.data.images import ValueRange, image_size, to_rgb
 from reco.data.large import LargeImage, georeference
 from reco.data.patterns import IMAGE_ENDINGS
 from reco.data.value_range import find_value_range, value_range_text
-from reco.files import WriteError, printable, write_whole
+from reco.files import WriteError, write_whole
 from reco.inference.background import Background
 from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
+from reco.printing import say
 
 # Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
 _LARGE = 2**25
@@ -297,7 +297,7 @@ def _reporting(found: ImageFile, failures: list[str]) -> Iterator[None]:
 
 
 def _report(failure: str) -> None:
-    tqdm.write(printable(f"error: {failure}"), file=sys.stderr)
+    say(f"error: {failure}", error=True)
 
 
 def _write(

@@ -18,6 +18,7 @@ import torch
 from reco import __version__
 from reco.config import Config, ConfigError, config_from_dict, read_yaml
 from reco.files import write_text_whole, writing
+from reco.printing import say
 
 
 def run_path(config: Config, name: str) -> Path:
@@ -214,9 +215,7 @@ def _lock(path: Path, folder: Path) -> tuple[IO[str], list[Path]]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not waiting:
-                    print(
-                        f"{folder}: another process trains here; waiting until it ends", flush=True
-                    )
+                    say(f"{folder}: another process trains here; waiting until it ends")
                 waiting = True
                 fcntl.flock(file, fcntl.LOCK_EX)
             # Whoever held the lock may have removed its file, and others lock a new one by now.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.config import load_config
+from reco.printing import say
 from reco.studies.progress import Progress
 from reco.studies.study import Study, StudyRun, check_data, study_runs
 
@@ -87,7 +88,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
                 if todo and free:
                     while todo and free:
                         jobs.append(_start(todo.pop(0), free.pop(0), progress))
-                    tqdm.write(progress.table())
+                    say(progress.table())
                 time.sleep(1)
                 for job in [job for job in jobs if job.process.poll() is not None]:
                     jobs.remove(job)
@@ -100,7 +101,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
                 bar.initial += min(step, 0)  # a run that was killed goes back to its checkpoint
                 bar.update(step)
     except KeyboardInterrupt:
-        print("stopping: each run writes a checkpoint; the same command goes on from there")
+        say("stopping: each run writes a checkpoint; the same command goes on from there")
     finally:
         for job in jobs:
             job.process.terminate()

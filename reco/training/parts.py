@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from reco import distributed
 from reco.config import Config, ConfigError
@@ -24,6 +23,7 @@ from reco.method.second_head import SampledCrossEntropy
 from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
 from reco.models.network import SegmentationNetwork
+from reco.printing import say
 from reco.runs.networks import build_network, build_teacher
 from reco.training.optimisation import build_optimizer
 
@@ -81,7 +81,7 @@ def build_run(
     split = make_split(reader, config.dataset)
     if distributed.rank() == 0:
         check_evaluated(reader, config.dataset.eval_split)
-        tqdm.write("\n".join(overview(reader, split, config.dataset)))
+        say("\n".join(overview(reader, split, config.dataset)))
         _note_single_class(config, reader, split)
     torch.manual_seed(config.train.seed)
     if network is None:
@@ -114,7 +114,7 @@ def _note_single_class(config: Config, reader: Reader, split: Split) -> None:
     """Log a note where the labels hold one class, so that ReCo has no negatives."""
     present = [name for name, images in split.images_per_class.items() if images]
     if config.reco.enabled and len(present) < 2:
-        tqdm.write(
+        say(
             f"note: of {reader.spec.num_classes} classes the labelled masks hold "
             f"{', '.join(present) or 'none'} alone: ReCo has no negatives and adds 0"
         )
@@ -168,7 +168,7 @@ def with_value_range(config: Config, reader: Reader) -> Config:
         note = f"images of more than 8 bits: dataset.value_range = {value_range_text(found)}"
         config = replace(config, dataset=replace(dataset, value_range=found))
     if note and distributed.rank() == 0:
-        tqdm.write(f"note: {note}")
+        say(f"note: {note}")
     return config
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
-from tqdm import tqdm
 
 from reco.files import write_text_whole, write_whole
+from reco.printing import say
 
 # In the order of a step. The names are those of `record_function` in trainer and objective.
 PHASES = (
@@ -50,8 +50,8 @@ class StepProfiler(profile):
         text = json.dumps(seconds, indent=1) + "\n"
         write_text_whole(self.folder / "profile.json", text)
         write_whole(self.folder / "trace.json", lambda to: finished.export_chrome_trace(str(to)))
-        tqdm.write(format_phases(seconds))
-        tqdm.write(f"timeline for chrome://tracing: {self.folder / 'trace.json'}")
+        say(format_phases(seconds))
+        say(f"timeline for chrome://tracing: {self.folder / 'trace.json'}")
 
 
 def profiler_activities(device: torch.device) -> list[ProfilerActivity]:

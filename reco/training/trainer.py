@@ -29,6 +29,7 @@ from reco.method.objective import Losses, StepStatistics
 from reco.method.teacher import MeanTeacher
 from reco.method.views import LabelledView, UnlabelledView
 from reco.precision import autocast
+from reco.printing import say
 from reco.runs.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -159,9 +160,9 @@ class Trainer:
             self._restore(checkpoint, extending=extend_to is not None)
         elif distributed.rank() == 0:
             if resume and not self.folder.exists:
-                tqdm.write(f"{folder}: no checkpoint, starting the run")
+                say(f"{folder}: no checkpoint, starting the run")
                 for line in related_runs(self.config, folder):
-                    tqdm.write(line)
+                    say(line)
             self.folder.create(self.config, parts.split.to_dict(), again=resume)
 
         self.model: nn.Module = self.student
@@ -360,7 +361,7 @@ class Trainer:
     def _note_missing_negatives(self, bar: tqdm[Any], share: float) -> None:
         """With the first line of the log, note that most steps gave ReCo no negatives."""
         if distributed.rank() == 0 and share > 0.5 and not bar.postfix:
-            tqdm.write(
+            say(
                 f"note: in {share:.0%} of the steps so far one class alone took part in ReCo: it "
                 "has no negatives then and adds 0. Larger crops or batches bring classes together; "
                 "reco.enabled=false trains without it"
@@ -480,9 +481,9 @@ class Trainer:
             raise
         except Exception as error:  # the one that ended the run is raised
             kept = f"the checkpoint of iteration {self.saved}" if self.saved else "no checkpoint"
-            tqdm.write(f"{self.folder.path} holds {kept}: {error}", file=sys.stderr)
+            say(f"{self.folder.path} holds {kept}: {error}", error=True)
         else:
-            tqdm.write(
+            say(
                 f"The first {done} iterations are kept in {self.folder.path}: --resume goes on "
                 "from them once what is wrong has been repaired"
             )

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
-from tqdm import tqdm
 
 from reco import distributed
 from reco.config import Config
@@ -17,6 +16,7 @@ from reco.data.reader import Reader
 from reco.files import write_whole
 from reco.inference.evaluate_networks import Evaluation, evaluate, format_evaluations
 from reco.panels import PredictedImage, panel
+from reco.printing import say
 from reco.runs.folder import RunFolder
 from reco.runs.networks import main_network
 
@@ -68,7 +68,7 @@ class Validation:
         if distributed.rank() == 0:
             self.table = format_evaluations(results, self.spec.class_names)
             scores = {name: result.confusion.mean_iou() for name, result in results.items()}
-            tqdm.write(
+            say(
                 f"iteration {iteration}: mIoU on {self.split} "
                 + ", ".join(f"{name} {100 * score:.2f} %" for name, score in scores.items())
             )
