@@ -22,6 +22,10 @@ from reco.models.network import SegmentationOutput
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
+needs_new_torch = pytest.mark.skipif(
+    torch.__version__ < "2.7", reason="a count or a fake GPU of newer versions of torch"
+)
+
 TINY = (
     "dataset.crop_size=[32, 32]",
     "dataset.labelled_images=3",
