@@ -71,13 +71,13 @@ def estimate(trainer: Trainer, way: str, batches: int, number: int) -> None:
 
 
 def measure(
-    folder: Path, split: str, batches: int, estimates: int, device: str
+    folder: Path, split: str, ways: Sequence[str], batches: int, estimates: int, device: str
 ) -> list[Sequence[object]]:
     """Rows of the table for a run."""
     trainer = open_run(folder, device)
     config = trainer.config
     networks: dict[tuple[str, str, int], nn.Module] = {}
-    for way in WAYS:
+    for way in ways:
         for number in range(estimates):
             estimate(trainer, way, batches, number)
             for name, network in trainer.parts.networks.items():
@@ -98,7 +98,7 @@ def measure(
         what = (*describe_run(folder, config), name, way, batches, number, split)
         rows.append([*what, *(f"{figure:.2f}" for figure in figures)])
     for name in trainer.parts.networks:
-        for way in WAYS:
+        for way in ways:
             of_way = [float(str(row[8])) for row in rows if row[3:5] == [name, way]]
             print(f"{folder.name} {name}, {way}: {mean_and_deviation(of_way)}")
     return rows
@@ -109,16 +109,18 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__)
     parser.add_argument("runs", nargs="+", type=user_path, help="folders of runs")
     parser.add_argument("--split", default="val", help="to evaluate on (default val)")
+    parser.add_argument(
+        "--ways", nargs="+", choices=WAYS, default=WAYS, metavar="WAY", help="default: all"
+    )
     parser.add_argument("--batches", type=int, default=30, help="of an estimate (default 30)")
     parser.add_argument("--estimates", type=int, default=5, help="of each way (default 5)")
     arguments = parser.parse_args(words)
-    device = set_up(arguments.device)
+    device = str(set_up(arguments.device))
     arguments.output.mkdir(parents=True, exist_ok=True)
     rows: list[Sequence[object]] = []
     for folder in arguments.runs:
-        rows += measure(
-            folder, arguments.split, arguments.batches, arguments.estimates, str(device)
-        )
+        how = (arguments.split, arguments.ways, arguments.batches, arguments.estimates)
+        rows += measure(folder, *how, device)
         write_table(arguments.output / "batch_norm.csv", _HEADER, rows)
     return 0
 
