@@ -75,6 +75,8 @@ def refresh(text: str, root: Path) -> str:
     fresh, tables = _TABLE.subn(make, text)
     if not tables:
         raise ValueError("no table to make: expected `<!-- table FILE.csv -->` before each")
+    if tables != text.count("<!-- table "):
+        raise ValueError("a table that cannot be made: expected the forms that --help shows")
     return fresh
 
 
@@ -96,29 +98,37 @@ def render(path: Path, baseline: str | None, split: str | None = None) -> str:
 
 
 def means(path: Path, by: Sequence[str], mean: Sequence[str], where: str | None = None) -> str:
-    """Means of a CSV file's columns as Markdown, a line for rows with equal values elsewhere.
+    """Means of a CSV file's columns as Markdown, a line for the rows that agree in ``by``.
 
     Args:
         path: the file.
         by: columns whose values say which rows belong together, in the order of the file.
-        mean: columns of numbers.
+        mean: columns of numbers; "nan" and nothing do not count.
         where: ``column:value`` of the rows that count; all by default.
 
     Raises:
-        KeyError: a column that is not there.
+        ValueError: a column that is not there, or no row that counts.
     """
     header, *lines = _read(path)
     rows = [dict(zip(header, line, strict=True)) for line in lines]
     chosen, _, value = (where or "").partition(":")
+    for column in (*by, *mean, *([chosen] if chosen else [])):
+        if column not in header:
+            raise ValueError(f"{path}: no column {column!r}, expected one of {', '.join(header)}")
     groups: dict[tuple[str, ...], list[dict[str, str]]] = {}
     for row in rows:
         if not chosen or row[chosen] == value:
             groups.setdefault(tuple(row[key] for key in by), []).append(row)
+    if not groups:
+        raise ValueError(f"{path}: where={where}: no such row")
     return markdown_table(
         [column.replace("_", " ") for column in (*by, "rows", *mean)],
         [
             [*key, str(len(of))]
-            + [mean_and_deviation([float(row[name]) for row in of]) for name in mean]
+            + [
+                mean_and_deviation([float(row[name]) for row in of if row[name] not in ("", "nan")])
+                for name in mean
+            ]
             for key, of in groups.items()
         ],
     )

@@ -10,8 +10,15 @@ Labels the crops of training batches with the teacher of a run, in these ways:
     own running          the running statistics that the teacher has gathered
     student's running    those of the student (method.teacher_mode: eval)
 
-Writes <output>/teacher.csv, a row for each run, way and class, and one for "all" classes. The masks
-of the unlabelled images are read for it.
+Writes <output>/teacher.csv, a row for each run, way and class, and one for "all" classes, in %:
+
+    accuracy          share of the class's true pixels that are labelled so
+    iou               of the class; the mean for "all"
+    above_weak        share of the pixels labelled so whose confidence is above reco.weak_threshold
+    right_above_weak  share of these that are right
+
+The masks of the unlabelled images are read for it. Labels are made in float32. After a training
+with teacher_mode "eval" the teacher's own running statistics are the student's.
 """
 
 from __future__ import annotations

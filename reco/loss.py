@@ -322,9 +322,14 @@ def reco_loss_with_statistics(
     Args:
         negative_classes: ``(C,)`` bool, unlike the list that :class:`ReCoLoss` takes.
         class_weights: ``(C,)``.
+        **changes: options by name, laid over ``options``.
 
     Returns:
         The loss, a scalar, and its :class:`ReCoStatistics`.
+
+    Raises:
+        ValueError: an argument out of range, by name.
+        TypeError: an option that there is not, with the one that was meant.
     """
     _check_inputs(representations, logits, labels, valid, key_pixels, ignore_index)
     if changes:

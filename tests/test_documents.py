@@ -118,6 +118,13 @@ def test_means_are_over_rows_that_agree(tmp_path):
     assert found[4:6] == ["| b | 2 | 2.0 ± 1.4 |", "| a | 1 | 4.0 |"]
     whole = refresh(table.replace(" where=class:all", ""), tmp_path)
     assert "| b | 3 | 4.3 ± 4.2 |" in whole
+    for wrong, message in (
+        (table + table.replace("by=way mean=miou_of_it", "mean=miou_of_it by=way"), "cannot be"),
+        (table.replace("by=way", "by=ways"), "no column 'ways', expected one of way, seed"),
+        (table.replace("class:all", "class:al"), "where=class:al: no such row"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refresh(wrong, tmp_path)
 
 
 def test_a_table_may_show_one_split_alone():

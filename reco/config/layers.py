@@ -71,7 +71,7 @@ class Layers:
         """An error about a dotted key, which names where its value came from."""
         return ConfigError(f"{self.origins.get(key, self.source)}: {key}{message}")
 
-    def lay(self, content: dict[str, Any], source: str, *, section: str = "") -> None:
+    def lay(self, content: dict[str, Any], source: str, *, section: str | None = None) -> None:
         """Lay the keys of a source over the values, those of a section over the section's.
 
         Args:
@@ -79,8 +79,8 @@ class Layers:
             source: where they come from, for errors.
             section: name of it.
         """
-        prefix = f"{section}." if section else ""
-        below = self.values[section] if section else self.values
+        prefix = "" if section is None else f"{section}."
+        below = self.values if section is None else self.values[section]
         given = {key for key in ("classes", "class_names") if content.get(key) is not None}
         if section == "dataset" and len(given) == 1:
             # Alternative keys: the later one counts.
@@ -93,7 +93,7 @@ class Layers:
             # Sections are one level deep; a mapping below is a value, such as `label_map`.
             if (
                 isinstance(value, dict)
-                and not section
+                and section is None
                 and isinstance(self.values.setdefault(key, {}), dict)
             ):
                 self.lay(value, source, section=key)

@@ -173,8 +173,8 @@ def _build_config(layers: Layers) -> Config:
     return config
 
 
-def _require(rules: Sequence[Rule], config: Config, layers: Layers) -> None:
+def _require(found: Sequence[Rule], config: Config, layers: Layers) -> None:
     """Raise for the first rule that does not hold."""
-    for key, holds, expected in rules:
+    for key, holds, expected in found:
         if not holds:
             raise layers.error(key, f" = {config.flat()[key]!r}: expected {expected}")

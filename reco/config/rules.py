@@ -35,8 +35,8 @@ def rules(config: Config) -> list[Rule]:
 
 
 def _dataset_rules(dataset: DatasetConfig) -> list[Rule]:
-    """Those of the data set."""
-    rules = [
+    """Rules of the data set's keys."""
+    found: list[Rule] = [
         (
             "dataset.root",
             dataset.name == "synthetic" or bool(dataset.root),
@@ -74,7 +74,7 @@ def _dataset_rules(dataset: DatasetConfig) -> list[Rule]:
         ),
     ]
     if dataset.name != "folder":
-        rules += [
+        found += [
             (
                 f"dataset.{f.name}",
                 getattr(dataset, f.name) == f.default,
@@ -85,7 +85,7 @@ def _dataset_rules(dataset: DatasetConfig) -> list[Rule]:
             for f in dataclasses.fields(dataset)
             if f.name in FOLDER_KEYS
         ]
-    return rules
+    return found
 
 
 def contradictions(config: Config) -> list[Rule]:

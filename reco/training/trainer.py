@@ -389,9 +389,10 @@ class Trainer:
     def _evaluation_statistics(self, *, estimate: bool = True) -> Iterator[Buffers | None]:
         """In this context batch norm's running statistics are means over training batches.
 
-        These batches are always the same ones, and student and teacher see what the student is
-        trained on. The context gives the statistics of the training itself, which goes on with
-        them.
+        These batches are always the same ones, and student and teacher see the images that the
+        student is trained on, without feature dropout. A teacher in eval mode has the student's
+        statistics, or goes on with their moving average. The context gives the statistics of the
+        training itself, which goes on with them.
         """
         count = self.config.train.statistics_batches if estimate else 0
         if not count:
@@ -412,6 +413,7 @@ class Trainer:
                         images = torch.cat([view.images for view in views if view is not None])
                         for network in estimated:
                             network(images.contiguous(memory_format=torch.channels_last))
+            del labeller  # its memory is not needed for the evaluation
             distributed.average_buffers(networks.values())
             if self.teacher is not None:
                 self.teacher.copy_statistics(self.student)
