@@ -51,7 +51,7 @@ def estimate(trainer: Trainer, way: str, batches: int, number: int) -> None:
         batches: to take the mean over; for ``last batches``, to run through.
         number: of the estimate; another one is over other batches.
     """
-    views, student, teacher = trainer.parts.views, trainer.student, trainer.teacher
+    student, teacher = trainer.student, trainer.teacher
     networks = trainer.parts.networks
     labeller = copy.deepcopy(teacher)  # it gathers statistics of what it labels
     averaging = nullcontext() if way == "last batches" else averaging_statistics(networks.values())
@@ -59,12 +59,11 @@ def estimate(trainer: Trainer, way: str, batches: int, number: int) -> None:
     with averaging, torch.no_grad():
         for batch, (labelled, unlabelled) in enumerate(trainer.batches_of(seed, 0, batches)):
             torch.manual_seed(stable_seed(seed, batch))
-            crops, view = to_unit(labelled.image), views.labelled(*labelled[:2]).images
-            if labeller is not None and unlabelled is not None:
+            view, crops = trainer.student_images(labelled, unlabelled, labeller), labelled.image
+            if unlabelled is not None:
                 plain = to_unit(unlabelled.image)
-                crops = torch.cat([crops, plain])
-                view = torch.cat([view, views.unlabelled(labeller, *unlabelled).images])
-            view, crops = (x.contiguous(memory_format=torch.channels_last) for x in (view, crops))
+                crops = torch.cat([crops, unlabelled.image])
+            crops = to_unit(crops).contiguous(memory_format=torch.channels_last)
             student(crops if way == "plain crops" else view)
             if teacher is not None:
                 teacher.network(view if way == "training views" else plain)

@@ -47,6 +47,7 @@ _HEADER = (
     *RUN_HEADER,
     *("statistics", "class", "accuracy", "iou", "above_weak", "right_above_weak"),
 )
+_WAYS = ("its batch", "with labelled crops", "four batches", "own running", "student's running")
 _TOGETHER = 4  # batches
 
 
@@ -64,18 +65,18 @@ class Labellers:
         self.by_batch.train()
         self.by_own = self._by_running(trainer.teacher)
         self.by_student = self._by_running(trainer.teacher)
-        student = dict(trainer.student.named_buffers())
-        for name, buffer in self.by_student.network.named_buffers():
-            buffer.copy_(student[name])
+        self.by_student.copy_statistics(trainer.student)
         self.weak_threshold = trainer.config.reco.weak_threshold
-        self.num_classes = trainer.parts.reader.spec.num_classes
-        self.counts: dict[str, tuple[ConfusionMatrix, ConfusionMatrix]] = {}
+        size, device = trainer.parts.reader.spec.num_classes, trainer.device
+        self.counts = {  # of all pixels, and of those above the weak threshold
+            way: (ConfusionMatrix(size, device), ConfusionMatrix(size, device)) for way in _WAYS
+        }
         self._waiting: list[TrainSample] = []
 
     @staticmethod
     def _by_running(teacher: MeanTeacher) -> MeanTeacher:
         labeller = copy.deepcopy(teacher)
-        labeller.batch_statistics = False
+        labeller.batch_statistics = labeller.average_buffers = False
         return labeller.train()
 
     def add(self, labelled: TrainSample, unlabelled: TrainSample) -> None:
@@ -95,8 +96,7 @@ class Labellers:
 
     def _count(self, way: str, found: tuple[Tensor, Tensor], crops: TrainSample) -> None:
         labels, confidence = found
-        new = tuple(ConfusionMatrix(self.num_classes, labels.device) for _ in range(2))
-        everywhere, sure = self.counts.setdefault(way, (new[0], new[1]))
+        everywhere, sure = self.counts[way]
         truth = crops.truth.long().masked_fill(~crops.inside, IGNORE)
         everywhere.update(labels, truth)
         sure.update(labels, truth, confidence > self.weak_threshold)

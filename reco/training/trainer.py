@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import record_function
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -283,6 +283,14 @@ class Trainer:
             return labelled_view, None
         return labelled_view, self.parts.views.unlabelled(teacher, *unlabelled)
 
+    def student_images(
+        self, labelled: TrainSample, unlabelled: TrainSample | None, teacher: MeanTeacher | None
+    ) -> Tensor:
+        """Images that the student is trained on, ``(B, 3, H, W)`` in [0, 1] and channels_last."""
+        views = self._views(labelled, unlabelled, teacher)
+        images = torch.cat([view.images for view in views if view is not None])
+        return images.contiguous(memory_format=torch.channels_last)
+
     def batches(self) -> Generator[tuple[TrainSample, TrainSample | None], None, None]:
         """This rank's labelled and unlabelled batches on the device, from the next iteration on."""
         train = self.config.train
@@ -409,10 +417,9 @@ class Trainer:
                 for number, batch in enumerate(self.batches_of(seed, 0, count)):
                     torch.manual_seed(stable_seed(seed, number, distributed.rank()))
                     for part in self._parts(*batch):
-                        views = self._views(*part, labeller)
-                        images = torch.cat([view.images for view in views if view is not None])
+                        images = self.student_images(*part, labeller)
                         for network in estimated:
-                            network(images.contiguous(memory_format=torch.channels_last))
+                            network(images)
             del labeller  # its memory is not needed for the evaluation
             distributed.average_buffers(networks.values())
             if self.teacher is not None:
