@@ -111,13 +111,14 @@ def test_a_file_of_runs_becomes_a_table_of_means(run):
 
 def test_means_are_over_rows_that_agree(tmp_path):
     lines = ["way,seed,class,miou_of_it", "b,0,all,1", "a,0,all,4", "b,1,all,3", "b,1,road,9"]
+    lines.append("b,2,all,nan")
     (tmp_path / "x.csv").write_text("\n".join(lines))
     table = "<!-- table x.csv by=way mean=miou_of_it where=class:all -->\n<!-- end of table -->"
     found = refresh(table, tmp_path).splitlines()
     assert found[2] == "| way | rows | miou of it |"
-    assert found[4:6] == ["| b | 2 | 2.0 ± 1.4 |", "| a | 1 | 4.0 |"]
+    assert found[4:6] == ["| b | 3 | 2.0 ± 1.4 |", "| a | 1 | 4.0 |"]
     whole = refresh(table.replace(" where=class:all", ""), tmp_path)
-    assert "| b | 3 | 4.3 ± 4.2 |" in whole
+    assert "| b | 4 | 4.3 ± 4.2 |" in whole
     for wrong, message in (
         (table + table.replace("by=way mean=miou_of_it", "mean=miou_of_it by=way"), "cannot be"),
         (table.replace("by=way", "by=ways"), "no column 'ways', expected one of way, seed"),
