@@ -38,7 +38,7 @@ from reco.markdown import markdown_table
 from reco.precision import autocast
 from reco.runs.checkpoint import TrainedRun, load_checkpoint
 from reco.runs.results import read_metrics
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.profiling import profiler_activities
 from reco.training.trainer import Trainer, train
 

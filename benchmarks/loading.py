@@ -28,14 +28,14 @@ from torch.utils.benchmark import timer
 from torchvision.io import ImageReadMode, decode_image
 
 from reco.config import DatasetConfig, load_config
-from reco.data.images import RGB, read_pixels
+from reco.data.datasets.synthetic import SyntheticReader
+from reco.data.finding.patterns import IMAGE_ENDINGS, walk
 from reco.data.loading import TrainStream
-from reco.data.patterns import IMAGE_ENDINGS, walk
-from reco.data.synthetic import SyntheticReader
+from reco.data.reading.images import RGB, read_pixels
 from reco.files import write_table
 from reco.paths import user_path
-from reco.training.meter import resident_bytes
-from reco.training.parts import build_run
+from reco.training.build import build_run
+from reco.training.log_figures import resident_bytes
 from reco.training.trainer import Trainer
 
 Row = tuple[str, str, float, str]

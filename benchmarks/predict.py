@@ -23,7 +23,7 @@ import torch
 from timing import alternate, describe, make_parser, set_up
 
 from reco.config import load_config
-from reco.data.synthetic import SyntheticReader
+from reco.data.datasets.synthetic import SyntheticReader
 from reco.files import write_table
 from reco.inference.files import find_images, predict_files
 from reco.inference.predictor import Predictor, load

@@ -25,7 +25,7 @@ from reco.config import ConfigError, load_config
 from reco.data.loading import TrainSample
 from reco.files import write_table
 from reco.loss import ReCoLoss
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.profiling import phase_seconds, profiler_activities
 from reco.training.trainer import Trainer
 

@@ -13,7 +13,7 @@ from torch.utils.benchmark import select_unit, timer
 
 from reco import distributed
 from reco.paths import user_path
-from reco.training.meter import resident_bytes
+from reco.training.log_figures import resident_bytes
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reco.config import Config, load_config
 from reco.runs.checkpoint import has_checkpoint
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 RUN_HEADER = ("run", "method", "seed")

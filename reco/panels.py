@@ -14,13 +14,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from reco import IGNORE
+from reco.classes import DatasetSpec
 from reco.config import DatasetConfig
-from reco.data.class_table import ClassTable
-from reco.data.images import to_rgb
+from reco.data.datasets.reader import FileReader, Reader
 from reco.data.loading import EvalDataset
 from reco.data.partial import partial_labels
-from reco.data.reader import FileReader, Reader
-from reco.data.spec import DatasetSpec
+from reco.data.reading.images import to_rgb
+from reco.data.reading.mask_classes import ClassTable
 
 Pixels = npt.NDArray[np.uint8]
 Plane = npt.NDArray[np.float32]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from reco.config import Config, load_config
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.models.network import SegmentationOutput
 
 # One thread is faster for networks of a few channels, in the processes that tests start too, and

@@ -8,7 +8,7 @@ import torch
 from conftest import TINY
 
 from reco.config import load_config
-from reco.data.synthetic import SyntheticReader
+from reco.data.datasets.synthetic import SyntheticReader
 from reco.runs.checkpoint import save_checkpoint
 from reco.runs.networks import build_network, build_teacher
 

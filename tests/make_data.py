@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reco.data.spec import voc_palette
+from reco.classes import voc_palette
 
 SIZE = (36, 48)  # (height, width) of most images
 ODD_SIZES = ((36, 48), (31, 45), (50, 33))

@@ -11,7 +11,7 @@ from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.method.teacher import MeanTeacher
 from reco.runs.checkpoint import load_checkpoint
 from reco.training.batch_norm import averaging_statistics, copy_of_buffers
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 

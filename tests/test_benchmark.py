@@ -28,7 +28,7 @@ from reco.config import load_config
 from reco.runs.folder import run_path
 from reco.seeding import stable_seed
 from reco.training import profiling
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.profiling import PHASES
 from reco.training.trainer import Trainer, train
 

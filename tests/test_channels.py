@@ -13,7 +13,7 @@ import reco
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.inference.export import export_checkpoint
 from reco.method.augmentation import photometric_flip
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import train
 
 

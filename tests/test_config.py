@@ -21,7 +21,7 @@ from reco.config import (
     load_config,
 )
 from reco.loss import ReCoOptions
-from reco.training.parts import build_objective
+from reco.training.build import build_objective
 
 # Budgets whose labelled images are those of a list.
 BUDGETS = {"pascal": (92, 183, 366, 732, 1464), "cityscapes": (186, 372, 744, 1488)}

@@ -17,8 +17,8 @@ from PIL import Image
 from reco import cli
 from reco.config import load_config
 from reco.data import open_dataset
+from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.fingerprint import fingerprint
-from reco.data.synthetic import SyntheticReader
 from reco.runs.checkpoint import CheckpointError, checkpoint_digest, load_checkpoint
 from reco.studies.progress import Progress
 from reco.studies.runner import run_commands

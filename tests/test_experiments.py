@@ -11,7 +11,7 @@ import pytest
 from make_data import make_camvid, make_cityscapes, make_folder, make_pascal, make_sun
 
 from reco.config import CONFIG_FOLDER, load_config
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.training.trainer import train
 
 # Every reader; few labelled images or all of them, whole masks, single pixels and shares; images as

@@ -13,7 +13,7 @@ import torch
 from make_checkpoint import write_checkpoint
 
 from reco import cli
-from reco.data.synthetic import SyntheticReader
+from reco.data.datasets.synthetic import SyntheticReader
 from reco.inference import export
 from reco.inference.export import Deployable, Exported, export_checkpoint
 from reco.inference.tracing import traceable

@@ -20,9 +20,9 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 from reco.config import load_config
 from reco.precision import autocast
 from reco.runs.networks import build_network, build_teacher
-from reco.training.meter import Meter, RelationMeter
+from reco.training.build import build_objective, build_views
+from reco.training.log_figures import Meter, RelationMeter
 from reco.training.optimisation import build_optimizer, optimizer_step
-from reco.training.parts import build_objective, build_views
 
 pytestmark = needs_new_torch  # torch 2.6 asks the driver for a stream in the forward pass too
 

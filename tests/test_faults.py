@@ -22,12 +22,13 @@ from make_data import make_camvid
 from test_trainer import assert_same
 
 from reco.config import Config, load_config
-from reco.data import open_dataset, synthetic
+from reco.data import open_dataset
+from reco.data.datasets import synthetic
 from reco.data.loading import TrainStream
 from reco.data.splits import make_split
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.results import read_metrics
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 OVERRIDES = (

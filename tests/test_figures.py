@@ -13,7 +13,7 @@ from make_checkpoint import write_checkpoint
 from PIL import Image
 
 from reco import IGNORE, cli
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.method.augmentation import to_unit
 from reco.pictures import plots
 from reco.pictures.analysis import RunAnalysis

@@ -19,7 +19,7 @@ from PIL import Image
 from test_trainer import assert_same
 
 from reco.cli import main
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 from reco.inference import export
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
@@ -27,7 +27,7 @@ from reco.inference.files import predict_files
 from reco.inference.predictor import load
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.folder import RunFolder
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 SIZE = 2**22

@@ -7,7 +7,7 @@ import torch
 
 from reco import cli
 from reco.studies.gradients import term_gradients
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 

@@ -13,11 +13,12 @@ from make_data import make_mask, save_mask
 from PIL import Image
 
 from reco.config import ConfigError, load_config
-from reco.data import images, open_dataset
-from reco.data.check import check_dataset
-from reco.data.images import RGB, ImageFormat, is_wide, read_pixels, upright
-from reco.data.value_range import find_value_range, judge_value_range
-from reco.training.parts import build_run
+from reco.data import open_dataset
+from reco.data.checks.data_set import check_dataset
+from reco.data.reading import images
+from reco.data.reading.images import RGB, ImageFormat, is_wide, read_pixels, upright
+from reco.data.reading.value_range import find_value_range, judge_value_range
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 

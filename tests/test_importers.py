@@ -19,9 +19,9 @@ from PIL import Image
 from reco.cli import main
 from reco.config import load_config
 from reco.data import open_dataset
-from reco.data.check import check_dataset
+from reco.data.checks.data_set import check_dataset
+from reco.data.datasets.reader import FileReader
 from reco.data.importers import ImportOptions, import_dataset
-from reco.data.reader import FileReader
 
 SIZE = (30, 20)  # (width, height)
 

@@ -22,12 +22,12 @@ from PIL import Image
 
 from reco.config import ConfigError, DatasetConfig, load_config
 from reco.data import open_dataset
-from reco.data.check import check_dataset
-from reco.data.folder import FolderReader
-from reco.data.layout import Layout
-from reco.data.lists import NameIndex, read_ids
+from reco.data.checks.data_set import check_dataset
+from reco.data.datasets.folder import FolderReader
+from reco.data.finding.layout import Layout
+from reco.data.finding.lists import NameIndex, read_ids
+from reco.data.finding.patterns import Pattern
 from reco.data.loading import TrainStream
-from reco.data.patterns import Pattern
 from reco.data.prepare import resize_dataset
 from reco.data.splits import make_split
 

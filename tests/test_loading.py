@@ -14,6 +14,7 @@ from make_data import make_camvid, make_folder
 from PIL import Image
 
 from reco import IGNORE
+from reco.classes import DatasetSpec, default_palette
 from reco.config import DatasetConfig
 from reco.data import open_dataset
 from reco.data.loading import (
@@ -25,7 +26,6 @@ from reco.data.loading import (
     num_workers,
     train_loader,
 )
-from reco.data.spec import DatasetSpec, default_palette
 
 IMAGES = 7
 CONFIG = DatasetConfig(name="synthetic", crop_size=(16, 16), scale_range=(0.5, 1.5))

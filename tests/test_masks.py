@@ -13,8 +13,8 @@ from PIL import Image
 from reco import IGNORE
 from reco.config import ConfigError, load_config
 from reco.data import open_dataset
-from reco.data.class_table import class_table
-from reco.data.masks import read_mask
+from reco.data.reading.mask_classes import class_table
+from reco.data.reading.masks import read_mask
 
 GRID = np.array([[0, 1, 2, 0], [1, 1, 2, 2], [0, 0, 2, 1]])  # classes
 ROAD, CAR, TREE = (128, 64, 128), (0, 0, 142), (107, 142, 35)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from reco import IGNORE
-from reco.data.spec import DatasetSpec, default_palette
+from reco.classes import DatasetSpec, default_palette
 from reco.metrics import ConfusionMatrix, format_table, near_boundary
 
 C = 6

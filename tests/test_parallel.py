@@ -7,8 +7,8 @@ import itertools
 import pytest
 from make_data import make_folder
 
-from reco.data import patterns
-from reco.data.parallel import in_threads
+from reco.data.finding import patterns
+from reco.parallel import in_threads
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from PIL import Image
 
 import reco
 from reco import cli
+from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.loading import EvalDataset
-from reco.data.synthetic import SyntheticReader
 from reco.inference import evaluate_networks as evaluation_module
 from reco.inference import files as files_module
 from reco.inference import predictor as predictor_module

@@ -27,8 +27,9 @@ from PIL import Image
 
 from reco import cli
 from reco.config import DatasetConfig
-from reco.data import open_dataset, sbd
-from reco.data.check import CITIES, check_dataset
+from reco.data import open_dataset
+from reco.data.checks.data_set import CITIES, check_dataset
+from reco.data.datasets import sbd
 from reco.data.loading import EvalDataset
 from reco.data.prepare import resize_dataset
 from reco.data.splits import make_split
@@ -241,7 +242,7 @@ def test_killed_half_way_it_leaves_no_broken_file_and_goes_on(tmp_path):
     original = reader_of("camvid", make_camvid(tmp_path / "original", train=40))
     size = (180, 240)
     code = (
-        "import sys; from pathlib import Path; from reco.data.camvid import CamVidReader;"
+        "import sys; from pathlib import Path; from reco.data.datasets.camvid import CamVidReader;"
         "from reco.data.prepare import resize_dataset;"
         f"resize_dataset(CamVidReader(sys.argv[1]), Path(sys.argv[2]), {size})"
     )

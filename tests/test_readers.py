@@ -22,16 +22,16 @@ from PIL import Image
 from torchvision.datasets import Cityscapes
 
 from reco import IGNORE
+from reco.classes import CAMVID, CITYSCAPES, PASCAL, SUN, default_palette, voc_palette
 from reco.config import DatasetConfig
 from reco.data import open_dataset
-from reco.data.camvid import CamVidReader
-from reco.data.cityscapes import CityscapesReader
-from reco.data.folder import FolderReader
-from reco.data.images import RGB, read_pixels
-from reco.data.masks import read_mask
-from reco.data.pascal import PascalReader
-from reco.data.spec import CAMVID, CITYSCAPES, PASCAL, SUN, default_palette, voc_palette
-from reco.data.sun import SunReader
+from reco.data.datasets.camvid import CamVidReader
+from reco.data.datasets.cityscapes import CityscapesReader
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.pascal import PascalReader
+from reco.data.datasets.sun import SunReader
+from reco.data.reading.images import RGB, read_pixels
+from reco.data.reading.masks import read_mask
 
 THREE = ("road", "car", "tree")
 

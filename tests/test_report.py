@@ -10,7 +10,7 @@ import pytest
 from make_checkpoint import write_checkpoint
 
 from reco import cli
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.pictures.report import write_report
 
 pytest.importorskip("matplotlib")

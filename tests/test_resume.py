@@ -14,7 +14,7 @@ from reco.config import ConfigError, load_config
 from reco.runs.checkpoint import load_checkpoint, save_checkpoint
 from reco.runs.folder import run_path
 from reco.runs.results import last_iteration, read_points
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, learning_rate, train
 
 STATE = ("student", "teacher", "optimizer", "iteration", "split")
@@ -176,7 +176,7 @@ def test_extending_may_be_killed_anywhere(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(tiny(), killed, extend_to=6)
     monkeypatch.undo()
-    monkeypatch.setattr("reco.data.synthetic.SCENES", {"train": 12, "val": 2, "test": 2})
+    monkeypatch.setattr("reco.data.datasets.synthetic.SCENES", {"train": 12, "val": 2, "test": 2})
     train(tiny(), killed, extend_to=6)
     assert without_speed(metrics(killed)) == without_speed(metrics(undisturbed))
     assert_same_weights(undisturbed, killed)

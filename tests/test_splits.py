@@ -13,9 +13,9 @@ from make_data import make_camvid, make_folder, make_mask, save_image, save_mask
 from PIL import Image
 
 from reco import IGNORE
+from reco.classes import DatasetSpec, default_palette
 from reco.config import Config, ConfigError, DatasetConfig
 from reco.data import open_dataset
-from reco.data.spec import DatasetSpec, default_palette
 from reco.data.splits import Split, check_labelled, few_shot, make_split
 
 CLASSES = 6

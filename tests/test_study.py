@@ -14,7 +14,7 @@ from conftest import TINY
 
 from reco import cli
 from reco.config import CONFIG_FOLDER, ConfigError, config_name, load_config
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.runs.folder import run_path
 from reco.runs.results import ClassIoU, Point, Result, read_csv
 from reco.studies import runner
@@ -22,7 +22,7 @@ from reco.studies.progress import Progress
 from reco.studies.runner import run_study
 from reco.studies.study import load_study, study_runs
 from reco.studies.tables import results_table
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 STUDY = """

@@ -18,7 +18,8 @@ from make_data import make_camvid, make_folder
 import reco
 from reco import cli, distributed, openmp
 from reco.config import load_config
-from reco.data import open_dataset, synthetic
+from reco.data import open_dataset
+from reco.data.datasets import synthetic
 from reco.data.loading import EvalDataset, TrainStream
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.pictures import report

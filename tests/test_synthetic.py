@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from reco.data.synthetic import SCENES, SPEC, SyntheticReader, paint_scene
+from reco.data.datasets.synthetic import SCENES, SPEC, SyntheticReader, paint_scene
 
 
 def test_a_scene_depends_on_seed_split_and_index_alone():

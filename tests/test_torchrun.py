@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 # `kills` says which rank dies in which attempt, and at which iteration: after its forward pass.
 SCRIPT = """
 import os, runpy, signal
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.training.trainer import Trainer
 
 synthetic.SCENES = {"train": 12, "val": 2, "test": 2}

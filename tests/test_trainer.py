@@ -24,8 +24,8 @@ from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import exclusive_use, run_path
-from reco.training.meter import Meter, RelationMeter
-from reco.training.parts import build_objective, build_run
+from reco.training.build import build_objective, build_run
+from reco.training.log_figures import Meter, RelationMeter
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
 

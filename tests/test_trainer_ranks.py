@@ -14,10 +14,10 @@ from conftest import TINY
 from torch import nn
 
 from reco.config import load_config
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.method import views
 from reco.training import trainer
-from reco.training.parts import build_run
+from reco.training.build import build_run
 
 ITERATIONS = 8
 

@@ -20,7 +20,7 @@ from reco.method.views import LabelledView, Views
 from reco.models.network import SegmentationNetwork
 from reco.runs.checkpoint import load_checkpoint
 from reco.seeding import stable_seed
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 SIZE, C = 16, 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reco import IGNORE
-from reco.data.spec import DatasetSpec
+from reco.classes import DatasetSpec
 from reco.panels import PredictedImage, colourise, confidence_map, error_map, overlay, panel
 
 SPEC = DatasetSpec("two", ("road", "car"), ((10, 20, 30), (200, 100, 0)))

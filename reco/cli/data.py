@@ -67,10 +67,10 @@ def _prepare(arguments: Namespace) -> int:
     """``reco prepare`` without ``import``."""
     from reco.config import check_option, load_config
     from reco.data import open_dataset
-    from reco.data.check import check_dataset
+    from reco.data.checks.data_set import check_dataset
+    from reco.data.datasets.reader import FileReader
+    from reco.data.datasets.sbd import convert_sbd, download_pascal
     from reco.data.prepare import resize_dataset
-    from reco.data.reader import FileReader
-    from reco.data.sbd import convert_sbd, download_pascal
     from reco.data.splits import make_split
     from reco.files import write_text_whole, write_whole
     from reco.panels import paint_budgets, paint_masks

@@ -95,7 +95,7 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
 
     def work(arguments: Namespace) -> int:
         from reco.files import write_table
-        from reco.studies.pseudo_labels import LabelStatistics, label_statistics
+        from reco.studies.labels_for_reco import LabelStatistics, label_statistics
 
         statistics = label_statistics(
             arguments.checkpoints, overrides=arguments.overrides, device=arguments.device

@@ -1,22 +1,22 @@
 """Data sets: readers, few-shot splits, partial labels, augmentation and loading.
 
-``open_dataset`` gives a :class:`~reco.data.reader.Reader`: ids, images, labels. ``splits`` chooses
-which of its images are labelled, ``partial`` which pixels, ``loading`` makes the batches.
+``open_dataset`` gives a :class:`~reco.data.datasets.reader.Reader`: ids, images, labels. ``splits``
+chooses which of its images are labelled, ``partial`` which pixels; ``loading`` makes the batches.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reco.data.camvid import CamVidReader
-from reco.data.cityscapes import CityscapesReader
-from reco.data.class_table import as_list
-from reco.data.folder import FolderReader
-from reco.data.images import ImageFormat
-from reco.data.layout import Layout
-from reco.data.pascal import PascalReader
-from reco.data.reader import Reader
-from reco.data.sun import SunReader
+from reco.data.datasets.camvid import CamVidReader
+from reco.data.datasets.cityscapes import CityscapesReader
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.pascal import PascalReader
+from reco.data.datasets.reader import Reader
+from reco.data.datasets.sun import SunReader
+from reco.data.finding.layout import Layout
+from reco.data.reading.images import ImageFormat
+from reco.data.reading.mask_classes import as_list
 from reco.fields import nearest
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def open_dataset(config: DatasetConfig) -> Reader:
         FileNotFoundError: the data are not in ``root``; the message says where to get them.
     """
     if config.name == "synthetic":
-        from reco.data.synthetic import SyntheticReader
+        from reco.data.datasets.synthetic import SyntheticReader
 
         return SyntheticReader()
     names = [*_OFFICIAL, "folder", "synthetic"]

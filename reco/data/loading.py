@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from reco import IGNORE
-from reco.data.images import Pixels, image_tensor
+from reco.data.datasets.reader import Reader
 from reco.data.partial import partial_labels
-from reco.data.reader import Reader
+from reco.data.reading.images import Pixels, image_tensor
 from reco.data.transforms import RandomScaleCrop, resize_pair
 from reco.seeding import stable_seed
 

@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from reco.data.folder import FolderReader
-from reco.data.images import image_tensor
-from reco.data.parallel import do_all
-from reco.data.patterns import SPLITS
-from reco.data.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, FileReader, Files
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, FileReader, Files
+from reco.data.finding.patterns import SPLITS
+from reco.data.reading.images import image_tensor
 from reco.data.transforms import resize_pair
 from reco.files import UNFINISHED, write_text_whole, write_whole
+from reco.parallel import do_all
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from reco.config import ConfigError
-from reco.data.class_table import join_first
-from reco.data.folder import FolderReader
-from reco.data.lists import NameIndex, read_ids
-from reco.data.masks import BrokenMaskError, colour_name
-from reco.data.parallel import in_threads
-from reco.data.reader import FileReader, Reader, present_classes
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.reader import FileReader, Reader, present_classes
+from reco.data.finding.lists import NameIndex, read_ids
+from reco.data.reading.mask_classes import join_first
+from reco.data.reading.masks import BrokenMaskError, colour_name
+from reco.parallel import in_threads
 from reco.seeding import stable_seed
 
 if TYPE_CHECKING:
@@ -312,7 +312,7 @@ def _checked_count(count: Any, available: int) -> int:
 
 
 def _listed(reader: Reader, path: str, ids: Sequence[str], key: str) -> list[str]:
-    """Ids of the user's list, in any format of :mod:`reco.data.lists`."""
+    """Ids of the user's list, in any format of :mod:`reco.data.finding.lists`."""
     paths = {id: reader.path(id) if isinstance(reader, FileReader) else id for id in ids}
     return sorted(read_ids(Path(path), NameIndex(paths), key))
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from reco.data.images import image_tensor
-from reco.data.parallel import in_threads
-from reco.data.reader import Reader
+from reco.data.datasets.reader import Reader
+from reco.data.reading.images import image_tensor
+from reco.parallel import in_threads
 
 _MOST_IMAGES = 500
 _LEAST_DEVIATION = 1 / 255  # of a channel that is the same everywhere

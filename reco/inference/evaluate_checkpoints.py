@@ -14,9 +14,9 @@ import torch
 
 from reco import distributed
 from reco.data import open_dataset
+from reco.data.datasets.reader import Reader
 from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, deaths_explained, eval_loader
-from reco.data.reader import Reader
 from reco.files import WriteError, write_table, write_text_whole, writing
 from reco.inference.evaluate_networks import (
     BOUNDARY_WIDTH,

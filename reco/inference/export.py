@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from reco.data.images import ImageFormat
+from reco.data.reading.images import ImageFormat
 from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.model_card import model_card
 from reco.inference.predictor import AnyImage, Predictor

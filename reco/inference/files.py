@@ -20,10 +20,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tqdm import tqdm
 
-from reco.data.images import ValueRange, image_size, to_rgb
-from reco.data.large import LargeImage, georeference
-from reco.data.patterns import IMAGE_ENDINGS
-from reco.data.value_range import find_value_range, value_range_text
+from reco.data.finding.patterns import IMAGE_ENDINGS
+from reco.data.reading.images import ValueRange, image_size, to_rgb
+from reco.data.reading.large_images import LargeImage, georeference
+from reco.data.reading.value_range import find_value_range, value_range_text
 from reco.files import WriteError, write_whole
 from reco.inference.background import Background
 from reco.inference.predictor import Prediction, Predictor

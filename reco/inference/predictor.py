@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 from reco import distributed
-from reco.data.images import (
+from reco.classes import DatasetSpec
+from reco.data.reading.images import (
     RGB,
     ImageFormat,
     image_values,
@@ -27,9 +28,8 @@ from reco.data.images import (
     to_8_bit,
     with_channels,
 )
-from reco.data.large import LargeImage
-from reco.data.spec import DatasetSpec
-from reco.data.value_range import find_value_range
+from reco.data.reading.large_images import LargeImage
+from reco.data.reading.value_range import find_value_range
 from reco.inference.pretrained import Pretrained
 from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.inference.tiles import MOST_PIXELS, TensorSource, Tile, label_large, label_tiles

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from reco.data.images import ImageFormat, as_value_range
-from reco.data.spec import DatasetSpec
+from reco.classes import DatasetSpec
+from reco.data.reading.images import ImageFormat, as_value_range
 from reco.extras import import_extra
 from reco.files import write_binary_whole, write_text_whole
 from reco.models.network import SegmentationNetwork

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reco import IGNORE, distributed
-from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset
+from reco.data.reading.images import to_rgb
 from reco.inference.probabilities import predict_probabilities
 from reco.loss import (
     class_means,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reco.data.spec import DatasetSpec
+from reco.classes import DatasetSpec
 from reco.panels import Pixels, PredictedImage, colourise, error_map
 from reco.pictures.analysis import SampledPixels
 from reco.pictures.plots import new_figure

@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 import torch
 
+from reco.classes import DatasetSpec
 from reco.config import Config, config_from_dict
 from reco.data import open_dataset
-from reco.data.reader import Reader
-from reco.data.spec import DatasetSpec
+from reco.data.datasets.reader import Reader
 from reco.data.splits import Split
 from reco.files import write_binary_whole, writing
 from reco.models.network import SegmentationNetwork

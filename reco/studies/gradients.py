@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from reco.runs.checkpoint import TrainedRun, load_state
-from reco.training.parts import build_run
+from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
 TERMS = ("supervised", "unsupervised", "reco")

@@ -42,13 +42,14 @@ from reco.runs.folder import RunFolder, exclusive_use, related_runs
 from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
-from reco.training.backends import training_backends, validation_backends
 from reco.training.batch_norm import (
     Buffers,
     averaging_statistics,
     copy_of_buffers,
     restore_buffers,
 )
+from reco.training.build import RunParts, build_run
+from reco.training.cuda_settings import training_backends, validation_backends
 from reco.training.due import due_after
 from reco.training.interrupts import (
     StepRollback,
@@ -56,9 +57,8 @@ from reco.training.interrupts import (
     ensure_stderr,
     on_stop_signal,
 )
-from reco.training.meter import Meter, RelationMeter, held_bytes, reco_summary
+from reco.training.log_figures import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
-from reco.training.parts import RunParts, build_run
 from reco.training.profiling import StepProfiler
 from reco.training.resume import extended, resume_error
 from reco.training.validation import Validation
@@ -120,7 +120,7 @@ class Trainer:
     """Trains a run.
 
     Args:
-        parts: what it is made of, from :func:`reco.training.parts.build_run`.
+        parts: what it is made of, from :func:`reco.training.build.build_run`.
         folder: of the run, as :func:`reco.runs.folder.run_path` gives it.
         resume: go on from the checkpoint in ``folder``; where there is none, start.
         extend_to: resume, and train to this iteration instead of the configuration's. The learning

@@ -9,10 +9,10 @@ from torch import nn
 
 from reco import distributed
 from reco.config import Config
+from reco.data.datasets.reader import Reader
 from reco.data.fingerprint import fingerprint
-from reco.data.images import to_rgb
 from reco.data.loading import EvalDataset, eval_loader
-from reco.data.reader import Reader
+from reco.data.reading.images import to_rgb
 from reco.files import write_whole
 from reco.inference.evaluate_networks import Evaluation, evaluate, format_evaluations
 from reco.panels import PredictedImage, panel

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from reco.data.finding.patterns import IMAGE_ENDINGS
 from reco.data.importers.source import (
     OUTSIDE,
     Annotated,
@@ -36,7 +37,6 @@ from reco.data.importers.source import (
     require,
     split_of,
 )
-from reco.data.patterns import IMAGE_ENDINGS
 
 _LINE_WIDTH, _POINT_RADIUS = 10, 5
 _KINDS = {"polygon": 3, "rectangle": 2, "oriented_rectangle": 4, "circle": 2, "mask": 2} | {

@@ -23,7 +23,7 @@ from reco.data.importers.source import (
     choose_classes,
     split_of,
 )
-from reco.data.masks import read_mask
+from reco.data.reading.masks import read_mask
 from reco.paths import read_lines
 
 _MASK_SUFFIX = "_mask"

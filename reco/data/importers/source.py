@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
-from reco.data.patterns import IMAGE_ENDINGS, SPLIT_WORDS
+from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS
 
 Labels = npt.NDArray[np.uint8]
 AreaMask = npt.NDArray[np.bool_]

@@ -19,7 +19,8 @@ from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from reco import IGNORE
-from reco.data.class_table import join_first
+from reco.classes import default_palette
+from reco.data.finding.patterns import SPLIT_WORDS
 from reco.data.importers.source import (
     Annotated,
     Annotations,
@@ -28,8 +29,7 @@ from reco.data.importers.source import (
     Rasterised,
     find_images,
 )
-from reco.data.patterns import SPLIT_WORDS
-from reco.data.spec import default_palette
+from reco.data.reading.mask_classes import join_first
 from reco.files import write_text_whole, write_whole
 
 _ORIENTATION = 0x0112
@@ -74,7 +74,7 @@ class Summary(NamedTuple):
 
 
 def write_folder(source: Annotations, target: Path, options: ImportOptions) -> Summary:
-    """Write a source as the layout of :mod:`reco.data.folder`, with ``data.yaml`` at last.
+    """Write a source as the layout of :mod:`reco.data.datasets.folder`, with ``data.yaml`` at last.
 
     An image whose annotations cannot be rasterised is left out and named in the summary.
 

@@ -13,10 +13,15 @@ from make_checkpoint import write_checkpoint
 
 import reco
 from reco import IGNORE, cli
-from reco.data import synthetic
+from reco.data.datasets import synthetic
 from reco.data.splits import Split
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from reco.studies.pseudo_labels import LabelStatistics, _filled_cells, _statistics, label_statistics
+from reco.studies.labels_for_reco import (
+    LabelStatistics,
+    _filled_cells,
+    _statistics,
+    label_statistics,
+)
 
 
 def test_shares_by_hand():

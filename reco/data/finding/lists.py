@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from reco.data.class_table import join_first
-from reco.data.patterns import PICTURE_ENDINGS, normal
+from reco.data.finding.patterns import PICTURE_ENDINGS, normal
+from reco.data.reading.mask_classes import join_first
 from reco.paths import read_lines
 
 

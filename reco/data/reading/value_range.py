@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from reco.data.images import ValueRange, is_wide, open_image, read_values
-from reco.data.parallel import in_threads
+from reco.data.reading.images import ValueRange, is_wide, open_image, read_values
+from reco.parallel import in_threads
 
 MOST_FILES = 500
 """So many files, evenly spread over the data set, are read to find a range."""

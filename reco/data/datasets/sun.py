@@ -19,9 +19,17 @@ import re
 from pathlib import Path
 
 from reco import IGNORE
-from reco.data.class_table import ClassTable
-from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
-from reco.data.spec import SUN
+from reco.classes import SUN
+from reco.data.datasets.reader import (
+    FileReader,
+    Listing,
+    absent,
+    list_files,
+    pair,
+    read_list,
+    select,
+)
+from reco.data.reading.mask_classes import ClassTable
 
 _TEST_LABELS = 5050
 

@@ -16,9 +16,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from reco import IGNORE
-from reco.data.class_table import ClassTable
-from reco.data.reader import FileReader, Listing, absent, list_files, pair, read_list, select
-from reco.data.spec import CAMVID
+from reco.classes import CAMVID
+from reco.data.datasets.reader import (
+    FileReader,
+    Listing,
+    absent,
+    list_files,
+    pair,
+    read_list,
+    select,
+)
+from reco.data.reading.mask_classes import ClassTable
 
 _VOID = 11
 

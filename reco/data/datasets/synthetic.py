@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
-from reco.data.spec import DatasetSpec
+from reco.classes import DatasetSpec
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, VAN, PERSON, RIDER, BICYCLE, POLE = range(11)
 
@@ -63,7 +63,7 @@ Colour = tuple[int, int, int]
 
 
 class SyntheticReader:
-    """The synthetic data set, a :class:`reco.data.reader.Reader`.
+    """The synthetic data set, a :class:`reco.data.datasets.reader.Reader`.
 
     Args:
         seed: of the scenes.

@@ -18,8 +18,16 @@ import numpy.typing as npt
 from PIL import Image
 
 from reco import IGNORE
-from reco.data.class_table import ClassTable, join_first
-from reco.data.images import (
+from reco.classes import DatasetSpec
+from reco.data.finding.patterns import (
+    IMAGE_ENDINGS,
+    LOSSLESS_ENDINGS,
+    PICTURE_ENDINGS,
+    SPLITS,
+    normal,
+    walk,
+)
+from reco.data.reading.images import (
     RGB,
     ImageFormat,
     Pixels,
@@ -29,17 +37,9 @@ from reco.data.images import (
     to_8_bit,
     upright,
 )
-from reco.data.masks import BrokenMaskError, Mask, read_mask
-from reco.data.patterns import (
-    IMAGE_ENDINGS,
-    LOSSLESS_ENDINGS,
-    PICTURE_ENDINGS,
-    SPLITS,
-    normal,
-    walk,
-)
-from reco.data.spec import DatasetSpec
-from reco.data.value_range import find_value_range, judge_value_range
+from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.masks import BrokenMaskError, Mask, read_mask
+from reco.data.reading.value_range import find_value_range, judge_value_range
 from reco.paths import read_lines
 
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
@@ -377,7 +377,7 @@ def list_files(
         folder: of the files.
         masks: lossless formats only.
         suffix: take only names that end so (before the ending), and cut it off.
-        recursive: include sub-folders, as :func:`reco.data.patterns.walk` does.
+        recursive: include sub-folders, as :func:`reco.data.finding.patterns.walk` does.
 
     Raises:
         ValueError: two files of one name and different endings.

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from reco.data.class_table import ClassTable, join_first
-from reco.data.masks import colour_name
-from reco.data.reader import MaskContent
+from reco.data.datasets.reader import MaskContent
+from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.masks import colour_name
 
 _GREY = 0x010101
 

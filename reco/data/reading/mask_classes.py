@@ -18,8 +18,8 @@ import numpy.typing as npt
 from PIL import ImageColor
 
 from reco import IGNORE
-from reco.data.masks import Mask, UnknownValueError, colour_name
-from reco.data.spec import DatasetSpec, default_palette
+from reco.classes import DatasetSpec, default_palette
+from reco.data.reading.masks import Mask, UnknownValueError, colour_name
 
 Pixels = npt.NDArray[np.uint8]
 MaskValues = int | str | Sequence[int | str]

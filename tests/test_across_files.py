@@ -13,14 +13,14 @@ import pytest
 from make_data import make_folder, make_mask, make_pascal, save_image, save_mask
 from PIL import Image
 
+from reco.classes import voc_palette
 from reco.cli import main
 from reco.config import DatasetConfig
 from reco.data import open_dataset
-from reco.data.check import check_dataset
-from reco.data.folder import FolderReader
-from reco.data.overview import overview
-from reco.data.reader import FULL_SIZE_CLASSES
-from reco.data.spec import voc_palette
+from reco.data.checks.data_set import check_dataset
+from reco.data.checks.overview import overview
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.reader import FULL_SIZE_CLASSES
 from reco.data.splits import check_evaluated, make_split
 
 THREE = ("ground", "road", "tree")

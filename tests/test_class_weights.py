@@ -11,8 +11,8 @@ from make_data import save_image, save_mask
 
 from reco.config import ConfigError, load_config
 from reco.data import open_dataset
-from reco.data.balance import class_weights
-from reco.training.parts import build_run
+from reco.data.class_weights import class_weights
+from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
 
 

@@ -22,10 +22,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from reco.data.class_table import MaskValues, class_table
-from reco.data.images import RGB, ImageFormat
-from reco.data.layout import Arrangement, Layout, arrange
-from reco.data.patterns import (
+from reco.data.datasets.reader import COPY_OF, FileReader, Files, Listing, absent
+from reco.data.finding.layout import Arrangement, Layout, arrange
+from reco.data.finding.patterns import (
     MASK_ENDINGS,
     PICTURE_ENDINGS,
     SPLITS,
@@ -34,7 +33,8 @@ from reco.data.patterns import (
     normal,
     suggest_masks,
 )
-from reco.data.reader import COPY_OF, FileReader, Files, Listing, absent
+from reco.data.reading.images import RGB, ImageFormat
+from reco.data.reading.mask_classes import MaskValues, class_table
 
 _USUAL = Layout()
 
@@ -46,7 +46,7 @@ class FolderReader(FileReader):
         root: its folder.
         class_names: at least two.
         classes: name -> its values or colours in the masks; for this and the next two see
-            :func:`reco.data.class_table.class_table`.
+            :func:`reco.data.reading.mask_classes.class_table`.
         ignore: values or colours of void.
         label_map: value -> position in ``class_names``.
         jpeg_masks: the masks went through JPEG, whatever format they have now.

@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
-from reco.data.agreement import check_masks, several_encodings
-from reco.data.class_table import ClassTable, join_first
-from reco.data.folder import FolderReader
-from reco.data.images import orientation
-from reco.data.masks import UnknownValueError
-from reco.data.overview import repeated
-from reco.data.parallel import in_threads
-from reco.data.patterns import SPLITS
-from reco.data.reader import FileReader, Files
+from reco.data.checks.across_files import check_masks, several_encodings
+from reco.data.checks.overview import repeated
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.reader import FileReader, Files
+from reco.data.finding.patterns import SPLITS
+from reco.data.reading.images import orientation
+from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.masks import UnknownValueError
+from reco.data.reading.value_range import value_range_text
 from reco.data.splits import require_all_classes
-from reco.data.value_range import value_range_text
+from reco.parallel import in_threads
 
 # Listed here, since the files do not tell whether a city is missing.
 CITIES = {

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from reco.data.images import open_image
+from reco.data.reading.images import open_image
 
 # Formats that may change pixels when they are written.
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")

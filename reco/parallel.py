@@ -11,7 +11,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from reco import distributed
-from reco.data.class_table import join_first
+from reco.data.reading.mask_classes import join_first
 from reco.files import WriteError
 from reco.printing import say
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reco.data.lists import NameIndex, read_ids
-from reco.data.patterns import (
+from reco.data.finding.lists import NameIndex, read_ids
+from reco.data.finding.patterns import (
     IMAGE_ENDINGS,
     SPLIT_WORDS,
     SPLITS,
@@ -28,7 +28,7 @@ _ANY = "{parent}/{stem}.*"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files are: patterns as in :mod:`reco.data.patterns`, folders, or lists.
+    """Where the files are: patterns as in :mod:`reco.data.finding.patterns`, folders, or lists.
 
     Args:
         images: labelled ones. With ``{split}`` in the pattern, this part of the path is the split:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from reco.data.images import (
+from reco.data.reading.images import (
     ImageFormat,
     Pixels,
     image_tensor,

@@ -11,12 +11,12 @@ from torch import nn
 from reco import distributed
 from reco.config import Config, ConfigError
 from reco.data import open_dataset
-from reco.data.balance import class_weights
-from reco.data.overview import overview
-from reco.data.reader import FileReader, Reader
+from reco.data.checks.overview import overview
+from reco.data.class_weights import class_weights
+from reco.data.datasets.reader import FileReader, Reader
+from reco.data.reading.value_range import value_range_text
 from reco.data.splits import Split, check_evaluated, check_labelled, make_split
 from reco.data.statistics import mean_and_std
-from reco.data.value_range import value_range_text
 from reco.loss import ReCoLoss
 from reco.method.objective import Objective
 from reco.method.second_head import SampledCrossEntropy
@@ -205,7 +205,7 @@ def build_objective(config: Config, class_weights: Sequence[float] | None = None
 
     Args:
         config: of the run.
-        class_weights: as :func:`reco.data.balance.class_weights` finds them.
+        class_weights: as :func:`reco.data.class_weights.class_weights` finds them.
     """
     return Objective(
         partial_labels=config.dataset.partial_labels is not None,

@@ -13,8 +13,8 @@ from torch import nn
 from reco.inference import probabilities
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.runs.checkpoint import load_checkpoint
-from reco.training.backends import training_backends, validation_backends
-from reco.training.parts import build_run
+from reco.training.build import build_run
+from reco.training.cuda_settings import training_backends, validation_backends
 from reco.training.trainer import Trainer, train
 
 cudnn = torch.backends.cudnn

@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from reco.data.agreement import check_masks, same_pictures
-from reco.data.class_table import join_first
-from reco.data.folder import FolderReader
-from reco.data.reader import FileReader, Reader
+from reco.data.checks.across_files import check_masks, same_pictures
+from reco.data.datasets.folder import FolderReader
+from reco.data.datasets.reader import FileReader, Reader
+from reco.data.reading.mask_classes import join_first
 from reco.data.splits import Split
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from pathlib import Path
 from torchvision.datasets import Cityscapes
 
 from reco import IGNORE
-from reco.data.class_table import ClassTable
-from reco.data.reader import FileReader, Files, Listing, absent, list_files, pair
-from reco.data.spec import CITYSCAPES
+from reco.classes import CITYSCAPES
+from reco.data.datasets.reader import FileReader, Files, Listing, absent, list_files, pair
+from reco.data.reading.mask_classes import ClassTable
 
 
 class CityscapesReader(FileReader):

@@ -8,10 +8,10 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import SBDataset, VOCSegmentation
 
-from reco.data.parallel import do_all
-from reco.data.spec import voc_palette
+from reco.classes import voc_palette
 from reco.extras import import_extra
 from reco.files import write_whole
+from reco.parallel import do_all
 
 _VOC = Path("VOCdevkit", "VOC2012")
 _SBD = Path("benchmark_RELEASE", "dataset")
