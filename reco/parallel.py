@@ -11,9 +11,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from reco import distributed
-from reco.data.reading.mask_classes import join_first
 from reco.files import WriteError
-from reco.printing import say
+from reco.printing import join_first, say
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")

@@ -1,8 +1,9 @@
-"""Lines for people, above the progress bars."""
+"""Lines for people: above the progress bars, and lists that stay short."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -22,3 +23,20 @@ def say(text: str, *, error: bool = False) -> None:
 def printable(text: str) -> str:
     """``text`` with what a file name may hold beside UTF-8 escaped."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def join_first(items: Sequence[object], most: int = 8) -> str:
+    """``a, b, c and 5 more``."""
+    shown = ", ".join(map(str, items[:most]))
+    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
+
+
+def ranges(values: Sequence[int]) -> str:
+    """``0-10, 255`` for sorted values."""
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

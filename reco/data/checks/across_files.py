@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from reco.data.datasets.reader import MaskContent
-from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import colour_name
+from reco.printing import join_first
 
 _GREY = 0x010101
 

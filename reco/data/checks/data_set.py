@@ -16,11 +16,12 @@ from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Files
 from reco.data.finding.patterns import SPLITS
 from reco.data.reading.images import orientation
-from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import UnknownValueError
 from reco.data.reading.value_range import value_range_text
 from reco.data.splits import require_all_classes
 from reco.parallel import in_threads
+from reco.printing import join_first
 
 # Listed here, since the files do not tell whether a city is missing.
 CITIES = {

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from reco.data.checks.across_files import check_masks, same_pictures
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Reader
-from reco.data.reading.mask_classes import join_first
 from reco.data.splits import Split
+from reco.printing import join_first
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig

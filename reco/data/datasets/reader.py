@@ -37,10 +37,11 @@ from reco.data.reading.images import (
     to_8_bit,
     upright,
 )
-from reco.data.reading.mask_classes import ClassTable, join_first
+from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import BrokenMaskError, Mask, read_mask
 from reco.data.reading.value_range import find_value_range, judge_value_range
 from reco.paths import read_lines
+from reco.printing import join_first
 
 # In a copy made by reco.data.prepare: id -> classes in the mask before it was made smaller.
 FULL_SIZE_CLASSES = "classes_at_full_size.json"

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 from reco.data.finding.patterns import PICTURE_ENDINGS, normal
-from reco.data.reading.mask_classes import join_first
 from reco.paths import read_lines
+from reco.printing import join_first
 
 
 class NameIndex:

@@ -20,6 +20,7 @@ from PIL import ImageColor
 from reco import IGNORE
 from reco.classes import DatasetSpec, default_palette
 from reco.data.reading.masks import Mask, UnknownValueError, colour_name
+from reco.printing import join_first, ranges
 
 Pixels = npt.NDArray[np.uint8]
 MaskValues = int | str | Sequence[int | str]
@@ -343,23 +344,6 @@ def class_table(
         went_through_jpeg=went_through_jpeg,
         hint=hint,
     )
-
-
-def join_first(items: Sequence[object], most: int = 8) -> str:
-    """``a, b, c and 5 more``."""
-    shown = ", ".join(map(str, items[:most]))
-    return shown if len(items) <= most else f"{shown} and {len(items) - most} more"
-
-
-def ranges(values: Sequence[int]) -> str:
-    """``0-10, 255`` for sorted values."""
-    runs: list[list[int]] = []
-    for value in values:
-        if runs and value == runs[-1][1] + 1:
-            runs[-1][1] = value
-        else:
-            runs.append([value, value])
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)
 
 
 def as_list(values: MaskValues) -> Sequence[int | str]:
