@@ -7,9 +7,11 @@ import torch
 from test_trainer import assert_same, metrics
 from torch import nn
 
+from reco.data.loading import TrainSample
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.method.teacher import MeanTeacher
 from reco.runs.checkpoint import load_checkpoint
+from reco.seeding import stable_seed
 from reco.training.batch_norm import averaging_statistics, copy_of_buffers
 from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
@@ -107,6 +109,42 @@ def test_statistics_are_those_of_the_same_batches_at_each_validation(tiny, tmp_p
     student, teacher = means
     first = next(iter(student))  # of the images themselves: the weights are still the same
     assert torch.equal(student[first], teacher[first])
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        ("method.strong_views=2", "reco.enabled=false"),
+        ("train.accumulation_steps=2", "train.unlabelled_batch_size=4"),
+        ("method.unsupervised=false", "reco.enabled=false", "train.accumulation_steps=2"),
+    ],
+    ids=["paper", "two views", "accumulation", "supervised"],
+)
+def test_statistics_are_those_of_the_views_that_the_student_is_trained_on(tiny, tmp_path, keys):
+    """Part after part of a batch, all views of a part in one pass."""
+    run = Trainer(build_run(tiny("train.statistics_batches=2", *keys)), tmp_path / "run")
+    seen: list[torch.Tensor] = []
+    hook = run.student.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    with run._evaluation_statistics():
+        hook.remove()
+    seed = stable_seed("statistics", run.config.train.seed)
+    parts = run.config.train.accumulation_steps
+    expected = []
+    for number, batch in enumerate(run.batches_of(seed, 0, 2)):
+        torch.manual_seed(stable_seed(seed, number, 0))
+        for part in range(parts):
+            labelled, unlabelled = (
+                None if each is None else TrainSample(*(t.chunk(parts)[part] for t in each))
+                for each in batch
+            )
+            views = [run.parts.views.labelled(labelled.image, labelled.label)]
+            if unlabelled is not None:
+                views.append(run.parts.views.unlabelled(run.teacher, *unlabelled))
+            expected.append(torch.cat([view.images for view in views]))
+            for network in run.parts.networks.values():
+                network(expected[-1])  # its dropout draws numbers too
+    torch.testing.assert_close(seen, expected, rtol=0, atol=0)
 
 
 def test_the_teacher_in_eval_mode_takes_the_statistics_that_it_is_evaluated_with():

@@ -19,11 +19,12 @@ import pytest
 import step as benchmark_step
 import teacher as benchmark_teacher
 import torch
+import torch.nn.functional as F
 from conftest import TINY
 from loss import Size
 from timing import alternate, duration, peak_bytes
 
-from reco import cli
+from reco import IGNORE, cli
 from reco.config import load_config
 from reco.runs.folder import run_path
 from reco.seeding import stable_seed
@@ -213,6 +214,37 @@ def test_pseudo_labels_are_judged_in_each_way(tiny, tmp_path):
         for _, unlabelled in run.batches_of(seed, 0, 4)
     ]
     assert overall["its batch"] == pytest.approx(100 * float(torch.stack(shares).mean()), abs=0.01)
+
+
+@torch.no_grad()
+def test_pseudo_labels_by_running_statistics_are_counted_as_they_are(tiny, tmp_path):
+    """Networks in eval mode label the same crops; above δ_w is what is more confident than it."""
+    run = Trainer(build_run(tiny("reco.weak_threshold=0.14")), tmp_path / "run")
+    run.parts.reader.label_comes_with_image = True
+    for network in run.parts.networks.values():
+        network.train()(torch.rand(4, 3, 32, 32))  # student and teacher gather other statistics
+    labellers = benchmark_teacher.Labellers(run)
+    wholes = {"own running": run.teacher.network, "student's running": run.student}
+    threshold, pixels = run.config.reco.weak_threshold, {way: [] for way in wholes}
+    for labelled, unlabelled in run.batches_of(0, 0, 2):
+        labellers.add(labelled, unlabelled)
+        for way, network in wholes.items():
+            logits = network.eval()(unlabelled.image / 255).logits
+            resized = F.interpolate(logits, unlabelled.truth.shape[1:], mode="bilinear")
+            confidence, labels = resized.softmax(1).max(1)
+            known = unlabelled.inside & (unlabelled.truth != IGNORE)
+            right = labels == unlabelled.truth
+            pixels[way] += zip(right[known], (confidence > threshold)[known], strict=True)
+    names = run.parts.reader.spec.class_names
+    rows = {row[0]: row[2:] for row in labellers.rows(names) if row[1] == "all"}
+    for way, judged in pixels.items():
+        right, above = torch.tensor(judged).T
+        accuracy, _, share, right_above = map(float, rows[way])
+        assert 0 < share < 100
+        assert accuracy == pytest.approx(100 * float(right.float().mean()), abs=0.01)
+        assert share == pytest.approx(100 * float(above.float().mean()), abs=0.01)
+        assert right_above == pytest.approx(100 * float(right[above].float().mean()), abs=0.01)
+    assert rows["own running"] != rows["student's running"]
 
 
 def test_steps_of_trainings_at_once_are_counted():

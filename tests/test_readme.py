@@ -12,7 +12,7 @@ from PIL import Image
 
 from reco import cli
 from reco.config import CONFIG_FOLDER, load_config
-from reco.training import parts
+from reco.training import build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -102,8 +102,8 @@ def test_commands_for_several_gpus_give_each_a_share(monkeypatch):
         commands = re.findall(pattern, text)
         assert commands
         for processes, name in commands:
-            monkeypatch.setattr(parts.distributed, "world_size", lambda n=int(processes): n)
-            parts._check_shares(load_config(name))
+            monkeypatch.setattr(build.distributed, "world_size", lambda n=int(processes): n)
+            build._check_shares(load_config(name))
 
 
 def test_studies_named_are_there():
