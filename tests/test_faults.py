@@ -157,6 +157,21 @@ def test_at_the_end_a_broken_validation_image_leaves_the_validation_to_do(photog
     assert_same(*(load_checkpoint(tmp_path / name / "best.pt") for name in ("whole", "run")))
 
 
+@pytest.mark.parametrize("where", ["train", "val", "step"])
+def test_no_process_outlives_an_error(photographs, tmp_path, where):
+    """Else the command would go on for 20 s, the time that its loaders live after SIGTERM."""
+    trainer = Trainer(build_run(photographs), tmp_path / "run")
+    if where == "step":
+        at_step(trainer, 1, raising(ValueError("cannot be read")))
+    else:
+        for image in (tmp_path / "camvid" / where).glob("*.png"):
+            image.write_bytes(image.read_bytes()[:300])
+    with pytest.raises(ValueError, match="cannot be read") as error:
+        trainer.run()
+    assert multiprocessing.active_children() == []
+    assert error.tb is not None  # the traceback holds the frames that started the processes
+
+
 def test_a_validation_mask_that_cannot_be_used_is_found_before_training(photographs, tmp_path):
     mask = sorted((tmp_path / "camvid" / "valannot").glob("*.png"))[-1]
     mask.write_bytes(mask.read_bytes()[:30])

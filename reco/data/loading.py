@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -219,7 +219,7 @@ def train_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> DataLoader[TrainSample]:
+) -> Loader[TrainSample]:
     """Batches of iterations ``start_iteration`` .. ``iterations - 1``.
 
     Args:
@@ -235,13 +235,12 @@ def train_loader(
     """
     workers = num_workers(workers)
     numbers = _SampleNumbers(batch_size, start_iteration, iterations, rank, world_size)
-    return _Loader(
+    return Loader(
         dataset,
         batch_sampler=numbers,
         num_workers=workers,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
-        persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_parent,
         # A starting loader takes a random number; from this generator, not from the run's.
         generator=torch.Generator(),
@@ -255,7 +254,7 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
-) -> DataLoader[EvalSample]:
+) -> Loader[EvalSample]:
     """This rank's share of the images, each image on one rank only and in order.
 
     One image a batch, unless all are brought to one size. The workers end with the iteration.
@@ -267,7 +266,7 @@ def eval_loader(
         world_size: number of ranks.
         pin_memory: page-locked batches.
     """
-    return _Loader(
+    return Loader(
         dataset,
         batch_size=_EVAL_BATCH if dataset.one_size else 1,
         sampler=range(rank, len(dataset), world_size),
@@ -293,22 +292,31 @@ def num_workers(workers: Workers) -> int:
     return min(8, max(1, cores // (4 * ranks)))
 
 
-class _Loader(DataLoader[_Sample]):
-    """A loader that raises the reader's errors, and explains the death of its processes."""
+class Loader(DataLoader[_Sample]):
+    """A loader that raises the reader's errors, and explains the death of its processes.
 
-    def __iter__(self) -> Iterator[_Sample]:  # type: ignore[override]
+    They end with the iteration: when it is finished, fails, or is closed.
+    """
+
+    def __iter__(self) -> Generator[_Sample, None, None]:  # type: ignore[override]
         with _explained(self.num_workers):
             batches = super().__iter__()
         return self._explaining(batches)
 
-    def _explaining(self, batches: Iterator[_Sample]) -> Iterator[_Sample]:
-        while True:
-            with _explained(self.num_workers):
-                try:
-                    batch = next(batches)
-                except StopIteration:
-                    return
-            yield batch
+    def _explaining(self, batches: Iterator[_Sample]) -> Generator[_Sample, None, None]:
+        try:
+            while True:
+                with _explained(self.num_workers):
+                    try:
+                        batch = next(batches)
+                    except StopIteration:
+                        return
+                yield batch
+        finally:
+            # torch ends them when the iterator is collected. After an error that is too late: it is
+            # in a cycle with the traceback, its queues go first, and the processes wait on.
+            if self.num_workers:
+                batches._shutdown_workers()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager

@@ -18,12 +18,17 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.profiler import record_function
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from reco import distributed
 from reco.config import Config, ConfigError, config_from_dict
-from reco.data.loading import TrainSample, TrainStream, deaths_explained, train_loader
+from reco.data.loading import (
+    Loader,
+    TrainSample,
+    TrainStream,
+    deaths_explained,
+    train_loader,
+)
 from reco.files import WriteError
 from reco.method.objective import Losses, StepStatistics
 from reco.method.teacher import MeanTeacher
@@ -304,7 +309,7 @@ class Trainer:
 
         def loader(
             stream: Literal["labelled", "unlabelled"], ids: Sequence[str], batch_size: int
-        ) -> DataLoader[TrainSample]:
+        ) -> Loader[TrainSample]:
             return train_loader(
                 TrainStream(self.parts.reader, ids, config.dataset, stream=stream, seed=seed),
                 batch_size,
@@ -320,13 +325,15 @@ class Trainer:
         if config.method.unsupervised:
             size = config.train.unlabelled_batch_size
             loaders.append(loader("unlabelled", self.parts.split.unlabelled, size))
-        both = zip(*loaders, strict=True)
-        while True:
-            with record_function("data"):
-                batches = [self._to_device(batch) for batch in next(both, ())]
-            if not batches:
-                return
-            yield batches[0], batches[1] if len(batches) > 1 else None
+        with contextlib.ExitStack() as streams:
+            started = [streams.enter_context(contextlib.closing(iter(each))) for each in loaders]
+            both = zip(*started, strict=True)
+            while True:
+                with record_function("data"):
+                    batches = [self._to_device(batch) for batch in next(both, ())]
+                if not batches:
+                    return
+                yield batches[0], batches[1] if len(batches) > 1 else None
 
     def _to_device(self, batch: TrainSample) -> TrainSample:
         return TrainSample(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
