@@ -3,7 +3,7 @@
     python benchmarks/configuration.py
     python benchmarks/configuration.py --write
 
-The first command compares the page with reco/config/sections.py and exits with 1 if they differ.
+The first command compares the page with the classes and exits with 1 if they differ.
 The meaning of a key is the comment behind its line or directly above it in that file, or the
 ``Args`` of its class's docstring.
 """
@@ -34,7 +34,7 @@ _INTRODUCTION = """\
 # Configuration
 
 <!-- Made by `python benchmarks/configuration.py --write` from the comments in
-reco/config/sections.py; edit these. -->
+reco/config/sections.py, and for `reco` from the docstring of ReCoOptions in reco/loss.py; edit these. -->
 
 An experiment is one or several YAML files, later ones over earlier ones, and `key=value` overrides
 over all of them:

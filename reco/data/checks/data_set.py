@@ -90,6 +90,7 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
     """
     report = Report(reader.table, {}, {})
     same_as_val: dict[str, Files] = {}
+    told = False
     for split in ("train", "val", "test", "unlabelled"):
         optional = split == "test" and eval_split != "test"
         own = isinstance(reader, FolderReader)
@@ -102,9 +103,9 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
             continue
         if found.missing:
             if not (optional and own and len(found.missing) > 1):
-                first, *others = found.missing
-                lines.append(str(reader.missing(first)))  # tells the layout
-                lines.extend(f"{folder}: no such folder" for folder in others)
+                for folder in found.missing:  # the first one tells the layout
+                    lines.append(f"{folder}: no such folder" if told else str(reader.missing(folder)))
+                    told = True
             continue
         if split == "val":
             same_as_val = found.pairs
