@@ -26,7 +26,6 @@ from torch import nn
 from trained import RUN_HEADER, describe_run, open_run
 
 from reco.data.loading import EvalDataset, eval_loader
-from reco.files import write_table
 from reco.inference.evaluate_networks import evaluate
 from reco.method.augmentation import to_unit
 from reco.paths import user_path
@@ -34,6 +33,7 @@ from reco.seeding import stable_seed
 from reco.studies.tables import mean_and_deviation
 from reco.training.batch_norm import averaging_statistics
 from reco.training.trainer import Trainer
+from reco.writing import write_table
 
 WAYS = ("last batches", "training views", "plain crops")
 _HEADER = (

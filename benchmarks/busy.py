@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-from reco.files import write_table
 from reco.paths import user_path
+from reco.writing import write_table
 
 _SPINNING = "GOMP_SPINCOUNT=300000"  # the default of GNU's OpenMP
 _SETTINGS = ["default", _SPINNING, "OMP_WAIT_POLICY=PASSIVE"]

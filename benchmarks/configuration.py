@@ -34,7 +34,8 @@ _INTRODUCTION = """\
 # Configuration
 
 <!-- Made by `python benchmarks/configuration.py --write` from the comments in
-reco/config/sections.py, and for `reco` from the docstring of ReCoOptions in reco/loss.py; edit these. -->
+reco/config/sections.py, and for `reco` from the docstring of ReCoOptions in reco/loss.py: edit
+these. -->
 
 An experiment is one or several YAML files, later ones over earlier ones, and `key=value` overrides
 over all of them:

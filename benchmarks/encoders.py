@@ -27,10 +27,10 @@ import torch
 import torch.nn.functional as F
 from tqdm import tqdm
 
-from reco.files import write_table
 from reco.inference.export import Deployable, trace
 from reco.models import encoders
 from reco.models.network import SegmentationNetwork
+from reco.writing import write_table
 
 # The smallest of each family, where the first in the alphabet is not.
 _MEMBERS = {

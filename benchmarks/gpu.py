@@ -32,7 +32,6 @@ from torch.profiler import profile
 
 from reco.config import load_config
 from reco.data.loading import EvalDataset
-from reco.files import write_text_whole
 from reco.inference.probabilities import predict_probabilities
 from reco.markdown import markdown_table
 from reco.precision import autocast
@@ -41,6 +40,7 @@ from reco.runs.results import read_metrics
 from reco.training.build import build_run
 from reco.training.profiling import profiler_activities
 from reco.training.trainer import Trainer, train
+from reco.writing import write_text_whole
 
 _CONFIG = "demo.yaml"
 # The step of `cityscapes_5shot.yaml`, on synthetic scenes enlarged to its size.

@@ -32,11 +32,11 @@ from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.finding.patterns import IMAGE_ENDINGS, walk
 from reco.data.loading import TrainStream
 from reco.data.reading.images import RGB, read_pixels
-from reco.files import write_table
 from reco.paths import user_path
 from reco.training.build import build_run
 from reco.training.log_figures import resident_bytes
 from reco.training.trainer import Trainer
+from reco.writing import write_table
 
 Row = tuple[str, str, float, str]
 _NUM_IMAGES = 16

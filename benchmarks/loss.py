@@ -23,9 +23,9 @@ import torch.multiprocessing as multiprocessing
 from timing import alternate, describe, duration, make_parser, peak_bytes, set_up
 from torch import Tensor
 
-from reco.files import write_table
 from reco.loss import ReCoLoss
 from reco.loss_reference import reference_loss
+from reco.writing import write_table
 
 
 class Size(NamedTuple):

@@ -24,12 +24,12 @@ from timing import alternate, describe, make_parser, set_up
 
 from reco.config import load_config
 from reco.data.datasets.synthetic import SyntheticReader
-from reco.files import write_table
-from reco.inference.files import find_images, predict_files
+from reco.inference.predict_files import find_images, predict_files
 from reco.inference.predictor import Predictor, load
 from reco.inference.probabilities import predict_probabilities
 from reco.paths import user_path
-from reco.runs.networks import build_network
+from reco.runs.build_networks import build_network
+from reco.writing import write_table
 
 _BATCH = 4
 _NUM_IMAGES = 200

@@ -23,11 +23,11 @@ from torch.profiler import profile
 
 from reco.config import ConfigError, load_config
 from reco.data.loading import TrainSample
-from reco.files import write_table
 from reco.loss import ReCoLoss
 from reco.training.build import build_run
 from reco.training.profiling import phase_seconds, profiler_activities
 from reco.training.trainer import Trainer
+from reco.writing import write_table
 
 Batch = tuple[TrainSample, TrainSample | None]
 

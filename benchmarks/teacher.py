@@ -35,13 +35,13 @@ from trained import RUN_HEADER, describe_run, open_run
 
 from reco import IGNORE
 from reco.data.loading import TrainSample
-from reco.files import write_table
 from reco.method.augmentation import to_unit
 from reco.method.teacher import MeanTeacher
 from reco.metrics import ConfusionMatrix
 from reco.paths import user_path
 from reco.seeding import stable_seed
 from reco.training.trainer import Trainer
+from reco.writing import write_table
 
 _HEADER = (
     *RUN_HEADER,

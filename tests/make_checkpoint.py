@@ -9,8 +9,8 @@ from conftest import TINY
 
 from reco.config import load_config
 from reco.data.datasets.synthetic import SyntheticReader
+from reco.runs.build_networks import build_network, build_teacher
 from reco.runs.checkpoint import save_checkpoint
-from reco.runs.networks import build_network, build_teacher
 
 
 def write_checkpoint(path: Path, *overrides: str) -> Path:

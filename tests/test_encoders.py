@@ -22,7 +22,7 @@ from reco.method.teacher import MeanTeacher
 from reco.models.decoders import DPTDecoder, without_padding
 from reco.models.encoders import TIMM_FAMILIES
 from reco.models.network import SegmentationNetwork
-from reco.runs.networks import build_network
+from reco.runs.build_networks import build_network
 
 timm = pytest.importorskip("timm")
 ODD = (97, 131)

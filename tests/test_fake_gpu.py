@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from reco.config import load_config
 from reco.precision import autocast
-from reco.runs.networks import build_network, build_teacher
+from reco.runs.build_networks import build_network, build_teacher
 from reco.training.build import build_objective, build_views
 from reco.training.log_figures import Meter, RelationMeter
 from reco.training.optimisation import build_optimizer, optimizer_step

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reco.files import write_text_whole, write_whole
+from reco.writing import write_text_whole, write_whole
 
 
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path):

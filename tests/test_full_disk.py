@@ -20,15 +20,15 @@ from test_trainer import assert_same
 
 from reco.cli import main
 from reco.data.datasets import synthetic
-from reco.files import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 from reco.inference import export
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
-from reco.inference.files import predict_files
+from reco.inference.predict_files import predict_files
 from reco.inference.predictor import load
 from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.folder import RunFolder
 from reco.training.build import build_run
 from reco.training.trainer import Trainer, train
+from reco.writing import WriteError, write_binary_whole, write_table, write_text_whole, write_whole
 
 SIZE = 2**22
 

@@ -77,7 +77,7 @@ def test_rooms_import_from_rows_below_alone():
         ("data/reading/new.py", "from reco.data import open_dataset"),
         ("data/datasets/new.py", "from reco.data.checks import overview"),
         ("data/new.py", "def f():\n    import reco.training.trainer"),
-        ("files.py", "from reco import seeding"),  # the same row
+        ("writing.py", "from reco import seeding"),  # the same row
         ("models/new.py", "from reco.config import Config"),
         ("new.py", ""),
     ],

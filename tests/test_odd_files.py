@@ -19,7 +19,7 @@ from reco.config import load_config
 from reco.data import open_dataset
 from reco.data.checks.data_set import check_dataset
 from reco.data.prepare import resize_dataset
-from reco.inference.files import predict_files
+from reco.inference.predict_files import predict_files
 from reco.inference.predictor import load
 from reco.printing import printable
 

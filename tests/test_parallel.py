@@ -8,7 +8,7 @@ import pytest
 from make_data import make_folder
 
 from reco.data.finding import patterns
-from reco.parallel import in_threads
+from reco.threads import in_threads
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ from reco import cli
 from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.loading import EvalDataset
 from reco.inference import evaluate_networks as evaluation_module
-from reco.inference import files as files_module
+from reco.inference import predict_files as files_module
 from reco.inference import predictor as predictor_module
 from reco.inference import tiles as tiles_module
-from reco.inference.files import find_images, predict_files
+from reco.inference.predict_files import find_images, predict_files
 from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.runs.checkpoint import CheckpointError
 

@@ -11,7 +11,7 @@ from torch import nn
 from reco.config import ConfigError
 from reco.method.teacher import MeanTeacher
 from reco.models.network import SegmentationOutput
-from reco.runs.networks import build_teacher
+from reco.runs.build_networks import build_teacher
 
 
 class Network(nn.Module):

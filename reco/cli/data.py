@@ -72,8 +72,8 @@ def _prepare(arguments: Namespace) -> int:
     from reco.data.datasets.sbd import convert_sbd, download_pascal
     from reco.data.prepare import resize_dataset
     from reco.data.splits import make_split
-    from reco.files import write_text_whole, write_whole
     from reco.panels import paint_budgets, paint_masks
+    from reco.writing import write_text_whole, write_whole
 
     if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
         raise ValueError("--download and --convert-sbd are for pascal")

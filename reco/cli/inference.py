@@ -93,7 +93,7 @@ def predict(parser: ArgumentParser) -> Work:
     add_device(parser)
 
     def work(arguments: Namespace) -> int:
-        from reco.inference.files import predict_files
+        from reco.inference.predict_files import predict_files
         from reco.inference.predictor import load
 
         predictor = load(

@@ -94,8 +94,8 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
     add("--output", type=Path, help="write the table here too, as CSV")
 
     def work(arguments: Namespace) -> int:
-        from reco.files import write_table
         from reco.studies.labels_for_reco import LabelStatistics, label_statistics
+        from reco.writing import write_table
 
         statistics = label_statistics(
             arguments.checkpoints, overrides=arguments.overrides, device=arguments.device
@@ -128,8 +128,8 @@ def gradients(parser: ArgumentParser) -> Work:
     add("--output", type=Path, help="write the table here too, as CSV")
 
     def work(arguments: Namespace) -> int:
-        from reco.files import write_table
         from reco.studies.gradients import TermGradient, term_gradients
+        from reco.writing import write_table
 
         lines: list[tuple[object, ...]] = []
         for path in arguments.checkpoints:

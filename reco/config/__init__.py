@@ -5,7 +5,7 @@ A file may name others with ``base:`` and then only states what differs. Every m
 """
 
 from reco.config.errors import ConfigError
-from reco.config.layers import CONFIG_FOLDER, find_config
+from reco.config.layering import CONFIG_FOLDER, find_config
 from reco.config.reading import (
     check_option,
     config_from_dict,

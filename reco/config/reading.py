@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from reco.config.errors import ConfigError
-from reco.config.layers import Layers
+from reco.config.layering import Layers
 from reco.config.rules import Rule, contradictions, rules
 from reco.config.sections import Config
 from reco.config.yaml_text import flow

@@ -11,7 +11,7 @@ from torch import Tensor
 from reco.config import Config, ConfigError
 from reco.data.datasets.reader import Reader
 from reco.data.partial import partial_labels
-from reco.parallel import in_threads
+from reco.threads import in_threads
 
 
 def class_weights(reader: Reader, labelled: Sequence[str], config: Config) -> list[float] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reco.data.datasets.reader import FileReader, Reader
-from reco.parallel import in_threads
+from reco.threads import in_threads
 
 # Bytes of an image file that are read at its start, middle and end.
 _BLOCK = 2**16

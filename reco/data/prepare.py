@@ -27,8 +27,8 @@ from reco.data.datasets.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, Fi
 from reco.data.finding.patterns import SPLITS
 from reco.data.reading.images import image_tensor
 from reco.data.transforms import resize_pair
-from reco.files import UNFINISHED, write_text_whole, write_whole
-from reco.parallel import do_all
+from reco.threads import do_all
+from reco.writing import UNFINISHED, write_text_whole, write_whole
 
 logger = logging.getLogger(__name__)
 

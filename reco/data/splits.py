@@ -17,9 +17,9 @@ from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Reader, present_classes
 from reco.data.finding.lists import NameIndex, read_ids
 from reco.data.reading.masks import BrokenMaskError, colour_name
-from reco.parallel import in_threads
 from reco.printing import join_first
 from reco.seeding import stable_seed
+from reco.threads import in_threads
 
 if TYPE_CHECKING:
     from reco.config import Config, DatasetConfig

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reco.data.datasets.reader import Reader
 from reco.data.reading.images import image_tensor
-from reco.parallel import in_threads
+from reco.threads import in_threads
 
 _MOST_IMAGES = 500
 _LEAST_DEVIATION = 1 / 255  # of a channel that is the same everywhere

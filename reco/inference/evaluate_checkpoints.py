@@ -17,7 +17,6 @@ from reco.data import open_dataset
 from reco.data.datasets.reader import Reader
 from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, deaths_explained, eval_loader
-from reco.files import WriteError, write_table, write_text_whole, writing
 from reco.inference.evaluate_networks import (
     BOUNDARY_WIDTH,
     Evaluation,
@@ -27,6 +26,7 @@ from reco.inference.evaluate_networks import (
 from reco.inference.probabilities import InferenceMode
 from reco.precision import autocast
 from reco.runs.checkpoint import CheckpointError, TrainedRun, checkpoint_digest
+from reco.writing import WriteError, write_table, write_text_whole, writing
 
 Which = Literal["student", "teacher", "both"]
 

@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from reco.data.reading.images import ImageFormat
-from reco.files import write_binary_whole, write_text_whole, write_whole
 from reco.inference.model_card import model_card
 from reco.inference.predictor import AnyImage, Predictor
 from reco.inference.pretrained import Pretrained, write_pretrained
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork
+from reco.runs.build_networks import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
-from reco.runs.networks import network_arguments
+from reco.writing import write_binary_whole, write_text_whole, write_whole
 
 Format = Literal["pt2", "onnx", "state_dict", "hub"]
 Input = Literal["uint8", "float", "normalised"]

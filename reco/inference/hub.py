@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from reco.extras import import_extra
 from reco.inference.predictor import Predictor, load
 from reco.inference.pretrained import FILES, Pretrained
+from reco.optional_packages import import_extra
 
 
 def from_pretrained(name: str | Path, *, revision: str | None = None, **options: Any) -> Predictor:

@@ -14,10 +14,10 @@ from typing import Any
 
 from reco.classes import DatasetSpec
 from reco.data.reading.images import ImageFormat, as_value_range
-from reco.extras import import_extra
-from reco.files import write_binary_whole, write_text_whole
 from reco.models.network import SegmentationNetwork
+from reco.optional_packages import import_extra
 from reco.runs.checkpoint import CheckpointError, load_state
+from reco.writing import write_binary_whole, write_text_whole
 
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.safetensors", "README.md"
 FILES = (_CONFIG, _WEIGHTS, _CARD)

@@ -21,8 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import get_model
 
-from reco.extras import import_extra
 from reco.models.weights import IMAGENET_MEAN, IMAGENET_STD, adapt_channels
+from reco.optional_packages import import_extra
 
 Kind = Literal["dilating", "pyramid", "transformer"]
 

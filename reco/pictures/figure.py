@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reco.files import write_whole
 from reco.pictures import plots
 from reco.pictures.analysis import RunAnalysis
 from reco.pictures.images import plot_comparison, plot_queries, plot_representation
 from reco.runs.checkpoint import Network
 from reco.runs.results import read_metrics, read_relation_graphs
+from reco.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

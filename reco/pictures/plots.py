@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from reco.extras import import_extra
+from reco.optional_packages import import_extra
 from reco.runs.results import Graph, Point, Records, Result
 
 if TYPE_CHECKING:

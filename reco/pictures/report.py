@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from reco.config import ConfigError
-from reco.files import write_text_whole
 from reco.pictures import plots
 from reco.pictures.analysis import RunAnalysis
 from reco.pictures.images import plot_comparison, plot_queries, plot_representation
+from reco.runs.build_networks import main_network
 from reco.runs.checkpoint import CheckpointError
-from reco.runs.networks import main_network
 from reco.runs.results import Records, read_metrics, read_relation_graphs
+from reco.writing import write_text_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

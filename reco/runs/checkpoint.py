@@ -23,10 +23,10 @@ from reco.config import Config, config_from_dict
 from reco.data import open_dataset
 from reco.data.datasets.reader import Reader
 from reco.data.splits import Split
-from reco.files import write_binary_whole, writing
 from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
-from reco.runs.networks import build_network, build_teacher, main_network
+from reco.runs.build_networks import build_network, build_teacher, main_network
+from reco.writing import write_binary_whole, writing
 
 FORMAT = 1
 _LATEST = ("last.pt", "previous.pt")

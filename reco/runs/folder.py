@@ -17,8 +17,8 @@ import torch
 
 from reco import __version__
 from reco.config import Config, ConfigError, config_from_dict, read_yaml
-from reco.files import write_text_whole, writing
 from reco.printing import say
+from reco.writing import write_text_whole, writing
 
 
 def run_path(config: Config, name: str) -> Path:

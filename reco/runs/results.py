@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeVar, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from reco.extras import import_extra
-from reco.files import write_table
+from reco.optional_packages import import_extra
 from reco.runs.checkpoint import checkpoint_digest
+from reco.writing import write_table
 
 Records = list[dict[str, Any]]
 Images = Mapping[str, str]  # fingerprints (reco.data.fingerprint), by split

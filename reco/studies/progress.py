@@ -14,8 +14,7 @@ from typing import Any
 
 from reco.data import open_dataset
 from reco.data.fingerprint import fingerprint
-from reco.extras import import_extra
-from reco.files import write_text_whole, write_whole
+from reco.optional_packages import import_extra
 from reco.pictures import plots
 from reco.runs.results import (
     ClassIoU,
@@ -31,6 +30,7 @@ from reco.runs.results import (
 )
 from reco.studies.study import Study, StudyRun
 from reco.studies.tables import results_table
+from reco.writing import write_text_whole, write_whole
 
 
 @dataclass

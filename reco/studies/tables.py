@@ -8,8 +8,8 @@ from itertools import compress
 
 import numpy as np
 
-from reco.extras import import_extra
 from reco.markdown import markdown_table
+from reco.optional_packages import import_extra
 from reco.runs.results import ClassIoU, Result
 
 # With fewer pairs of runs, a sign test cannot reach 5 % even where all agree.

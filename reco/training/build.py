@@ -24,7 +24,7 @@ from reco.method.teacher import MeanTeacher
 from reco.method.views import Views
 from reco.models.network import SegmentationNetwork
 from reco.printing import say
-from reco.runs.networks import build_network, build_teacher
+from reco.runs.build_networks import build_network, build_teacher
 from reco.training.optimisation import build_optimizer
 
 _SECOND_LOSSES = {"contrast": ReCoLoss, "cross_entropy": SampledCrossEntropy}
@@ -46,7 +46,7 @@ class RunParts:
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        """By name; the last one is the main one, see :func:`reco.runs.networks.main_network`."""
+        """By name; the last one is the main one, see ``main_network``."""
         networks = {"student": self.student}
         return networks if self.teacher is None else networks | {"teacher": self.teacher.network}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from reco.files import write_text_whole, write_whole
 from reco.printing import say
+from reco.writing import write_text_whole, write_whole
 
 # In the order of a step. The names are those of `record_function` in trainer and objective.
 PHASES = (

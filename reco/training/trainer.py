@@ -29,12 +29,12 @@ from reco.data.loading import (
     deaths_explained,
     train_loader,
 )
-from reco.files import WriteError
 from reco.method.objective import Losses, StepStatistics
 from reco.method.teacher import MeanTeacher
 from reco.method.views import LabelledView, UnlabelledView
 from reco.precision import autocast
 from reco.printing import say
+from reco.runs.build_networks import main_network
 from reco.runs.checkpoint import (
     Checkpoint,
     has_checkpoint,
@@ -44,7 +44,6 @@ from reco.runs.checkpoint import (
     save_latest,
 )
 from reco.runs.folder import RunFolder, exclusive_use, related_runs
-from reco.runs.networks import main_network
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.batch_norm import (
@@ -67,6 +66,7 @@ from reco.training.optimisation import learning_rate, optimizer_step, set_learni
 from reco.training.profiling import StepProfiler
 from reco.training.resume import extended, resume_error
 from reco.training.validation import Validation
+from reco.writing import WriteError
 
 
 class NonFiniteLossError(RuntimeError):

@@ -13,12 +13,12 @@ from reco.data.datasets.reader import Reader
 from reco.data.fingerprint import fingerprint
 from reco.data.loading import EvalDataset, eval_loader
 from reco.data.reading.images import to_rgb
-from reco.files import write_whole
 from reco.inference.evaluate_networks import Evaluation, evaluate, format_evaluations
 from reco.panels import PredictedImage, panel
 from reco.printing import say
+from reco.runs.build_networks import main_network
 from reco.runs.folder import RunFolder
-from reco.runs.networks import main_network
+from reco.writing import write_whole
 
 
 class Validation:

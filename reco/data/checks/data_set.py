@@ -20,8 +20,8 @@ from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import UnknownValueError
 from reco.data.reading.value_range import value_range_text
 from reco.data.splits import require_all_classes
-from reco.parallel import in_threads
 from reco.printing import join_first
+from reco.threads import in_threads
 
 # Listed here, since the files do not tell whether a city is missing.
 CITIES = {
@@ -104,7 +104,8 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
         if found.missing:
             if not (optional and own and len(found.missing) > 1):
                 for folder in found.missing:  # the first one tells the layout
-                    lines.append(f"{folder}: no such folder" if told else str(reader.missing(folder)))
+                    short = f"{folder}: no such folder"
+                    lines.append(short if told else str(reader.missing(folder)))
                     told = True
             continue
         if split == "val":

@@ -9,9 +9,9 @@ from PIL import Image
 from torchvision.datasets import SBDataset, VOCSegmentation
 
 from reco.classes import voc_palette
-from reco.extras import import_extra
-from reco.files import write_whole
-from reco.parallel import do_all
+from reco.optional_packages import import_extra
+from reco.threads import do_all
+from reco.writing import write_whole
 
 _VOC = Path("VOCdevkit", "VOC2012")
 _SBD = Path("benchmark_RELEASE", "dataset")

@@ -32,7 +32,7 @@ from reco.data.importers.source import (
     require,
     split_of,
 )
-from reco.extras import import_extra
+from reco.optional_packages import import_extra
 
 
 class _Area(NamedTuple):

@@ -29,8 +29,8 @@ from reco.data.importers.source import (
     Rasterised,
     find_images,
 )
-from reco.files import write_text_whole, write_whole
 from reco.printing import join_first
+from reco.writing import write_text_whole, write_whole
 
 _ORIENTATION = 0x0112
 # EXIF orientation -> transposition to upright pixels, as in ImageOps.exif_transpose.

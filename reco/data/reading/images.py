@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from reco.extras import import_extra
+from reco.optional_packages import import_extra
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig

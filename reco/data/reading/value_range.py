@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reco.data.reading.images import ValueRange, is_wide, open_image, read_values
-from reco.parallel import in_threads
+from reco.threads import in_threads
 
 MOST_FILES = 500
 """So many files, evenly spread over the data set, are read to find a range."""

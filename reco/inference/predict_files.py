@@ -24,12 +24,12 @@ from reco.data.finding.patterns import IMAGE_ENDINGS
 from reco.data.reading.images import ValueRange, image_size, to_rgb
 from reco.data.reading.large_images import LargeImage, georeference
 from reco.data.reading.value_range import find_value_range, value_range_text
-from reco.files import WriteError, write_whole
 from reco.inference.background import Background
 from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
 from reco.printing import say
+from reco.writing import WriteError, write_whole
 
 # Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
 _LARGE = 2**25

@@ -11,8 +11,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from reco import distributed
-from reco.files import WriteError
 from reco.printing import join_first, say
+from reco.writing import WriteError
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
