@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import ClassVar
 
 import pytest
@@ -25,6 +27,7 @@ from reco.studies.tables import results_table
 from reco.training.build import build_run
 from reco.training.trainer import Trainer
 
+ROOT = Path(__file__).parent.parent
 STUDY = """
 config: demo.yaml
 output_dir: {folder}
@@ -165,6 +168,25 @@ def test_commands_make_the_same_runs(study, capsys):
         assert run_path(run.config, config_name(arguments.config)) == run.folder
         arguments = cli.command_parser().parse_args(evaluation)
         assert (arguments.checkpoint, arguments.split) == ([run.folder / "last.pt"], "test")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="bash and sed of a cluster")
+def test_the_line_for_a_slurm_array_starts_the_run_of_its_number(study, capfd, tmp_path):
+    """As docs/experiments.md shows it, with the words that the shell hands to ``reco``."""
+    (line,) = re.findall(r"SLURM array by `([^`]+)`", (ROOT / "docs/experiments.md").read_text())
+    words = ["study", str(study.path), "--commands", "--set", "model.weights=/data/with space"]
+    assert cli.main(words) == 0
+    shown = capfd.readouterr().out
+    (tmp_path / "runs.txt").write_text(shown)
+    reco = tmp_path / "reco"
+    reco.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    reco.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": "3"}
+    subprocess.run(["bash", "-c", line], env=environment, cwd=tmp_path, check=True)
+    training, evaluation = shown.splitlines()[2].split(" && ")
+    expected = [*shlex.split(training)[1:], *shlex.split(evaluation)[1:]]
+    assert capfd.readouterr().out.splitlines() == expected
 
 
 def test_ctrl_c_stops_every_run_once(study, monkeypatch):
