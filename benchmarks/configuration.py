@@ -4,7 +4,7 @@
     python benchmarks/configuration.py --write
 
 The first command compares the page with the classes and exits with 1 if they differ.
-The meaning of a key is the comment behind its line or directly above it in that file, or the
+The meaning of a key is the comment behind its line or directly above it in sections.py, or the
 ``Args`` of its class's docstring.
 """
 

@@ -14,7 +14,7 @@ rows or those that `where` chooses:
     <!-- table docs/demo_runs.csv baseline=ClassMix split=val -->
     …
     <!-- end of table -->
-    <!-- table docs/teacher.csv by=method,statistics mean=accuracy,iou where=class:all -->
+    <!-- table docs/camvid_teacher.csv by=method,statistics mean=accuracy,iou where=class:all -->
     …
     <!-- end of table -->
 """

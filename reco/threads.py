@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -27,7 +28,7 @@ def in_threads(
     """What ``do`` returns for each of ``items``, in their order.
 
     Decoding, resizing and encoding of images run outside of Python's lock. The first error in the
-    order of the items is raised, and those not begun are dropped.
+    order of the items is raised. Those not begun are dropped then, and when the caller stops.
 
     Args:
         do: for one item, from any thread.
@@ -38,9 +39,18 @@ def in_threads(
     size = min(_MOST_AT_ONCE, max(1, len(items) // (8 * threads)))
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     hidden = distributed.rank() != 0
-    with ThreadPoolExecutor(threads) as pool:
-        results = chain.from_iterable(pool.map(lambda part: [do(item) for item in part], parts))
+    over = threading.Event()
+
+    def do_part(part: Sequence[_Item]) -> list[_Result]:
+        return [do(item) for item in part if not over.is_set()]
+
+    pool = ThreadPoolExecutor(threads)
+    try:
+        results = chain.from_iterable(pool.map(do_part, parts))
         yield from tqdm(results, title, len(items), leave=False, delay=2, disable=hidden)
+    finally:
+        over.set()
+        pool.shutdown(cancel_futures=True)
 
 
 def do_all(do: Callable[[_Item], _Result], items: Sequence[_Item], *, title: str) -> list[_Result]:

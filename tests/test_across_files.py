@@ -17,7 +17,7 @@ from reco.classes import voc_palette
 from reco.cli import main
 from reco.config import DatasetConfig
 from reco.data import open_dataset
-from reco.data.checks.data_set import check_dataset
+from reco.data.checks.check_dataset import check_dataset
 from reco.data.checks.overview import overview
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FULL_SIZE_CLASSES

@@ -14,7 +14,7 @@ from PIL import Image
 
 from reco.config import ConfigError, load_config
 from reco.data import open_dataset
-from reco.data.checks.data_set import check_dataset
+from reco.data.checks.check_dataset import check_dataset
 from reco.data.reading import images
 from reco.data.reading.images import RGB, ImageFormat, is_wide, read_pixels, upright
 from reco.data.reading.value_range import find_value_range, judge_value_range

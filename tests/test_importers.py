@@ -19,7 +19,7 @@ from PIL import Image
 from reco.cli import main
 from reco.config import load_config
 from reco.data import open_dataset
-from reco.data.checks.data_set import check_dataset
+from reco.data.checks.check_dataset import check_dataset
 from reco.data.datasets.reader import FileReader
 from reco.data.importers import ImportOptions, import_dataset
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from reco.config import ConfigError, DatasetConfig, load_config
 from reco.data import open_dataset
-from reco.data.checks.data_set import check_dataset
+from reco.data.checks.check_dataset import check_dataset
 from reco.data.datasets.folder import FolderReader
 from reco.data.finding.layout import Layout
 from reco.data.finding.lists import NameIndex, read_ids

@@ -16,7 +16,7 @@ from PIL import Image
 from reco import IGNORE
 from reco.classes import DatasetSpec, default_palette
 from reco.config import DatasetConfig
-from reco.data import open_dataset
+from reco.data import loading, open_dataset
 from reco.data.loading import (
     EvalDataset,
     EvalSample,
@@ -365,3 +365,11 @@ def test_workers_of_an_evaluation_end_with_it(tmp_path):
     before = set(multiprocessing.active_children())  # of tests before this one
     assert len(list(loader)) == 3
     assert set(multiprocessing.active_children()) <= before
+    # Those of a pass that is held, as by an uncaught error's traceback, end when they are told to.
+    for end in (lambda held: held.close(), lambda held: loading._close_passes()):
+        for begun in (False, True):
+            held = iter(loader)
+            assert not begun or next(held)
+            assert set(multiprocessing.active_children()) - before
+            end(held)
+            assert set(multiprocessing.active_children()) <= before

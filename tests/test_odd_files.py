@@ -17,7 +17,7 @@ from PIL import Image
 from reco.cli import main
 from reco.config import load_config
 from reco.data import open_dataset
-from reco.data.checks.data_set import check_dataset
+from reco.data.checks.check_dataset import check_dataset
 from reco.data.prepare import resize_dataset
 from reco.inference.predict_files import predict_files
 from reco.inference.predictor import load

@@ -15,7 +15,7 @@ from reco import cli
 from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.loading import EvalDataset
 from reco.inference import evaluate_networks as evaluation_module
-from reco.inference import predict_files as files_module
+from reco.inference import predict_files as predict_files_module
 from reco.inference import predictor as predictor_module
 from reco.inference import tiles as tiles_module
 from reco.inference.predict_files import find_images, predict_files
@@ -145,8 +145,8 @@ def test_a_large_file_is_labelled_in_parts(checkpoint, tmp_path, monkeypatch, mo
     picture.save(tmp_path / "a.png", exif=exif)
     predictor = reco.load(checkpoint, image_size=None, device="cpu")
     predict_files(predictor, [tmp_path / "a.png"], tmp_path / "whole", confidence=True)
-    monkeypatch.setattr(files_module, "_LARGE", 100)
-    monkeypatch.setattr(files_module, "_OVERLAY", 32)
+    monkeypatch.setattr(predict_files_module, "_LARGE", 100)
+    monkeypatch.setattr(predict_files_module, "_OVERLAY", 32)
     assert (
         predict_files(predictor, [tmp_path / "a.png"], tmp_path / "parts", confidence=True).failures
         == []
@@ -165,7 +165,7 @@ def test_a_large_file_is_labelled_in_parts(checkpoint, tmp_path, monkeypatch, mo
 
 
 def test_a_broken_large_file_does_not_stop_the_others(checkpoint, tmp_path, monkeypatch):
-    monkeypatch.setattr(files_module, "_LARGE", 100)
+    monkeypatch.setattr(predict_files_module, "_LARGE", 100)
     for name in ("a.png", "b.png"):
         Image.fromarray(noise(40, 40)).save(tmp_path / name)
     broken = tmp_path / "a.png"
@@ -180,7 +180,7 @@ def test_a_broken_large_file_does_not_stop_the_others(checkpoint, tmp_path, monk
 def test_a_geotiff_s_place_reaches_the_labels(checkpoint, tmp_path, monkeypatch, large):
     rasterio = pytest.importorskip("rasterio")
     if large:
-        monkeypatch.setattr(files_module, "_LARGE", 100)
+        monkeypatch.setattr(predict_files_module, "_LARGE", 100)
     place = rasterio.transform.from_origin(399960.0, 5800020.0, 10.0, 10.0)
     with rasterio.open(
         tmp_path / "a.tif",

@@ -28,7 +28,7 @@ from PIL import Image
 from reco import cli
 from reco.config import DatasetConfig
 from reco.data import open_dataset
-from reco.data.checks.data_set import CITIES, check_dataset
+from reco.data.checks.check_dataset import CITIES, check_dataset
 from reco.data.datasets import sbd
 from reco.data.loading import EvalDataset
 from reco.data.prepare import resize_dataset
@@ -132,6 +132,7 @@ def test_missing_folders_are_all_named(tmp_path):
         f"{tmp_path / 'train'}: no such folder. Expected: CamVid in the "
     )
     assert any("test: no such folder" in note for note in report.notes)  # worth a note only
+    assert sum("Expected:" in problem for problem in report.problems) == 1
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,8 @@ def test_commands_make_the_same_runs(study, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="bash and sed of a cluster")
 def test_the_line_for_a_slurm_array_starts_the_run_of_its_number(study, capfd, tmp_path):
     """As docs/experiments.md shows it, with the words that the shell hands to ``reco``."""
-    (line,) = re.findall(r"SLURM array by `([^`]+)`", (ROOT / "docs/experiments.md").read_text())
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"SLURM array by `([^`]+)`", page)
     words = ["study", str(study.path), "--commands", "--set", "model.weights=/data/with space"]
     assert cli.main(words) == 0
     shown = capfd.readouterr().out

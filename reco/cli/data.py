@@ -67,7 +67,7 @@ def _prepare(arguments: Namespace) -> int:
     """``reco prepare`` without ``import``."""
     from reco.config import check_option, load_config
     from reco.data import open_dataset
-    from reco.data.checks.data_set import check_dataset
+    from reco.data.checks.check_dataset import check_dataset
     from reco.data.datasets.reader import FileReader
     from reco.data.datasets.sbd import convert_sbd, download_pascal
     from reco.data.prepare import resize_dataset

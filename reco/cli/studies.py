@@ -94,7 +94,7 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
     add("--output", type=Path, help="write the table here too, as CSV")
 
     def work(arguments: Namespace) -> int:
-        from reco.studies.labels_for_reco import LabelStatistics, label_statistics
+        from reco.studies.pseudo_label_statistics import LabelStatistics, label_statistics
         from reco.writing import write_table
 
         statistics = label_statistics(

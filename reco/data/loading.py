@@ -10,13 +10,15 @@ changes anything.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
 import re
 import signal
-from collections.abc import Generator, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
+import weakref
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -293,30 +295,49 @@ def num_workers(workers: Workers) -> int:
 
 
 class Loader(DataLoader[_Sample]):
-    """A loader that raises the reader's errors, and explains the death of its processes.
+    """A loader that raises the reader's errors, and explains the death of its processes."""
 
-    They end with the iteration: when it is finished, fails, or is closed.
+    def __iter__(self) -> Batches[_Sample]:  # type: ignore[override]
+        with _explained(self.num_workers):
+            return Batches(super().__iter__(), self.num_workers)
+
+
+class Batches(Iterator[_Sample]):
+    """One pass of a loader. Its processes end when it is finished, fails, is closed or collected.
+
+    torch ends them when its own iterator is collected. After an error that is too late: it is in a
+    cycle with the traceback, its queues go first, and the processes never hear of the end.
     """
 
-    def __iter__(self) -> Generator[_Sample, None, None]:  # type: ignore[override]
-        with _explained(self.num_workers):
-            batches = super().__iter__()
-        return self._explaining(batches)
+    def __init__(self, batches: Iterator[_Sample], workers: int) -> None:
+        self._batches, self._workers = batches, workers
+        _passes.add(self)
 
-    def _explaining(self, batches: Iterator[_Sample]) -> Generator[_Sample, None, None]:
+    def __next__(self) -> _Sample:
         try:
-            while True:
-                with _explained(self.num_workers):
-                    try:
-                        batch = next(batches)
-                    except StopIteration:
-                        return
-                yield batch
-        finally:
-            # torch ends them when the iterator is collected. After an error that is too late: it is
-            # in a cycle with the traceback, its queues go first, and the processes wait on.
-            if self.num_workers:
-                batches._shutdown_workers()  # type: ignore[attr-defined]
+            with _explained(self._workers):
+                return next(self._batches)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End the processes; there are no batches after it."""
+        if self._workers:
+            with contextlib.suppress(RuntimeError):  # the death of one of them
+                self._batches._shutdown_workers()  # type: ignore[attr-defined]
+
+    __del__ = close
+
+
+_passes: weakref.WeakSet[Batches[Any]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_passes() -> None:
+    """At the end of the program, of passes that an uncaught error's traceback holds."""
+    for each in list(_passes):
+        each.close()
 
 
 @contextlib.contextmanager

@@ -197,11 +197,14 @@ class Trainer:
         watching = profiler or contextlib.nullcontext()
         on_signal, explained = on_stop_signal(self._note_signal), deaths_explained(train.workers)
         backends = training_backends(deterministic=train.deterministic)
-        with on_signal, bar, explained, self._saving_on_error(bar), watching, backends:
+        reading = contextlib.closing(self.batches())
+        # The steps of a run that fails are saved before its loaders end, which may take seconds.
+        saving = self._saving_on_error(bar)
+        with on_signal, bar, explained, reading as batches, saving, watching, backends:
             if self._validation_is_missing():
                 with self._evaluation_statistics() as running:
                     self._validate(running)
-            for labelled, unlabelled in self.batches():
+            for labelled, unlabelled in batches:
                 with defer_worker_deaths(), self.steps.step():
                     results = self.train_step(labelled, unlabelled)
                     self.iteration += 1

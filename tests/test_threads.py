@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import pytest
 from make_data import make_folder
@@ -33,6 +34,19 @@ def test_first_error_in_order_is_raised():
     results = in_threads(do, range(1000), title="")
     with pytest.raises(ValueError, match="500"):
         list(results)
+
+
+def test_the_rest_is_dropped_when_the_caller_stops():
+    done = []
+
+    def do(item: int) -> None:
+        time.sleep(1e-3)
+        done.append(item)
+
+    results = in_threads(do, range(1000), title="")
+    next(results)
+    results.close()
+    assert len(done) < 500
 
 
 def test_what_takes_long_shows_a_bar(seconds_pass, capsys):

@@ -16,7 +16,7 @@ from reco import IGNORE, cli
 from reco.data.datasets import synthetic
 from reco.data.splits import Split
 from reco.runs.checkpoint import CheckpointError, load_checkpoint, save_checkpoint
-from reco.studies.labels_for_reco import (
+from reco.studies.pseudo_label_statistics import (
     LabelStatistics,
     _filled_cells,
     _statistics,

@@ -106,7 +106,7 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
                 for folder in found.missing:  # the first one tells the layout
                     short = f"{folder}: no such folder"
                     lines.append(short if told else str(reader.missing(folder)))
-                    told = True
+                    told = told or lines is report.problems
             continue
         if split == "val":
             same_as_val = found.pairs
