@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -199,6 +200,26 @@ def test_a_class_that_vanishes_in_the_copy_still_counts_in_the_split(tmp_path):
     copy = reader_of("camvid", tmp_path / "copy")
     assert set(np.unique(copy.label("0001TP_006690"))) == {3}
     assert copy.classes("0001TP_006690") == {3, 8}
+
+
+def test_a_copy_follows_its_original(tmp_path):
+    root, copy, size = make_camvid(tmp_path / "original"), tmp_path / "copy", (18, 24)
+    number = resize_dataset(reader_of("camvid", root), copy, size)
+    assert resize_dataset(reader_of("camvid", root), copy, size) == 0
+    changed = root / "trainannot" / "0001TP_006690.png"
+    save_mask(changed, np.full((36, 48), 5, dtype=np.uint8))
+    os.utime(changed, (0, 0))  # as a mask that is put in its place from an older backup
+    assert resize_dataset(reader_of("camvid", root), copy, size) == 1
+    assert set(np.unique(reader_of("camvid", copy).label("0001TP_006690"))) == {5}
+    assert reader_of("camvid", copy).classes("0001TP_006690") == {5}
+    for name in ("train", "trainannot"):
+        (root / name / "0001TP_006690.png").unlink()
+    with pytest.raises(ValueError, match=r"copy: holds 2 files .*train/0001TP_006690\.png.*Delete"):
+        resize_dataset(reader_of("camvid", root), copy, size)
+    for name in ("train", "trainannot"):
+        (copy / name / "0001TP_006690.png").unlink()
+    assert resize_dataset(reader_of("camvid", root), copy, size) == 0
+    assert len(reader_of("camvid", copy).listing("train").pairs) < number
 
 
 def test_masks_of_large_values_survive(tmp_path):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from make_data import make_camvid, save_mask
+from PIL import Image, ImageOps
 from test_trainer import assert_same, metrics, without_speed
 
 from reco import cli
@@ -15,7 +20,7 @@ from reco.runs.checkpoint import load_checkpoint, save_checkpoint
 from reco.runs.folder import run_path
 from reco.runs.results import last_iteration, read_points
 from reco.training.build import build_run
-from reco.training.trainer import Trainer, learning_rate, train
+from reco.training.trainer import Trainer, TrainingOutcome, learning_rate, train
 
 STATE = ("student", "teacher", "optimizer", "iteration", "split")
 
@@ -122,6 +127,37 @@ def test_another_split_is_refused(tiny, tmp_path):
     save_checkpoint(checkpoint, folder / "last.pt")
     with pytest.raises(ConfigError, match="trained on split another"):
         train(tiny("train.iterations=1"), folder, resume=True)
+
+
+def test_other_data_of_the_same_names_are_refused_and_a_repaired_file_is_told(
+    tiny, tmp_path, monkeypatch, capsys
+):
+    """A folder says where the data are now; its images have the names of those trained on."""
+    photographs = make_camvid(tmp_path / "photographs")
+    others = shutil.copytree(photographs, tmp_path / "others")
+    for path in (others / "train").glob("*.png"):
+        ImageOps.invert(Image.open(path)).save(path)
+    monkeypatch.chdir(tmp_path)
+
+    def extend(folder: str) -> TrainingOutcome:
+        config = tiny("dataset.name=camvid", f"dataset.root={folder}")
+        return train(config, tmp_path / "run", extend_to=6)
+
+    train(tiny("dataset.name=camvid", "dataset.root=photographs"), tmp_path / "run")
+    # The root is absolute in the checkpoint, for commands in other folders.
+    config = load_checkpoint(tmp_path / "run" / "last.pt")["config"]
+    assert config["dataset"]["root"] == str(photographs)
+    with pytest.raises(ConfigError, match=r"none of the labelled images and masks is the same"):
+        extend("others")
+    labelled = json.loads((tmp_path / "run" / "split.json").read_text())["labelled"]
+    assert len(labelled) == 3
+    mask = photographs / "trainannot" / f"{labelled[1]}.png"
+    values = np.array(Image.open(mask))
+    values[0] = 11  # void
+    save_mask(mask, values)
+    capsys.readouterr()
+    assert extend("photographs").finished
+    assert f"labelled images changed: {labelled[1]}\n" in capsys.readouterr().out
 
 
 def test_extending_is_a_step_of_its_own(command, tiny, tmp_path):

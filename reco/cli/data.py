@@ -25,7 +25,8 @@ def prepare(parser: ArgumentParser) -> Work:
     exit code is 1. For `folder` it writes a picture of a few images under their masks, with the
     legend (--masks-picture, by default runs/<configuration>_masks.png): check it before you train.
     --resize-to copies at the configuration's dataset.image_size; train on the copy by
-    dataset.root=/ssd/cityscapes. Called again after an interruption, it continues.
+    dataset.root=/ssd/cityscapes. Called again, it continues after an interruption, and
+    makes those files again whose originals have changed.
 
     `import` converts the annotations of another tool to a folder that is ready to train on.
     """

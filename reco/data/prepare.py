@@ -14,8 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Sequence, Set
 from functools import partial
+from itertools import chain, starmap
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +30,7 @@ from reco.data.datasets.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, Fi
 from reco.data.finding.patterns import SPLITS
 from reco.data.reading.images import image_tensor
 from reco.data.transforms import resize_pair
+from reco.printing import join_first
 from reco.threads import do_all
 from reco.writing import UNFINISHED, write_text_whole, write_whole
 
@@ -38,15 +42,17 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
 
     Args:
         reader: of the original.
-        target: root of the copy; where it is complete already, nothing is done.
+        target: root of the copy. Of a copy that is there, files are made again whose original was
+            written since.
         size: (height, width), usually the configuration's ``dataset.image_size``.
 
     Returns:
-        Number of images that were not there yet.
+        Number of images that were not there yet, or not as they are now.
 
     Raises:
-        ValueError: ``target`` is the original, or a copy of another size; or files that cannot be
-            read, by name: all others are copied then, but readers refuse the copy as unfinished.
+        ValueError: ``target`` is the original, a copy of another size, or holds images that the
+            data set no longer has; or files that cannot be read, by name: all others are copied
+            then, but readers refuse the copy as unfinished.
         FileNotFoundError: no training or validation images.
     """
     if target.resolve() == reader.root.resolve():
@@ -58,17 +64,19 @@ def resize_dataset(reader: FileReader, target: Path, size: tuple[int, int]) -> i
     pairs = _all_pairs(reader)
     target.mkdir(parents=True, exist_ok=True)
     _record_size(target, size)
+    places = {id: _originals_and_copies(reader, id, files, target) for id, files in pairs.items()}
+    _refuse_leftovers(target, {place for pair in places.values() for _, place in pair})
     if isinstance(reader, FolderReader):
         write_text_whole(target / COPY_OF, json.dumps(reader.origin))
     index = target / FULL_SIZE_CLASSES
     if index.is_file():
-        if all((target / reader.place_in_copy(*item)[0]).is_file() for item in pairs.items()):
+        if all(starmap(_is_copied, chain.from_iterable(places.values()))):
             return 0
-        index.unlink()  # images were added, or files of the copy removed
+        index.unlink()  # images were added or changed, or files of the copy removed
 
     def resize(item: tuple[str, Files]) -> tuple[str, list[int] | None, bool]:
         id, files = item
-        is_new = _resize_one(reader, id, files, target, size)
+        is_new = _resize_one(reader, id, places[id], size)
         return id, None if files.mask is None else sorted(reader.classes(id)), is_new
 
     done = do_all(resize, sorted(pairs.items()), title=f"resizing to {size[0]}x{size[1]}")
@@ -116,29 +124,56 @@ def _record_size(target: Path, size: tuple[int, int]) -> None:
         write_text_whole(note, json.dumps(size))
 
 
-def _resize_one(
-    reader: FileReader, id: str, files: Files, target: Path, size: tuple[int, int]
-) -> bool:
-    """Resize image and mask unless they are there; returns whether they were missing."""
+def _originals_and_copies(
+    reader: FileReader, id: str, files: Files, target: Path
+) -> list[tuple[Path, Path]]:
+    """Files and their copies: of the image and, where it has one, of its mask."""
     image_place, mask_place = reader.place_in_copy(id, files)
-    image_place = target / image_place
-    if image_place.is_file():
+    pairs = [(files.image, target / image_place)]
+    if files.mask is not None and mask_place is not None:
+        pairs.append((files.mask, target / mask_place))
+    return pairs
+
+
+def _resize_one(
+    reader: FileReader, id: str, copied: Sequence[tuple[Path, Path]], size: tuple[int, int]
+) -> bool:
+    """Resize image and mask unless that is done; returns whether it was to do."""
+    if all(starmap(_is_copied, copied)):
         return False
     pixels = image_tensor(reader.image(id))
-    if files.mask is None:
-        values = torch.zeros(pixels.shape[1:], dtype=torch.int32)
-    else:
+    values = torch.zeros(pixels.shape[1:], dtype=torch.int32)
+    if has_mask := len(copied) == 2:
         mask, path = reader.mask(id)
         classes = reader.table.read(mask, path)  # raises for what is no usable mask
         stored = classes if isinstance(reader, FolderReader) else mask.values
         values = torch.from_numpy(stored.astype(np.int32))
     pixels, values = resize_pair(pixels, values, size)
-    if mask_place is not None:
-        mask_place = target / mask_place
-        _save_png(values.numpy().astype(np.uint8 if values.max() < 256 else np.uint16), mask_place)
+    if has_mask:
+        _save_png(
+            values.numpy().astype(np.uint8 if values.max() < 256 else np.uint16), copied[1][1]
+        )
     # The image last: where it is, the mask is too.
-    _save_png(pixels.permute(1, 2, 0).numpy(), image_place)
+    _save_png(pixels.permute(1, 2, 0).numpy(), copied[0][1])
+    for source, place in copied:
+        os.utime(place, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
     return True
+
+
+def _is_copied(source: Path, place: Path) -> bool:
+    """Whether a copy is there, and of the file as it is: its time is that of the file."""
+    return place.is_file() and place.stat().st_mtime_ns == source.stat().st_mtime_ns
+
+
+def _refuse_leftovers(target: Path, expected: Set[Path]) -> None:
+    """A copy must hold nothing that the data set does not have, or it would be trained on."""
+    found = (path for path in target.rglob("*.png") if not path.name.startswith(UNFINISHED))
+    if leftovers := sorted(path for path in found if path not in expected):
+        raise ValueError(
+            f"{target}: holds {len(leftovers)} files of images that the data set does not have, or "
+            f"has in another split: {join_first(leftovers, 3)}. Delete them, or choose another "
+            "folder"
+        )
 
 
 def _save_png(pixels: np.ndarray, path: Path) -> None:

@@ -35,8 +35,9 @@ Checkpoint = dict[str, Any]
 """``format``, ``config``, ``dataset`` (name, class names, palette), ``split`` (without the ids,
 which ``split.json`` holds), ``iteration``, ``student`` and ``teacher`` (state dicts; the teacher's
 is ``None`` in a supervised run), ``optimizer``, ``scaler``, ``best`` (the highest validation mIoU
-so far) and ``images`` (fingerprint of those of ``dataset.eval_split``; not before the changelog
-names it). ``best.pt`` also has ``chosen_on``, the split whose mIoU it was chosen by."""
+so far), ``images`` (fingerprint of those of ``dataset.eval_split``) and ``labelled_images``
+(fingerprints of up to 100 labelled ones, by id); neither before the changelog names it. ``best.pt``
+also has ``chosen_on``, the split whose mIoU it was chosen by."""
 
 
 class CheckpointError(ValueError):

@@ -10,6 +10,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -85,6 +86,16 @@ def related_runs(config: Config, folder: Path) -> list[str]:
                 f"`--resume {path.parent} --extend-to {iterations}` goes on with it"
             )
     return found
+
+
+def with_absolute_root(config: Config) -> Config:
+    """``config`` with ``dataset.root`` from the root of the file system.
+
+    So it is kept in a run: commands in other folders find the data by it.
+    """
+    root = config.dataset.root
+    absolute = None if root is None else os.path.abspath(root)
+    return replace(config, dataset=replace(config.dataset, root=absolute))
 
 
 class RunFolder:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from reco.config import Config, ConfigError
+from reco.printing import join_first, say
 from reco.runs.checkpoint import Checkpoint
 
 
@@ -26,6 +28,32 @@ def extended(
             "expected at least as many"
         )
     return replace(config, train=replace(config.train, iterations=iterations))
+
+
+def check_labelled_images(
+    folder: str, before: Mapping[str, str] | None, now: Mapping[str, str]
+) -> None:
+    """Refuse data of the same names that are another data set; tell of single files that changed.
+
+    A file that has been repaired is no reason to lose a run.
+
+    Args:
+        folder: of the run.
+        before: fingerprints by id, of the checkpoint; None in those of earlier versions.
+        now: of the files that are there.
+
+    Raises:
+        ConfigError: there are several, and all of them are other files.
+    """
+    changed = [id for id, found in now.items() if before is not None and before[id] != found]
+    if len(changed) == len(now) > 1:
+        raise ConfigError(
+            f"--resume: {folder} was trained on other files: none of the labelled images and masks "
+            f"is the same, such as {changed[0]}. Is this another data set with the same names? "
+            "Train on it under another output_dir, or from a configuration of another name"
+        )
+    if changed:
+        say(f"note: since {folder} was saved, labelled images changed: {join_first(changed)}")
 
 
 def resume_error(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from reco import distributed
 from reco.config import Config, ConfigError, config_from_dict
+from reco.data.fingerprint import fingerprints
 from reco.data.loading import (
     Loader,
     TrainSample,
@@ -43,7 +44,7 @@ from reco.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.runs.folder import RunFolder, exclusive_use, related_runs
+from reco.runs.folder import RunFolder, exclusive_use, related_runs, with_absolute_root
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.batch_norm import (
@@ -64,7 +65,7 @@ from reco.training.interrupts import (
 from reco.training.log_figures import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
 from reco.training.profiling import StepProfiler
-from reco.training.resume import extended, resume_error
+from reco.training.resume import check_labelled_images, extended, resume_error
 from reco.training.validation import Validation
 from reco.writing import WriteError
 
@@ -148,13 +149,14 @@ class Trainer:
         extend_to: int | None = None,
         tensorboard: bool = False,
     ) -> None:
-        self.parts, self.config, self.device = parts, parts.config, parts.device
+        self.parts, self.config, self.device = parts, with_absolute_root(parts.config), parts.device
         self.student, self.teacher, self.optimizer = parts.student, parts.teacher, parts.optimizer
         precision = self.config.train.precision
         self.autocast = autocast(precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
         self.folder = RunFolder(folder, tensorboard=tensorboard and distributed.rank() == 0)
         self.validation = Validation(parts.reader, self.config, self.folder)
+        self.labelled_images = fingerprints(parts.reader, parts.split.labelled)
         self.iteration = self.saved = 0  # iterations done, and in the last checkpoint
         self.best = -1.0
         resume = resume or extend_to is not None
@@ -520,6 +522,7 @@ class Trainer:
             "iteration": self.iteration,
             "best": self.best,
             "images": self.validation.images,
+            "labelled_images": self.labelled_images,
             "student": self.student.state_dict(),
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "running_statistics": running,
@@ -540,6 +543,7 @@ class Trainer:
                 f"--resume: {source} was trained on split {checkpoint['split']['hash']}, the data "
                 f"now give {self.parts.split.hash}: the images or their labels have changed"
             )
+        check_labelled_images(source, checkpoint.get("labelled_images"), self.labelled_images)
         load_state(self.student, checkpoint["student"], source)
         if self.teacher is not None:
             load_state(self.teacher, checkpoint["teacher"], source)
