@@ -460,3 +460,16 @@ def test_a_change_may_bring_whole_files(write):
     change = ("study", {"base": str(file), "train.seed": 6})
     config = load_config("demo.yaml", changes=[change])
     assert (config.train.iterations, config.train.seed) == (5, 6)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train:\n  seed: 1\n  iterations: 2\n  seed: 3\n", r"'seed' is there twice(?s:.*)line 4"),
+        ("dataset: {classes: {a: 0, a: 1}}", r"'a' is there twice(?!.*quotes)"),
+        ("train: {seed: 99999999999999999999}", r"train.seed = 9{20}.* between -2\^63 and 2\^63"),
+    ],
+)
+def test_the_message_names_the_place(write, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(text))

@@ -61,7 +61,9 @@ def run(tmp_path, monkeypatch) -> Path:
 
 def test_the_page_is_whole(run, monkeypatch, capsys):
     write_checkpoint(run / "last.pt")
-    assert cli.main(["report", str(run), "--images", "1", "9"]) == 0
+    assert cli.main(["report", str(run), "--images", "1", "9"]) == 1
+    assert "--images 9: expected 0 .. 1" in capsys.readouterr().err
+    assert cli.main(["report", str(run), "--images", "1"]) == 0
     assert str(run / "report.html") in capsys.readouterr().out
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     assert page.open == []

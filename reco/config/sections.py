@@ -54,6 +54,7 @@ experiment to all but the hash.
 PathText = Annotated[str, lambda text: str(user_path(text))]
 """Text that is a path: ``~`` and ``$VARIABLES`` in it are filled in when it is read."""
 
+Seed = Annotated[int, check(lambda seed: abs(seed) < 2**63, "between -2^63 and 2^63")]
 Share = Annotated[float, check(lambda share: 0 < share <= 1, "a share in (0, 1]")]
 Size = Annotated[tuple[int, int], check(lambda size: min(size) >= 1, "a positive height and width")]
 CropSize = Annotated[
@@ -98,7 +99,7 @@ class DatasetConfig:
     unlabelled_ids: PathText | None = None  # list of the unlabelled images, in place of all others
     # All images are labelled, but only in one pixel of each class, or in a share of its pixels.
     partial_labels: Literal["pixel"] | Share | None = None
-    split_seed: int = 0  # seed of the choice of labelled images or pixels
+    split_seed: Seed = 0  # seed of the choice of labelled images or pixels
     image_size: Size | None = None  # (height, width) all images are resized to; null: none
     crop_size: CropSize = (321, 321)  # (height, width) that the network is trained on
     scale_range: Scales = (1.0, 1.0)  # smallest and largest random scale before a crop
@@ -210,7 +211,7 @@ class TrainConfig:
     compile: bool = False  # run the network through torch.compile
     deterministic: bool = False  # on CUDA the same bits every time, by slower kernels
     sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
-    seed: int = 0  # seed of new weights, order of images and augmentation
+    seed: Seed = 0  # seed of new weights, order of images and augmentation
     # Processes of each loader that read images; auto: a quarter of the cores, 1 to 8.
     workers: WholeNumber | Literal["auto"] = "auto"
     log_every: Count = 20  # steps between two lines of metrics.jsonl

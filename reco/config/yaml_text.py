@@ -39,7 +39,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: {commented}") from error
         mark = getattr(error, "problem_mark", None)
         line = text.splitlines()[mark.line :][:1] if mark else []
-        unquoted = any(re.search(r":\s+[*{][\w.}/]", text) for text in line)
+        unquoted = any(re.search(r":\s+(\*\.|\{\w+\})", text) for text in line)
         hint = '; a pattern needs quotes: "{stem}.jpg", "*.jpg"' if unquoted else ""
         raise ConfigError(f"{path}: not a YAML file: {error}{hint}") from error
     except ValueError as error:
@@ -56,13 +56,14 @@ class _Loader(yaml.SafeLoader):
     """Safe YAML that refuses duplicate keys, of which YAML takes the last silently."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                message = f"the key {key!r} is there twice"
-                raise yaml.constructor.ConstructorError(
-                    problem=message, problem_mark=node.start_mark
-                )
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 

@@ -41,13 +41,16 @@ p.note { color: #57606a; }
 """
 
 
+_FIRST = (0, 1, 2)  # images that are shown where nobody asks for others
+
+
 def write_report(
     run: Path,
     *,
     output: Path | None = None,
     checkpoint: str = "last.pt",
     overrides: Sequence[str] = (),
-    images: Sequence[int] = (0, 1, 2),
+    images: Sequence[int] = _FIRST,
     device: str = "auto",
 ) -> Path:
     """Write the report of a run: results, curves, pictures, configuration, split.
@@ -153,7 +156,9 @@ def _results(records: Records, analysis: RunAnalysis | None) -> list[str]:
 def _pictures(analysis: RunAnalysis, checkpoint: str, images: Sequence[int]) -> list[str]:
     """Predictions and, for a run with ReCo, the relation graph and what ReCo samples."""
     spec = analysis.reader.spec
-    images = [image for image in images if 0 <= image < len(analysis.ids)] or [0]
+    if tuple(images) == _FIRST:  # the default; a split may have fewer
+        images = images[: len(analysis.ids)]
+    analysis.check_images(images)
     predictions = [analysis.predict(image) for image in images]
     parts = [
         f"<h2>Predictions of {html.escape(checkpoint)}</h2>",
