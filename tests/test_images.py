@@ -17,6 +17,7 @@ from reco.data import open_dataset
 from reco.data.checks.check_dataset import check_dataset
 from reco.data.reading import images
 from reco.data.reading.images import RGB, ImageFormat, is_wide, read_pixels, upright
+from reco.data.reading.large_images import LargeImage
 from reco.data.reading.value_range import find_value_range, judge_value_range
 from reco.training.build import build_run
 from reco.training.trainer import Trainer
@@ -251,6 +252,64 @@ def test_tiff_files_of_many_bands(tmp_path, axes):
     np.testing.assert_allclose(pixels, values / 4095 * 255, atol=0.51)
     with pytest.raises(ValueError, match=r"a\.tif: has 6 channels, expected 4"):
         read_pixels(tmp_path / "a.tif", ImageFormat(4))
+
+
+ORDERS = [
+    {"planarconfig": "contig", "photometric": "rgb"},
+    {"planarconfig": "separate", "photometric": "rgb"},
+    {"planarconfig": "contig", "photometric": "minisblack"},
+    {"planarconfig": "separate", "photometric": "minisblack"},
+]
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("order", ORDERS, ids=lambda order: "-".join(order.values()))
+def test_bands_of_a_tiff_file_in_any_order(tmp_path, order, compression, kind):
+    """GDAL writes pixel after pixel, or band after band (INTERLEAVE=BAND)."""
+    tifffile = pytest.importorskip("tifffile")
+    for bands in (2, 3, 4, 5):
+        if order["photometric"] == "rgb" and (bands == 2 or kind == "int16"):
+            continue
+        values = (np.random.default_rng(bands).random((20, 30, bands)) * 250).astype(kind)
+        stored = values if order["planarconfig"] == "contig" else np.moveaxis(values, -1, 0)
+        path = tmp_path / f"{bands}.tif"
+        write_tiff(path, stored, compression=compression, **order)
+        assert (tifffile.imread(path) == stored).all()
+        read = images.read_values(path, bands)
+        assert read.dtype == values.dtype
+        assert (read == values).all()
+        assert is_wide(path) == (kind != "uint8")
+        if bands == 4:
+            assert (images.read_values(path, 3) == values[..., :3]).all()
+        if bands == 2:
+            with pytest.raises(ValueError, match=r"2\.tif: has 2 channels, expected 3"):
+                images.read_values(path, 3)
+        whole = ImageFormat(bands, ((0, 255),))
+        part = LargeImage(path, whole).pixels(slice(3, 9), slice(4, 11))
+        assert (part == values[3:9, 4:11].round()).all()
+
+
+def test_an_opened_tiff_file_that_pillow_misreads_is_refused(tmp_path):
+    values = camera(12, 3)
+    write_tiff(tmp_path / "a.tif", values, photometric="rgb")
+    with (
+        Image.open(tmp_path / "a.tif") as image,
+        pytest.raises(ValueError, match=r"an opened TIFF file .* give its path"),
+    ):
+        images.image_values(image, 3)
+
+
+def test_a_tiff_file_that_needs_imagecodecs_says_so(tmp_path, monkeypatch):
+    tifffile = pytest.importorskip("tifffile")
+    write_tiff(tmp_path / "a.tif", camera(12, 3), photometric="rgb")
+
+    def fail(*args: object, **options: object) -> None:
+        raise ValueError("<COMPRESSION.LZW: 5> requires the 'imagecodecs' package")
+
+    monkeypatch.setattr(tifffile.TiffPageSeries, "asarray", fail)
+    with pytest.raises(ValueError, match=r"a\.tif: .*LZW.*: pip install imagecodecs"):
+        read_pixels(tmp_path / "a.tif", RGB)
 
 
 def test_grey_rgb_and_rgba_files_for_each_number_of_channels(tmp_path):

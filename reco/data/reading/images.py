@@ -1,8 +1,8 @@
 """Reading image files of any depth and number of channels, upright, as 8 bit.
 
 Shapes: pixels (H, W, C). Pillow reads 8 bit grey, RGB and RGBA, 16-bit grey, and floating grey. PNG
-files of 16-bit colour are read by torchvision, and TIFF files that Pillow would truncate by
-tifffile (extra ``tiff``).
+files of 16-bit colour are read by torchvision, and TIFF files that Pillow would misread by
+tifffile (extra ``tiff``; see ``tiff.py``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,15 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from reco.optional_packages import import_extra
+from reco.data.reading.tiff import (
+    ORIENTATION,
+    bands_last,
+    decode,
+    is_tiff,
+    open_tiff,
+    page_orientation,
+    tiff_tags,
+)
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig
@@ -28,8 +36,6 @@ Pixels = npt.NDArray[np.uint8]
 ValueRange = tuple[tuple[float, float], ...]
 """Lowest and highest value: one pair for all channels, or one for each."""
 
-ORIENTATION = 0x0112
-_TIFF = (".tif", ".tiff")
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
 _WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _opening = threading.Lock()
@@ -98,7 +104,17 @@ def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
 
 
 def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
-    """As :func:`read_values`, of an opened image."""
+    """As :func:`read_values`, of an opened image.
+
+    Raises:
+        ValueError: other channels, or a TIFF file that Pillow misreads.
+    """
+    tags = tiff_tags(image)
+    if tags is not None and not tags.pillow_reads:
+        raise ValueError(
+            "an opened TIFF file of this depth or order of bands, which Pillow misreads: give its "
+            "path, or an array"
+        )
     return with_channels(pillow_values(ImageOps.exif_transpose(image), channels), channels)
 
 
@@ -164,13 +180,13 @@ def is_wide(path: str | Path) -> bool:
         return False
     try:
         with open_image(path) as image:
-            return image.mode in _WIDE_GREY or _is_deep_colour(image)
+            tags = tiff_tags(image)
+            deep = tags.bits > 8 if tags is not None else _is_deep_png(image)
+            return image.mode in _WIDE_GREY or deep
     except Exception:
         pass  # unknown to Pillow, or broken, which is reported when it is read
     try:
-        import tifffile
-
-        with tifffile.TiffFile(path) as file:
+        with open_tiff(path) as file:
             return bool(file.series[0].dtype != np.uint8)
     except Exception:
         return False
@@ -216,11 +232,11 @@ def image_size(path: str | Path) -> tuple[tuple[int, int], tuple[int, int]]:
             with open_image(path) as image:
                 stored, turn = image.size[::-1], orientation_of(image)
         except Exception:
-            if Path(path).suffix.lower() not in _TIFF:
+            if not is_tiff(path):
                 raise
-            with _tifffile(path).TiffFile(path) as file:
+            with open_tiff(path) as file:
                 page = file.series[0].keyframe
-                stored, turn = (page.imagelength, page.imagewidth), _tiff_orientation(page)
+                stored, turn = (page.imagelength, page.imagewidth), page_orientation(page)
     except ImportError:
         raise
     except Exception as error:  # as in read_values
@@ -246,7 +262,7 @@ def _read(path: Path, channels: int) -> npt.NDArray[Any]:
     try:
         image = open_image(path)
     except Exception:
-        if path.suffix.lower() not in _TIFF:
+        if not is_tiff(path):
             raise
         return _read_tiff(path)
     with image:
@@ -288,12 +304,15 @@ def orientation_of(image: Image.Image) -> int:
 
 def pillow_reads(image: Image.Image, channels: int) -> bool:
     """Whether Pillow reads the file without loss."""
-    return not (_is_deep_colour(image) or (image.format == "TIFF" and channels not in (1, 3)))
+    tags = tiff_tags(image)
+    if tags is not None:
+        return tags.pillow_reads and channels in (1, 3)
+    return not _is_deep_png(image)
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def _is_deep_png(image: Image.Image) -> bool:
     """Whether Pillow would drop the lower half of 16-bit colours."""
-    colour = image.mode in ("RGB", "RGBA", "RGBX", "CMYK", "LA")
+    colour = image.mode in ("RGB", "RGBA", "LA")
     return colour and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -306,31 +325,10 @@ def _read_deep_png(path: Path) -> npt.NDArray[Any]:
 
 def _read_tiff(path: Path) -> npt.NDArray[Any]:
     """Pixels of a TIFF file's first image, whatever its depth and number of bands."""
-    with _tifffile(path).TiffFile(path) as file:
+    with open_tiff(path) as file:
         series = file.series[0]
-        turn = _tiff_orientation(series.keyframe)
-        values, axes = np.asarray(series.asarray()), series.axes
-    keep = [i for i, axis in enumerate(axes) if axis in "YX" or values.shape[i] > 1]
-    others = [axes[i] for i in keep if axes[i] not in "YX"]
-    if len(others) > 1 or not {"Y", "X"} <= set(axes):
-        raise ValueError(
-            f"a TIFF file with the axes {axes} {values.shape}, expected bands, Y and X"
-        )
-    values = values.reshape([values.shape[i] for i in keep])
-    if not others:
-        values = values[..., None]
-    elif axes[keep[0]] == others[0]:
-        values = np.moveaxis(values, 0, -1)
-    return np.ascontiguousarray(upright(values, turn))
-
-
-def _tifffile(path: str | Path) -> Any:
-    return import_extra("tifffile", f"{path}, a TIFF file of this depth or number of bands,")
-
-
-def _tiff_orientation(page: Any) -> int:
-    tag = page.tags.get(ORIENTATION)
-    return int(tag.value) if tag is not None else 1
+        values = bands_last(decode(series), series.axes)
+        return np.ascontiguousarray(upright(values, page_orientation(series.keyframe)))
 
 
 def _scale(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
