@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,87 @@ def test_black_and_white_files_of_one_bit(tmp_path):
     for classes in ({"no": 0, "yes": 255}, {"no": 0, "yes": 1}, {"no": 0, "yes": [1, 255]}):
         table = class_table(None, classes)
         assert read(table, bits, tmp_path / "bits.png").tolist() == [[0, 1]]
+
+
+def write_tiff(path: Path, values: np.ndarray, **options: object) -> Path:
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(path, values, **options)
+    assert np.array_equal(tifffile.imread(path), values)
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_tiff_masks_are_the_stored_values(tmp_path, photometric, compression):
+    """Fiji stores an object as 255 and declares that 0 is white."""
+    for kind in ("uint8", "uint16", "uint32", "uint64", "int64", "float16", "float32", "float64"):
+        values = np.array([[0, 1, 2, 255], [7, 1, 2, 0]], kind)
+        options = {"photometric": photometric, "compression": compression}
+        mask = read_mask(write_tiff(tmp_path / f"{kind}.tif", values, **options))
+        assert mask.kind == "value", kind
+        assert np.array_equal(mask.values, values.astype(np.int64)), kind
+    for kind in ("int8", "int16", "int32", "int64", "float16", "float64"):
+        values = np.array([[0, -1, 2]], kind)
+        path = write_tiff(tmp_path / f"{kind}.tif", values, compression=compression)
+        assert read_mask(path).values.tolist() == [[0, -1, 2]], kind
+    truth = np.array([[False, True, True], [True, False, False]])
+    for name, black_and_white in (("declared", {"photometric": photometric}), ("default", {})):
+        path = write_tiff(tmp_path / f"{name}.tif", truth, **black_and_white)
+        assert read_mask(path).kind == "bit"
+        assert np.array_equal(read_mask(path).values, truth)
+
+
+def test_fax_files_of_either_photometric_have_white_as_1(tmp_path):
+    truth = np.array([[False] * 9, [False, True] + [True] * 7])
+    path = tmp_path / "a.tif"
+    Image.fromarray(truth).save(path, compression="group4")
+    assert np.array_equal(read_mask(path).values, truth)
+    # The same picture as most programs write it: white is 0.
+    Image.fromarray(~truth).save(path, compression="group4", tiffinfo={262: 0})
+    with Image.open(path) as image:
+        assert image.tag_v2[262] == 0
+        shown = np.asarray(image)
+    assert np.array_equal(read_mask(path).values, shown)
+
+
+def test_tiff_masks_in_bands(tmp_path):
+    table = class_table(None, BY_COLOUR)
+    for order in ("contig", "separate"):
+        for compression in (None, "zlib"):
+            path = tmp_path / f"{order} {compression}.tif"
+            values = COLOURS[GRID] if order == "contig" else np.moveaxis(COLOURS[GRID], -1, 0)
+            options = {"planarconfig": order, "compression": compression}
+            write_tiff(path, values, photometric="rgb", **options)
+            assert np.array_equal(table.read(read_mask(path), path), GRID)
+            write_tiff(path, values.astype(np.uint16), photometric="rgb", **options)
+            with pytest.raises(ValueError, match=r"tif: is a colour mask of 16 bit a channel"):
+                read_mask(path)
+            write_tiff(path, values, photometric="minisblack", **options)
+            with pytest.raises(ValueError, match=r"tif: is an image of 3 bands that are not decla"):
+                read_mask(path)
+            two = values[..., :2] if order == "contig" else values[:2]
+            write_tiff(path, two, photometric="minisblack", **options)
+            with pytest.raises(ValueError, match=r"tif: is an image of 2 bands that are not decla"):
+                read_mask(path)
+            write_tiff(path, two, photometric="minisblack", extrasamples=["unassalpha"], **options)
+            assert np.array_equal(read_mask(path).values, COLOURS[GRID][..., 0])
+
+
+def test_tiff_masks_that_are_no_whole_numbers_or_need_tifffile(tmp_path, monkeypatch):
+    path = write_tiff(tmp_path / "a.tif", np.array([[0.5, 1]]))
+    with pytest.raises(ValueError, match=r"a\.tif: holds floating-point numbers from 0\.5 to 1\.0"):
+        read_mask(path)
+    write_tiff(path, np.array([[1j, 1]]))
+    with pytest.raises(ValueError, match=r"a\.tif: is an image of mode complex128, expected"):
+        read_mask(path)
+    write_tiff(path, np.array([[2**62, -(2**62), 1]]))
+    assert read_mask(path).values.tolist() == [[2**30, -(2**30), 1]]
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ImportError, match=r"a\.tif.* needs tifffile: pip install tifffile"):
+        read_mask(path)
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"a\.tif: cannot be read as a mask: cannot identify"):
+        read_mask(path)
 
 
 def test_several_values_and_void(tmp_path):

@@ -181,7 +181,7 @@ def is_wide(path: str | Path) -> bool:
     try:
         with open_image(path) as image:
             tags = tiff_tags(image)
-            deep = tags.bits > 8 if tags is not None else _is_deep_png(image)
+            deep = tags.bits > 8 if tags is not None else is_deep_png(image)
             return image.mode in _WIDE_GREY or deep
     except Exception:
         pass  # unknown to Pillow, or broken, which is reported when it is read
@@ -307,10 +307,10 @@ def pillow_reads(image: Image.Image, channels: int) -> bool:
     tags = tiff_tags(image)
     if tags is not None:
         return tags.pillow_reads and channels in (1, 3)
-    return not _is_deep_png(image)
+    return not is_deep_png(image)
 
 
-def _is_deep_png(image: Image.Image) -> bool:
+def is_deep_png(image: Image.Image) -> bool:
     """Whether Pillow would drop the lower half of 16-bit colours."""
     colour = image.mode in ("RGB", "RGBA", "LA")
     return colour and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))

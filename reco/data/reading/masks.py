@@ -10,11 +10,23 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from reco.data.reading.images import open_image
+from reco.data.reading.images import is_deep_png, open_image, upright
+from reco.data.reading.tiff import (
+    TiffTags,
+    bands_last,
+    decode,
+    is_tiff,
+    open_tiff,
+    page_orientation,
+    page_tags,
+    tiff_tags,
+)
 
 # Formats that may change pixels when they are written.
 _LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 _GREY = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
+_DEEP_COLOUR = "colour of 16 bit"
+_BEYOND = 2**30  # greater values are no classes; they are cut off here to fit into 32 bits
 _COLOUR = ("RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
 
 
@@ -49,25 +61,32 @@ class Mask(NamedTuple):
         return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
+class _Content(NamedTuple):
+    """What a file holds, however it was read."""
+
+    pixels: npt.NDArray[Any]  # (H, W) or (H, W, bands)
+    mode: str  # Pillow's, or a description of what is no mask
+    palette: tuple[int, ...] = ()
+    lossy: bool = False
+
+
 def read_mask(path: str | Path) -> Mask:
-    """Pixels of a mask file; transparency is dropped.
+    """Pixels of a mask file, as stored; transparency is dropped.
 
     Raises:
         BrokenMaskError: the file cannot be read.
-        ValueError: its pixels are no whole numbers.
+        ValueError: its pixels are no whole numbers, or no mask.
+        ImportError: tifffile is needed and missing.
     """
     try:
-        with open_image(path) as image:
-            mode, lossy = image.mode, image.format in _LOSSY_FORMATS
-            palette = _palette(image)
-            # Pillow silently reads 16-bit colour as 8-bit.
-            deep = mode in ("RGB", "RGBA") and any(";16" in str(tile[3]) for tile in image.tile)
-            pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
+        pixels, mode, palette, lossy = _content(path)
+    except ImportError:
+        raise
     except MemoryError as error:
         raise MemoryError(f"{path}: not enough memory to read it") from error
     except Exception as error:  # a broken file makes decoders raise nearly anything
         raise BrokenMaskError(f"{path}: cannot be read as a mask: {error}") from error
-    if deep:
+    if mode == _DEEP_COLOUR:
         raise ValueError(f"{path}: is a colour mask of 16 bit a channel, expected 8 bit")
     if mode == "1":
         return Mask(pixels.astype(np.uint8), "bit")
@@ -82,8 +101,63 @@ def read_mask(path: str | Path) -> Mask:
     if mode == "F":
         return Mask(_to_integers(pixels, path), "value")
     raise ValueError(
-        f"{path}: is an image of mode {mode}, expected a mask: grey, palette, RGB or RGBA"
+        f"{path}: is an image of {mode if 'bands' in mode else f'mode {mode}'}, expected a mask: "
+        "grey, palette, RGB or RGBA"
     )
+
+
+def _content(path: str | Path) -> _Content:
+    """By Pillow; by another decoder what it does not know or misreads."""
+    try:
+        image = open_image(path)
+    except Exception:
+        if not is_tiff(path):
+            raise
+        return _tiff_content(path)
+    with image:
+        tags = tiff_tags(image)
+        if tags is not None and not tags.pillow_reads:
+            return _tiff_content(path)
+        mode, palette = image.mode, _palette(image)
+        if is_deep_png(image):
+            return _Content(np.empty(0), _DEEP_COLOUR)
+        lossy = image.format in _LOSSY_FORMATS
+        pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
+    return _Content(pixels if tags is None else _as_stored(pixels, tags), mode, palette, lossy)
+
+
+def _as_stored(pixels: npt.NDArray[Any], tags: TiffTags) -> npt.NDArray[Any]:
+    """The values in the file, of a TIFF file that Pillow read."""
+    # In fax files, WhiteIsZero is the usual way to store white as white.
+    if tags.pillow_inverts and not tags.fax:
+        return ~pixels
+    if tags.signed and pixels.dtype == np.uint8:
+        return pixels.view(np.int8)
+    return pixels
+
+
+def _tiff_content(path: str | Path) -> _Content:
+    """The first page of a TIFF file, by tifffile."""
+    with open_tiff(path) as file:
+        page = file.pages[0]
+        tags = TiffTags.of(page_tags(page))
+        pixels = upright(bands_last(decode(page), page.axes), page_orientation(page))
+    bands = pixels.shape[2]
+    if bands == 1 or (bands == 2 and tags.alpha):
+        return _one_band(pixels[..., 0])
+    if not tags.is_rgb:
+        return _Content(pixels, f"{bands} bands that are not declared as RGB")
+    return _Content(pixels, "RGB" if pixels.dtype == np.uint8 else _DEEP_COLOUR)
+
+
+def _one_band(values: npt.NDArray[Any]) -> _Content:
+    """``(H, W)`` values of any type."""
+    kind = values.dtype.kind
+    if kind in "iu" and values.dtype.itemsize == 8:
+        lowest = 0 if kind == "u" else -_BEYOND
+        values = values.clip(lowest, _BEYOND).astype(np.int32)
+    modes = {"b": "1", "i": "I", "u": "I", "f": "F"}
+    return _Content(values, modes.get(kind, str(values.dtype)))
 
 
 def pack(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
@@ -108,10 +182,10 @@ def _palette(image: Image.Image) -> tuple[int, ...]:
     return tuple(red << 16 | green << 8 | blue for red, green, blue in entries)
 
 
-def _to_integers(pixels: npt.NDArray[np.float32], path: str | Path) -> npt.NDArray[np.int32]:
+def _to_integers(pixels: npt.NDArray[np.floating[Any]], path: str | Path) -> npt.NDArray[np.int32]:
     if not np.isfinite(pixels).all() or (pixels != np.round(pixels)).any():
         raise ValueError(
             f"{path}: holds floating-point numbers from {np.nanmin(pixels)} to "
             f"{np.nanmax(pixels)} that are not all whole, expected class values"
         )
-    return pixels.clip(-(2**30), 2**30).astype(np.int32)
+    return pixels.astype(np.float64).clip(-_BEYOND, _BEYOND).astype(np.int32)
