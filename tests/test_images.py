@@ -153,6 +153,99 @@ def test_floating_images_have_a_range(tmp_path):
         read_pixels(tmp_path / "unit.tif", RGB)
 
 
+BLANKS = [np.nan, np.inf, -np.inf, np.finfo(np.float32).max, -np.finfo(np.float32).max, -3.4e38]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("blank", BLANKS)
+def test_pixels_without_a_value_are_black_and_count_in_no_range(tmp_path, blank, channels):
+    heights = (np.random.default_rng(0).random((20, 30, channels)) * 300 + 50).astype(np.float32)
+    options = {"photometric": "minisblack", "planarconfig": "contig"} if channels > 1 else {}
+    write_tiff(tmp_path / "whole.tif", heights[..., 0] if channels == 1 else heights, **options)
+    holes = heights.copy()
+    holes[:4, :5] = blank
+    write_tiff(tmp_path / "holes.tif", holes[..., 0] if channels == 1 else holes, **options)
+    write_tiff(tmp_path / "empty.tif", np.full_like(np.squeeze(heights), blank), **options)
+    empty = tmp_path / "empty.tif"
+    value_range = find_value_range([tmp_path / "whole.tif"], channels)
+    assert find_value_range([tmp_path / "whole.tif", empty], channels) == value_range
+    found = find_value_range([tmp_path / "holes.tif", empty], channels)
+    for (low, high), (whole_low, whole_high) in zip(found, value_range, strict=True):
+        assert (low, high) == (
+            pytest.approx(whole_low, abs=4),
+            pytest.approx(whole_high, abs=4),
+        )
+    assert judge_value_range(((50, 350),), [tmp_path / "holes.tif", empty], channels) is None
+    format = ImageFormat(channels, value_range)
+    expected = read_pixels(tmp_path / "whole.tif", format).copy()
+    expected[:4, :5] = 0
+    assert (read_pixels(tmp_path / "holes.tif", format) == expected).all()
+    assert (read_pixels(empty, format) == 0).all()
+    part = LargeImage(tmp_path / "holes.tif", format).pixels(slice(2, 9), slice(3, 11))
+    assert (part == expected[2:9, 3:11]).all()
+    with pytest.raises(ValueError, match=r"empty\.tif: no image has a value in channel 1: all are"):
+        find_value_range([empty], channels)
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "int32", "float32", "float64"])
+@pytest.mark.parametrize("bands", [1, 2])
+def test_what_gdal_names_nodata_is_black_and_counts_in_no_range(tmp_path, kind, bands):
+    tifffile = pytest.importorskip("tifffile")
+    nodata = 65535 if kind == "uint16" else -9999
+    values = (np.random.default_rng(0).random((20, 30, bands)) * 900 + 100).astype(kind)
+    values[0, 0], values[0, 1] = 999, 100
+    holes = values.copy()
+    holes[5:, 7:] = nodata
+    tag = [(42113, "s", 0, str(nodata), True)]
+    options = {"photometric": "minisblack", "planarconfig": "contig"} if bands > 1 else {}
+    for name, stored, tags in (("whole", values, []), ("holes", holes, tag)):
+        stored = stored[..., 0] if bands == 1 else stored
+        write_tiff(tmp_path / f"{name}.tif", stored, extratags=tags, **options)
+        assert (tifffile.imread(tmp_path / f"{name}.tif") == stored).all()
+    value_range = find_value_range([tmp_path / "whole.tif"], bands)
+    found = find_value_range([tmp_path / "holes.tif"], bands)
+    assert np.array(found) == pytest.approx(np.array(value_range), abs=10)
+    format = ImageFormat(bands, value_range)
+    expected = read_pixels(tmp_path / "whole.tif", format).copy()
+    expected[5:, 7:] = 0
+    assert (read_pixels(tmp_path / "holes.tif", format) == expected).all()
+    part = LargeImage(tmp_path / "holes.tif", format).pixels(slice(2, 9), slice(3, 11))
+    assert (part == expected[2:9, 3:11]).all()
+
+
+def test_nodata_that_no_pixel_can_hold_or_that_is_no_number(tmp_path):
+    for number, text in enumerate(("nan", "-9999", "1e300", "0.5", "none", "")):
+        path = tmp_path / f"{number}.tif"
+        write_tiff(path, camera(12, 1)[..., 0], extratags=[(42113, "s", 0, text, True)])
+        assert (images.read_values(path, 1) == camera(12, 1)).all(), text
+        assert find_value_range([path], 1) == ((0, 4095),)
+    # 8-bit files keep their values.
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    write_tiff(tmp_path / "8.tif", values, extratags=[(42113, "s", 0, "255", True)])
+    assert (images.read_values(tmp_path / "8.tif", 1)[..., 0] == values).all()
+
+
+def test_images_of_one_value_have_a_range_from_low_to_high(tmp_path):
+    for number, value in enumerate((-300.0, 1e30, 7.5)):
+        write_tiff(tmp_path / f"{number}.tif", np.full((4, 4), value, np.float32))
+        ((low, high),) = find_value_range([tmp_path / f"{number}.tif"], 1)
+        assert np.isfinite([low, high]).all()
+        assert low < high
+
+
+def test_a_range_that_is_not_finite_is_refused():
+    for given in ([0.0, float("inf")], [[0.0, 1.0], [float("nan"), 1.0]]):
+        with pytest.raises(ValueError, match=r"dataset\.value_range = .*: expected finite numbers"):
+            images.as_value_range(given)
+
+
+def test_grey_of_floating_colours_is_not_rounded(tmp_path):
+    values = np.random.default_rng(0).random((5, 6, 3)).astype(np.float32)
+    write_tiff(tmp_path / "a.tif", values, photometric="rgb")
+    grey = images.read_values(tmp_path / "a.tif", 1)[..., 0]
+    np.testing.assert_allclose(grey, values @ np.array([0.299, 0.587, 0.114]), rtol=1e-6)
+
+
 def test_a_run_keeps_the_range_and_its_predictions_take_it(tmp_path, capsys):
     root = folder(
         tmp_path, lambda path, seed: write_png16(path.with_suffix(".png"), camera(12, 3, seed))

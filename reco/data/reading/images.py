@@ -19,13 +19,16 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from reco.data.reading.no_value import has_value, mark_no_value
 from reco.data.reading.tiff import (
     ORIENTATION,
+    TiffTags,
     bands_last,
     decode,
     is_tiff,
     open_tiff,
     page_orientation,
+    page_tags,
     tiff_tags,
 )
 
@@ -88,7 +91,7 @@ def read_pixels(path: str | Path, format: ImageFormat) -> Pixels:
 
 
 def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
-    """As :func:`read_pixels`, in the values and the type of the file."""
+    """As :func:`read_pixels`, in the values and the type of the file; see :mod:`.no_value`."""
     try:
         values = _read(Path(path), channels)
     except ImportError:
@@ -115,7 +118,8 @@ def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
             "an opened TIFF file of this depth or order of bands, which Pillow misreads: give its "
             "path, or an array"
         )
-    return with_channels(pillow_values(ImageOps.exif_transpose(image), channels), channels)
+    values = pillow_values(ImageOps.exif_transpose(image), channels)
+    return with_channels(mark_no_value(values, nodata_of(image)), channels)
 
 
 def with_channels(values: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
@@ -133,13 +137,17 @@ def with_channels(values: npt.NDArray[Any], channels: int) -> npt.NDArray[Any]:
         return np.ascontiguousarray(values[:, :, :3])
     if channels == 1 and count in (3, 4):
         grey = values[:, :, :3] @ np.array([0.299, 0.587, 0.114])
-        rounded: npt.NDArray[Any] = grey.round().astype(values.dtype)[:, :, None]
-        return rounded
+        if values.dtype.kind != "f":
+            grey = grey.round()
+        converted: npt.NDArray[Any] = grey.astype(values.dtype)[:, :, None]
+        return converted
     raise ValueError(f"has {count} channels, expected {channels} (dataset.channels)")
 
 
 def to_8_bit(values: npt.NDArray[Any], value_range: ValueRange | None) -> Pixels:
     """Values brought to 0..255; those beyond the range are cut off, 8-bit ones stay as they are.
+
+    NaN, infinite numbers and those beyond ±1e38 become 0.
 
     Args:
         values: ``(H, W, C)`` of any type.
@@ -270,7 +278,9 @@ def _read(path: Path, channels: int) -> npt.NDArray[Any]:
             if image.format == "TIFF":
                 return _read_tiff(path)
             return np.ascontiguousarray(upright(_read_deep_png(path), orientation_of(image)))
-        return pillow_values(ImageOps.exif_transpose(image), channels)
+        return mark_no_value(
+            pillow_values(ImageOps.exif_transpose(image), channels), nodata_of(image)
+        )
 
 
 def pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
@@ -279,6 +289,12 @@ def pillow_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
         image = _to_8_bit_mode(image, channels)
     values = np.asarray(image)
     return values if values.ndim == 3 else values[..., None]
+
+
+def nodata_of(image: Image.Image) -> float | None:
+    """The value that a TIFF file opened by Pillow gives to pixels without one."""
+    tags = tiff_tags(image)
+    return None if tags is None else tags.nodata
 
 
 def _to_8_bit_mode(image: Image.Image, channels: int) -> Image.Image:
@@ -327,7 +343,8 @@ def _read_tiff(path: Path) -> npt.NDArray[Any]:
     """Pixels of a TIFF file's first image, whatever its depth and number of bands."""
     with open_tiff(path) as file:
         series = file.series[0]
-        values = bands_last(decode(series), series.axes)
+        nodata = TiffTags.of(page_tags(series.keyframe)).nodata
+        values = mark_no_value(bands_last(decode(series), series.axes), nodata)
         return np.ascontiguousarray(upright(values, page_orientation(series.keyframe)))
 
 
@@ -341,14 +358,22 @@ def _scale(values: npt.NDArray[Any], low: float, high: float) -> Pixels:
 
 
 def _levels(values: npt.NDArray[np.float64], low: float, high: float) -> Pixels:
-    scaled = np.nan_to_num((values - low) / ((high - low) / 255))
+    scaled = (values - low) / ((high - low) / 255)
+    scaled[~has_value(values)] = 0
     levels: Pixels = scaled.round().clip(0, 255).astype(np.uint8)
     return levels
 
 
 def as_value_range(given: Sequence[Any] | None) -> ValueRange | None:
-    """``[low, high]`` or ``[[low, high], …]`` of the configuration."""
+    """``[low, high]`` or ``[[low, high], …]`` of the configuration.
+
+    Raises:
+        ValueError: a number that is not finite.
+    """
     if given is None:
         return None
     pairs = given if isinstance(given[0], Sequence) else [given]
-    return tuple((float(low), float(high)) for low, high in pairs)
+    value_range = tuple((float(low), float(high)) for low, high in pairs)
+    if not np.isfinite(value_range).all():
+        raise ValueError(f"dataset.value_range = {given}: expected finite numbers")
+    return value_range

@@ -16,6 +16,7 @@ from reco.data.reading.images import (
     ImageFormat,
     Pixels,
     image_tensor,
+    nodata_of,
     open_image,
     orientation_of,
     pillow_reads,
@@ -26,6 +27,7 @@ from reco.data.reading.images import (
     upright,
     with_channels,
 )
+from reco.data.reading.no_value import mark_no_value
 
 # TIFF tags of the georeference: scale, tie points, transformation, keys.
 _GEOREFERENCE = (33550, 33922, 34264, 34735, 34736, 34737)
@@ -59,6 +61,7 @@ class LargeImage:
             image.load()
         except Exception as error:  # a broken file makes decoders raise nearly anything
             raise ValueError(f"{path}: cannot be read as an image: {error}") from error
+        self._nodata = nodata_of(image)
         self._image, self._turn = image, orientation_of(image)
         self.size = image.size if self._turn >= 5 else image.size[::-1]
 
@@ -78,7 +81,8 @@ class LargeImage:
             left, right = self.size[1] - right, self.size[1] - left
         box = (left, top, right, bottom) if self._turn < 5 else (top, left, bottom, right)
         channels, value_range = self._format
-        values = with_channels(pillow_values(self._image.crop(box), channels), channels)
+        values = mark_no_value(pillow_values(self._image.crop(box), channels), self._nodata)
+        values = with_channels(values, channels)
         return np.ascontiguousarray(upright(to_8_bit(values, value_range), self._turn))
 
     def reduced(self, step: int) -> Pixels:

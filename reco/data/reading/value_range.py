@@ -6,19 +6,28 @@ the range. Else it is found once over the data set: from 0 to the largest number
 the largest value takes, or, where that would leave 99.9 % of the values in its lowest quarter, to
 their 99.9th percentile. Floating values within 0 and 1 have that range, others one from the 0.1th
 to the 99.9th percentile. RGB files have one range, other numbers of channels one for each.
+Pixels without a value (``no_value.py``) do not count.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from reco.data.reading.images import ValueRange, is_wide, open_image, read_values
+from reco.data.reading.images import (
+    ValueRange,
+    as_value_range,
+    is_wide,
+    open_image,
+    read_values,
+)
+from reco.data.reading.no_value import has_value
+from reco.data.reading.tiff import TiffTags, is_tiff, open_tiff, page_tags
 from reco.threads import in_threads
 
 MOST_FILES = 500
@@ -32,7 +41,7 @@ _CUT_OFF, _DARK = 0.01, 1 / 8
 class _Content(NamedTuple):
     """The values of one file, of one or of each channel."""
 
-    quantiles: npt.NDArray[np.float64]  # (channels, 1001)
+    quantiles: npt.NDArray[np.float64]  # (channels, 1001); NaN where no pixel has a value
     whole: bool  # integers
     top: int | None  # highest value by the file's header
 
@@ -44,9 +53,18 @@ def wide_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def find_value_range(paths: Sequence[Path], channels: int) -> ValueRange | None:
-    """The range of the images of a data set; ``None`` where all of them are 8-bit files."""
-    contents = _read_all(wide_files(paths), channels)
-    return _decide_all(contents) if contents else None
+    """The range of the images of a data set; ``None`` where all of them are 8-bit files.
+
+    Raises:
+        ValueError: no file has a value in some channel.
+    """
+    wide = wide_files(paths)
+    contents = _read_all(wide, channels)
+    try:
+        return _decide_all(contents) if contents else None
+    except ValueError as error:
+        others = f" and {len(wide) - 1} more" if len(wide) > 1 else ""
+        raise ValueError(f"{wide[0]}{others}: {error}") from error
 
 
 def judge_value_range(value_range: ValueRange, paths: Sequence[Path], channels: int) -> str | None:
@@ -55,6 +73,9 @@ def judge_value_range(value_range: ValueRange, paths: Sequence[Path], channels: 
     for group, quantiles in enumerate(zip(*(c.quantiles for c in contents), strict=True)):
         low, high = value_range[group if len(value_range) > 1 else 0]
         values = np.concatenate(quantiles)
+        values = values[np.isfinite(values)]
+        if not values.size:
+            continue
         beyond = float(((values < low) | (values > high)).mean())
         dark = np.quantile(values, 0.999) < low + _DARK * (high - low)
         if beyond > _CUT_OFF or dark:
@@ -84,19 +105,43 @@ def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
             return None
         if values.dtype == np.uint8:
             return None
+        tags = _tiff_tags(path)
+        marked = TiffTags.of(tags).nodata is not None
         flat = values.reshape(-1, channels).T if channels != 3 else values.reshape(1, -1)
-        thin = flat[:, :: max(1, flat.shape[1] // _MOST_VALUES)].astype(np.float64)
-        quantiles = np.nanquantile(thin, np.linspace(0, 1, 1001), axis=1).T
-        quantiles[:, 0], quantiles[:, -1] = np.nanmin(flat, axis=1), np.nanmax(flat, axis=1)
-        return _Content(quantiles, values.dtype.kind in "iu", _declared_top(path))
+        quantiles = np.stack([_quantiles(group, marked) for group in flat])
+        return _Content(quantiles, values.dtype.kind in "iu", _declared_top(path, tags))
 
     contents = in_threads(read, paths[::step], title="range of values")
     return [content for content in contents if content is not None]
 
 
+def _quantiles(values: npt.NDArray[Any], marked: bool) -> npt.NDArray[np.float64]:
+    """1001 quantiles of those of ``(N,)`` values that count; NaN if none does."""
+    valid = has_value(values, marked=marked)
+    if not valid.all():
+        values = values[valid]
+    if not values.size:
+        return np.full(1001, np.nan)
+    thin = values[:: max(1, values.size // _MOST_VALUES)].astype(np.float64)
+    quantiles: npt.NDArray[np.float64] = np.quantile(thin, np.linspace(0, 1, 1001))
+    quantiles[0], quantiles[-1] = values.min(), values.max()
+    return quantiles
+
+
 def _decide_all(contents: Sequence[_Content]) -> ValueRange:
-    groups = contents[0].quantiles.shape[0]
-    return tuple(_decide([(c.quantiles[group], c) for c in contents]) for group in range(groups))
+    found = []
+    for group in range(contents[0].quantiles.shape[0]):
+        counted = [(c.quantiles[group], c) for c in contents if np.isfinite(c.quantiles[group, 0])]
+        if not counted:
+            raise ValueError(
+                f"no image has a value in channel {group + 1}: all are NaN, infinite or nodata. "
+                "Leave such images out, or set dataset.value_range"
+            )
+        low, high = _decide(counted)
+        if high <= low:  # all values are the same
+            high = low + max(1e-6, abs(low) * 1e-6)
+        found.append((low, high))
+    return as_value_range(found) or ()
 
 
 def _decide(contents: Sequence[tuple[npt.NDArray[np.float64], _Content]]) -> tuple[float, float]:
@@ -105,7 +150,7 @@ def _decide(contents: Sequence[tuple[npt.NDArray[np.float64], _Content]]) -> tup
     few, most = (float(v) for v in np.quantile(values, (0.001, 0.999)))
     low = 0.0 if lowest >= 0 else few
     if not all(content.whole for _, content in contents):
-        return (0.0, 1.0) if lowest >= 0 and highest <= 1 else (few, max(most, few + 1e-6))
+        return (0.0, 1.0) if lowest >= 0 and highest <= 1 else (few, most)
     tops = [content.top for _, content in contents if content.top is not None]
     if len(tops) == len(contents) and highest <= max(tops):
         return low, float(max(tops))
@@ -116,26 +161,35 @@ def _decide(contents: Sequence[tuple[npt.NDArray[np.float64], _Content]]) -> tup
     return low, float(max(1, -(-int(np.ceil(most)) // digits) * digits))
 
 
-def _declared_top(path: Path) -> int | None:
-    """The highest value that a file declares for its samples, where below 16 bits."""
+def _declared_top(path: Path, tags: Mapping[int, Any]) -> int | None:
+    """The highest value that a file declares for its samples, where below 16 bits.
+
+    Args:
+        path: the file.
+        tags: those of a TIFF file.
+    """
     if path.suffix.lower() == ".png":
         bits = _significant_bits(path)
         return 2**bits - 1 if bits is not None and bits < 16 else None
-    try:
-        with open_image(path) as image:
-            tags = dict(getattr(image, "tag_v2", {}))
-    except Exception:
-        try:
-            import tifffile
-
-            with tifffile.TiffFile(path) as file:
-                tags = {tag.code: tag.value for tag in file.series[0].keyframe.tags}
-        except Exception:
-            return None
     bits_per_sample = max(np.atleast_1d(tags.get(_BITS_PER_SAMPLE, 16)).tolist())
     tops = [2 ** int(bits_per_sample) - 1] if bits_per_sample < 16 else []
     tops += [int(v) for v in np.atleast_1d(tags.get(_MAX_SAMPLE_VALUE, [])).tolist() if v < 65535]
     return max(tops, default=None)
+
+
+def _tiff_tags(path: Path) -> dict[int, Any]:
+    """All tags of a TIFF file by number; none of another file."""
+    if not is_tiff(path):
+        return {}
+    try:
+        with open_image(path) as image:
+            return dict(getattr(image, "tag_v2", {}))
+    except Exception:
+        try:
+            with open_tiff(path) as file:
+                return page_tags(file.series[0].keyframe)
+        except Exception:
+            return {}
 
 
 def _significant_bits(path: Path) -> int | None:
