@@ -20,6 +20,7 @@ from make_data import (
 )
 from PIL import Image
 
+from reco.cli import main
 from reco.config import ConfigError, DatasetConfig, load_config
 from reco.data import open_dataset
 from reco.data.checks.check_dataset import check_dataset
@@ -357,6 +358,87 @@ def test_hidden_folders_and_circles_are_not_read(tmp_path):
     assert len(reader.ids("train")) == 6
     assert len(reader.unlabelled_ids()) == 5
     assert "unlabelled/linked/9" in reader.unlabelled_ids()
+
+
+def link(place: Path, target: str) -> None:
+    """A link to a folder, relative to where the link lies."""
+    place.symlink_to(target, target_is_directory=True)
+
+
+def test_folders_that_lead_to_each_other_count_once(tmp_path):
+    make_folder(tmp_path, unlabelled=0)
+    put(tmp_path, "unlabelled/A/1.jpg", "unlabelled/B/2.jpg", "unlabelled/3.jpg")
+    for name, target in (("A/toB", "../B"), ("B/toA", "../A"), ("twice", "A"), ("all", ".")):
+        link(tmp_path / "unlabelled" / name, target)
+    for kind in ("images", "labels"):
+        link(tmp_path / kind / "train/again", "site 0")
+    reader = FolderReader(tmp_path, ("a", "b", "c"))
+    assert reader.unlabelled_ids() == ["unlabelled/3", "unlabelled/A/1", "unlabelled/B/2"]
+    assert len(reader.ids("train")) == 6
+    assert not any("again" in id for id in reader.ids("train"))
+    assert check_dataset(reader).problems == []
+
+
+def test_links_of_two_splits_to_one_folder_of_masks(tmp_path):
+    put(tmp_path, "images/train/1.jpg", "images/val/2.jpg", "all labels/1.png", "all labels/2.png")
+    (tmp_path / "labels").mkdir()
+    for split in ("train", "val"):
+        link(tmp_path / "labels" / split, "../all labels")
+    reader = FolderReader(tmp_path, TWO)
+    assert names_of(reader, "train") == {"images/train/1.jpg": "labels/train/1.png"}
+    assert names_of(reader, "val") == {"images/val/2.jpg": "labels/val/2.png"}
+    assert reader.listing("train").masks_alone == ()
+
+
+def test_a_list_may_name_files_through_a_link(tmp_path):
+    put(tmp_path, "2024/1.png", "mask/1.png")
+    link(tmp_path / "current", "2024")
+    write_lines(tmp_path / "train.txt", ["current/1.png mask/1.png"])
+    reader = folder(tmp_path, images="train.txt")
+    assert names_of(reader, "train") == {"current/1.png": "mask/1.png"}
+
+
+def refuse_to_list(monkeypatch, locked: Path) -> None:
+    """As an operating system does where a folder may not be read, even for root."""
+    scandir = os.scandir
+
+    def scandir_or_refuse(path):
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir_or_refuse)
+
+
+@pytest.mark.parametrize("place", ["unlabelled/street", "unlabelled", "images/train/site 0"])
+def test_a_folder_that_cannot_be_listed_stops_everything(tmp_path, monkeypatch, capsys, place):
+    make_folder(tmp_path)
+    locked = tmp_path / place
+    assert locked.is_dir()
+    refuse_to_list(monkeypatch, locked)
+    message = f"{locked}: cannot be listed: Permission denied"
+    settings = [f"dataset.root={tmp_path}", "dataset.class_names=[a, b, c]"]
+    words = ["--config", "folder.yaml", "--set", *settings, f"output_dir={tmp_path / 'runs'}"]
+    for command in (["prepare", "folder"], ["train"]):
+        assert main([*command, *words]) == 1
+        printed = "".join(capsys.readouterr())
+        assert message in printed
+        assert "no problems" not in printed
+
+
+def test_a_folder_of_another_data_set_that_cannot_be_listed(tmp_path, monkeypatch):
+    root = make_cityscapes(tmp_path)
+    refuse_to_list(monkeypatch, root / "leftImg8bit/train/aachen")
+    with pytest.raises(ValueError, match=r"train/aachen: cannot be listed: Permission denied"):
+        open_dataset(DatasetConfig("cityscapes", str(root))).ids("train")
+
+
+def test_folders_of_the_file_system_are_passed_over(tmp_path, monkeypatch):
+    put(tmp_path, "1.png", "1_mask.png", "@eaDir/1.png", "@eaDir/1_mask.png")
+    (tmp_path / "lost+found").mkdir()
+    refuse_to_list(monkeypatch, tmp_path / "lost+found")
+    reader = folder(tmp_path, images="{parent}/{stem}.png", masks="{parent}/{stem}_mask.png")
+    assert reader.ids("train") == ["1"]
 
 
 def test_both_ways_to_write_an_umlaut_are_one_name(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from reco.data.finding.patterns import (
     SPLITS,
     Found,
     Pattern,
+    each_once,
     find_files,
     is_pattern,
     key_of,
+    real_files,
 )
 from reco.seeding import stable_seed
 
@@ -72,10 +75,12 @@ class Arrangement:
 def arrange(root: Path, layout: Layout) -> Arrangement:
     """Find all files of a data set.
 
+    A folder that links lead to as well counts once in each split, unless a list names the files.
+
     Raises:
         FileNotFoundError: a folder or list that is not there.
-        ValueError: invalid patterns, files that contradict each other, or lists that name
-            missing files.
+        ValueError: a folder that cannot be listed, invalid patterns, files that contradict each
+            other, or lists that name missing files.
     """
     search = _Search(root, layout)
     found = search.found
@@ -120,9 +125,18 @@ def arrange(root: Path, layout: Layout) -> Arrangement:
         named = used.union(unlabelled, *result.pairs.values(), *result.without_mask.values())
         result.unread = sorted({*found.unread, *found.images} - named)
     else:
-        result.masks_alone = sorted(set(found.masks.values()) - used)
+        result.masks_alone = _files_beside(root, found.masks.values(), used)
     result.unlabelled = sorted(unlabelled)
     return result
+
+
+def _files_beside(root: Path, paths: Iterable[str], used: set[str]) -> list[str]:
+    """Those of ``paths`` that are none of the files in ``used``, nor one through a link."""
+    others = sorted(set(paths) - used)
+    if not others:
+        return []
+    used_files = set(real_files(root, used).values())
+    return [path for path, file in real_files(root, others).items() if file not in used_files]
 
 
 class _Search:
@@ -146,8 +160,17 @@ class _Search:
         )
         self.from_list = self._list is not None
         self.tops = frozenset(p.top for p in (images, self._masks, unlabelled) if p is not None)
-        self.found: Found = find_files(root, images, self._masks, unlabelled)
+        self.found = self._once(find_files(root, images, self._masks, unlabelled))
         self._everything: NameIndex | None = None
+
+    def _once(self, found: Found) -> Found:
+        """Without the images that linked folders repeat; of those for a list, all paths."""
+        if self._list is None:
+            images = each_once(self.root, found.images, lambda p: found.images[p].get("split"))
+            found = found._replace(images={path: found.images[path] for path in images})
+        if self._unlabelled_list is None:
+            found = found._replace(unlabelled=each_once(self.root, found.unlabelled))
+        return found
 
     @property
     def unlabelled(self) -> list[str]:

@@ -14,7 +14,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -37,6 +37,9 @@ MASK_ENDINGS = LOSSLESS_ENDINGS | {".webp", ".jpg", ".jpeg"}
 # Endings of files that may be an image or a mask.
 PICTURE_ENDINGS = IMAGE_ENDINGS | MASK_ENDINGS
 PICTURE_ENDINGS |= {".jfif", ".jp2", ".j2k", ".heic", ".heif", ".avif", ".npy", ".npz", ".mat"}
+
+# Folders of file systems and of their indices, which hold thumbnails, deleted files, or nothing.
+_SYSTEM_FOLDERS = frozenset({"@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"})
 
 _BRACES = re.compile(r"\{[A-Za-z]\w*\}")
 _TOKEN = re.compile(r"\{([A-Za-z]\w*)\}/?|\*\*/|\*|\?|[^{*?]+|\{")
@@ -214,12 +217,41 @@ def suggest_masks(path: str, groups: dict[str, str]) -> str | None:
     return None
 
 
-def walk(root: Path, tops: Iterable[str], *, recursive: bool = True) -> Iterator[str]:
+def refuse(error: OSError) -> None:
+    """Raise for a folder that cannot be listed: its files would be left out unnoticed."""
+    raise ValueError(
+        f"{error.filename}: cannot be listed: {error.strerror}; make the folder readable, or move "
+        "it elsewhere"
+    ) from error
+
+
+def walk(
+    root: Path,
+    tops: Iterable[str],
+    *,
+    recursive: bool = True,
+    onerror: Callable[[OSError], None] = refuse,
+) -> Iterator[str]:
     """Paths of all files in the folders ``tops`` below ``root``, relative to it.
 
-    Linked folders are read too, unless they lead to a folder above them. Hidden files and folders
-    are passed over.
+    Linked folders are read too, unless they lead to a folder that the path to them goes through.
+    Hidden files and folders, and those of the file system, are passed over, and so are tops that
+    are not there.
+
+    Args:
+        root: folder that paths are relative to.
+        tops: folders below it, "" for itself.
+        recursive: with all folders below them.
+        onerror: called for a folder that cannot be listed.
+
+    Raises:
+        ValueError: a folder cannot be listed, unless ``onerror`` does otherwise.
     """
+
+    def note(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            onerror(error)
+
     chosen: list[str] = []
     for top in sorted(tops):
         if not any(top == other or top.startswith(f"{other}/") or not other for other in chosen):
@@ -227,8 +259,8 @@ def walk(root: Path, tops: Iterable[str], *, recursive: bool = True) -> Iterator
     for top in chosen:
         start = os.path.join(root, top) if top else str(root)
         skip = len(os.path.join(root, ""))
-        for parent, folders, names in os.walk(start, followlinks=True):
-            folders[:] = [f for f in folders if not f.startswith(".") and not _is_circle(parent, f)]
+        for parent, folders, names in os.walk(start, onerror=note, followlinks=True):
+            folders[:] = [f for f in folders if not is_hidden(f) and not _is_circle(parent, f)]
             below = parent[skip:].replace(os.sep, "/")
             prefix = f"{below}/" if below else ""
             for name in names:
@@ -238,10 +270,59 @@ def walk(root: Path, tops: Iterable[str], *, recursive: bool = True) -> Iterator
                 folders.clear()
 
 
+def is_hidden(folder: str) -> bool:
+    """Whether a folder of this name is passed over."""
+    return folder.startswith(".") or folder in _SYSTEM_FOLDERS
+
+
+def each_once(
+    root: Path, paths: Iterable[str], role: Callable[[str], object] = lambda path: None
+) -> list[str]:
+    """Those of ``paths`` that are left when a file in a linked folder counts once, in their order.
+
+    Of several paths to one file, the one without links stays, so that a folder keeps its own name.
+
+    Args:
+        root: folder that the paths lie in.
+        paths: relative to it, with ``/``.
+        role: what a file is for, of its path. One file may have several roles, as a mask folder
+            that the links ``train`` and ``val`` lead to.
+    """
+    files = real_files(root, paths)
+    if len(set(files.values())) == len(files):
+        return list(files)
+    base = os.path.realpath(root)
+
+    def order(path: str) -> tuple[bool, str]:
+        own = os.path.normpath(os.path.join(base, path))
+        return own != os.path.join(*files[path]), path
+
+    best: dict[tuple[object, object], str] = {}
+    for path in sorted(files, key=order):
+        best.setdefault((files[path], role(path)), path)
+    kept = set(best.values())
+    return [path for path in files if path in kept]
+
+
+def real_files(root: Path, paths: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Path below ``root`` -> the file's folder without links, and its name."""
+    real: dict[str, str] = {}
+    files = {}
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        if folder not in real:
+            real[folder] = os.path.realpath(os.path.join(root, folder))
+        files[path] = real[folder], name
+    return files
+
+
 def count_pictures(folder: Path, most: int = 10_000) -> int:
-    """Number of files below a folder that may be images or masks; at most ``most``."""
+    """Number of files below a folder that may be images or masks; at most ``most``.
+
+    Folders that cannot be listed count as empty.
+    """
     count = 0
-    for path in walk(folder, [""]):
+    for path in walk(folder, [""], onerror=lambda error: None):
         count += PurePosixPath(path).suffix.lower() in PICTURE_ENDINGS
         if count == most:
             break
@@ -261,9 +342,10 @@ def normal(name: str) -> str:
 
 
 def _is_circle(parent: str, name: str) -> bool:
-    """Whether a folder is a link to one that it lies in."""
+    """Whether a folder is a link to one that the path to it goes through."""
     path = os.path.join(parent, name)
     if not os.path.islink(path):
         return False
-    target, here = os.path.realpath(path), os.path.realpath(parent)
-    return here == target or here.startswith(os.path.join(target, ""))
+    target = os.path.join(os.path.realpath(path), "")
+    above = (parent, *map(str, Path(parent).parents))
+    return any(os.path.join(os.path.realpath(folder), "").startswith(target) for folder in above)
