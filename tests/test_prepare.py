@@ -121,6 +121,29 @@ def test_all_problems_of_a_bad_archive_are_reported_at_once(tmp_path, monkeypatc
     assert "9 problems" in printed
 
 
+def test_links_to_nothing_are_problems_among_others(tmp_path, capsys):
+    root = make_folder(tmp_path / "set")
+    for name, target in (
+        ("unlabelled/z.jpg", "/nowhere/u.jpg"),
+        ("labels/val/site 0/v.png", "gone"),
+    ):
+        (root / name).symlink_to(target)
+    image = next((root / "images/val/site 0").iterdir())
+    shutil.copy(image, image.with_name("v.jpg"))
+    broken = sorted((root / "images/train/site 0").iterdir())[0]
+    broken.write_bytes(broken.read_bytes()[:40])
+    settings = ["dataset.class_names=[a, b, c]", f"output_dir={tmp_path}"]
+    assert run_prepare("folder", "--root", root, "--set", *settings) == 1
+    printed = capsys.readouterr().out
+    problems = [line for line in printed.splitlines() if line.startswith("problem: ")]
+    assert len(problems) == 3
+    assert f"problem: {broken}: cannot be read as an image" in problems[0]
+    assert problems[1:] == [
+        f"problem: {root}/labels/val/site 0/v.png: is a link to gone, which is not there",
+        f"problem: {root}/unlabelled/z.jpg: is a link to /nowhere/u.jpg, which is not there",
+    ]
+
+
 def test_missing_folders_are_all_named(tmp_path):
     make_camvid(tmp_path)
     for name in ("train", "trainannot", "valannot", "test"):

@@ -6,6 +6,7 @@ files and 0 and 255 in others, the same picture to train and to validate on.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -50,16 +51,20 @@ def several_encodings(contents: Iterable[MaskContent], table: ClassTable) -> lis
 
 
 def same_pictures(first: Sequence[Path], second: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Files of ``first`` and ``second`` with the same content. Files of one size alone are read."""
+    """Files of ``first`` and ``second`` with the same content. Files of one size alone are read.
+
+    Those that cannot be read are passed over: what reads them as images reports them.
+    """
     by_size: dict[int, tuple[list[Path], list[Path]]] = defaultdict(lambda: ([], []))
     for side, paths in enumerate((first, second)):
         for path in paths:
-            by_size[path.stat().st_size][side].append(path)
+            with contextlib.suppress(OSError):
+                by_size[path.stat().st_size][side].append(path)
     pairs = []
     for size, (here, there) in by_size.items():
         if not size or not here or not there:
             continue
-        by_content = {_digest(path): path for path in here}
+        by_content = {digest: path for path in here if (digest := _digest(path))}
         pairs += [(by_content[d], path) for path in there if (d := _digest(path)) in by_content]
     return sorted(pairs)
 
@@ -180,5 +185,9 @@ def _check_encodings(masks: Sequence[MaskContent], table: ClassTable) -> None:
     )
 
 
-def _digest(path: Path) -> bytes:
-    return hashlib.sha256(path.read_bytes()).digest()
+def _digest(path: Path) -> bytes | None:
+    """Hash of a file's content; ``None`` if it cannot be read."""
+    try:
+        return hashlib.sha256(path.read_bytes()).digest()
+    except OSError:
+        return None

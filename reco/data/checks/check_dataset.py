@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +178,8 @@ def _read(
 ) -> tuple[npt.NDArray[np.int64], list[Exception]]:
     """Pixels per class of one mask, and what is wrong with it or its image."""
     histogram, errors = np.zeros(IGNORE + 1, dtype=np.int64), list[Exception]()
+    if links := [link for path in files if path is not None and (link := _broken_link(path))]:
+        return histogram, [ValueError(link) for link in links]
     try:
         reader.image(id)
     except _UNREADABLE as error:
@@ -188,6 +192,13 @@ def _read(
             if not (errors and str(error).startswith(f"{files.image}:")):
                 errors.append(error)
     return histogram, errors
+
+
+def _broken_link(path: Path) -> str | None:
+    """What is wrong with a file that is a link to nothing; else ``None``."""
+    if not path.is_symlink() or path.exists():
+        return None
+    return f"{path}: is a link to {os.readlink(path)}, which is not there"
 
 
 def _report_unknown(report: Report) -> None:
