@@ -310,6 +310,63 @@ def test_results_are_not_taken_as_input(checkpoint, tmp_path):
         assert (outcome.predicted, outcome.failures) == (1, [])
 
 
+@pytest.mark.parametrize("output", [".", "photos", "photos/out"])
+def test_results_may_lie_above_or_beside_the_images(checkpoint, tmp_path, monkeypatch, output):
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos/a.jpg", "photos/street/b.jpg", "x.jpg"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(8, 8)).save(name)
+    predictor = reco.load(checkpoint, device="cpu")
+    for inputs in (["photos"], ["photos", "x.jpg"], ["photos/**/*.*"]):
+        outcome = predict_files(predictor, inputs, Path(output))
+        assert (outcome.predicted, outcome.failures) == (len(inputs) + 1, [])
+    names = sorted(p.relative_to(output).as_posix() for p in Path(output).rglob("labels/**/*.png"))
+    assert names == ["labels/a.png", "labels/street/b.png", "labels/x.png"]
+
+
+def test_an_input_of_results_alone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("out/overlays/a.png", "x.png"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise(8, 8)).save(name)
+    for given in ("out", "out/overlays", "out/*/*.png"):
+        with pytest.raises(ValueError, match=r"all of its images are where results in out go"):
+            find_images([given, "x.png"], exclude=Path("out"))
+    found, _, _ = find_images(["out/overlays/a.png"], exclude=Path("out"))
+    assert [f.path for f in found] == [Path("out/overlays/a.png")]
+
+
+def test_masks_of_a_data_set_are_not_overwritten(checkpoint, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("images/val/a.png", "labels/val/a.png"):
+        Path(name).parent.mkdir(parents=True)
+        Image.fromarray(noise(8, 8)).save(name)
+    before = Path("labels/val/a.png").read_bytes()
+    assert run("--checkpoint", checkpoint, "images", "--output", ".") == 1
+    assert "labels/val/a.png: is there already, and not from reco" in capsys.readouterr().err
+    assert Path("labels/val/a.png").read_bytes() == before
+    assert not Path("overlays").exists()
+
+
+@pytest.mark.parametrize("given", ["photos", "photos/**/*.jpg", "{linked}/photos/**/*.jpg"])
+def test_links_and_hidden_folders_of_an_input(tmp_path, monkeypatch, given):
+    """As in a data set: each folder once, and no thumbnails."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("1", "A/2", "B/3", ".ipynb_checkpoints/4", ".thumbnails/5", "A/@eaDir/6", "B/.7"):
+        path = Path("photos", f"{name}.jpg")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    for name, target in (("self", "."), ("A/toB", "../B"), ("B/toA", "../A"), ("far", "../far")):
+        Path("photos", name).symlink_to(target, target_is_directory=True)
+    Path("far").mkdir()
+    Path("far/8.jpg").touch()
+    linked = tmp_path.with_name(f"{tmp_path.name} linked")
+    linked.symlink_to(tmp_path, target_is_directory=True)
+    found, passed_over, _ = find_images([given.format(linked=linked)])
+    assert [f.name.as_posix() for f in found] == ["1", "A/2", "B/3", "far/8"]
+    assert passed_over == 0
+
+
 def test_a_folder_without_images_is_one_line(checkpoint, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -20,7 +20,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tqdm import tqdm
 
-from reco.data.finding.patterns import IMAGE_ENDINGS
+from reco.data.finding.patterns import IMAGE_ENDINGS, each_once, is_hidden, walk
 from reco.data.reading.images import ValueRange, image_size, to_rgb
 from reco.data.reading.large_images import LargeImage, georeference
 from reco.data.reading.value_range import find_value_range, value_range_text
@@ -31,6 +31,8 @@ from reco.panels import overlay
 from reco.printing import say
 from reco.writing import WriteError, write_whole
 
+# Folders of the results, below the output folder.
+_KINDS = ("labels", "overlays", "confidence")
 # Files of more pixels are labelled in parts, and their overlays have at most so many on a side.
 _LARGE = 2**25
 _OVERLAY = 4096
@@ -44,7 +46,7 @@ class FilesOutcome(NamedTuple):
     """Which files were labelled, passed over, or failed."""
 
     predicted: int
-    passed_over: int  # files of a folder or glob that are no images
+    passed_over: int  # files of a folder or glob that are no images, or results of an earlier call
     failures: list[str]  # one message for each file that could not be labelled
     value_range: ValueRange | None = None  # found in the files, where the run has none
 
@@ -89,17 +91,20 @@ def predict_files(
     Args:
         predictor: from :func:`reco.load`.
         inputs: files, folders (with all below them) and globs such as ``"photos/**/*.jpg"``.
-        output: folder of the results; what lies in it is not taken as input.
+        output: folder of the results. What its folders ``labels``, ``overlays`` and ``confidence``
+            hold is not taken as input, unless it is named file by file.
         confidence: write the confidence too.
         batch_size: images that the network labels at once where their input size is the same.
 
     Raises:
-        ValueError: nothing to do, or two images whose results would have one name.
+        ValueError: nothing to do, two images whose results would have one name, or a file in
+            ``labels`` that may be a mask of the user's.
         WriteError: the disk is full, or ``output`` is read-only.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size = {batch_size}: expected at least 1")
     images, passed_over, failures = find_images(inputs, exclude=output)
+    _refuse_to_overwrite(images, output)
     predicted = 0
     for failure in failures:
         _report(failure)
@@ -136,38 +141,43 @@ def find_images(
     """Images of files, folders and globs, in order.
 
     A file that is named is taken whatever its ending; a name that is not there is kept, so that
-    reading it reports it.
+    reading it reports it. Hidden files and folders are passed over as in a data set, and a folder
+    that links lead to as well counts once.
+
+    Args:
+        inputs: see :func:`predict_files`.
+        exclude: output folder whose results are no images to label.
 
     Returns:
         The images, how many other files were passed over, and which folders cannot be listed.
 
     Raises:
-        ValueError: no images, or two images whose results would have one name.
+        ValueError: no images, results alone in what an input names, or two images whose results
+            would have one name.
     """
     listed: dict[Path, Path] = {}  # image -> name with ending
     passed_over = 0
     unlisted: list[str] = []
-    excluded = Path(os.path.realpath(exclude)) if exclude is not None else None
+    folders = [Path(os.path.realpath(exclude / kind)) for kind in _KINDS] if exclude else []
     for given in inputs:
         text, path = str(given), Path(given)
         if os.path.isdir(path):
             base, candidates = path, _files_below(path, unlisted)
         elif not os.path.exists(path) and _has_wildcard(text):
-            base = _fixed_part(text)
-            candidates = sorted(Path(p) for p in glob.glob(text, recursive=True))
-            candidates = [p for p in candidates if not os.path.isdir(p)]
-            if not candidates:
-                raise ValueError(f"{text}: no file has such a name")
+            base, candidates = _fixed_part(text), _files_of_glob(text)
         else:
             listed.setdefault(path, Path(path.name))
             continue
-        for candidate in candidates:
-            if excluded is not None and excluded in Path(os.path.realpath(candidate)).parents:
-                continue
-            if candidate.suffix.lower() in IMAGE_ENDINGS and not candidate.name.startswith("."):
-                listed.setdefault(candidate, candidate.relative_to(base))
-            else:
-                passed_over += 1
+        images = [p for p in candidates if _is_image(p)]
+        taken = [p for p in images if not _lies_in(p, folders)]
+        if images and not taken:
+            raise ValueError(
+                f"{given}: all of its images are where results in {exclude} go "
+                f"({', '.join(_KINDS)}): expected another output folder"
+            )
+        passed_over += len(candidates) - len(taken)
+        for image in taken:
+            listed.setdefault(image, image.relative_to(base))
     if not listed:
         shown = ", ".join([*map(str, inputs), *unlisted])
         others = f", only {passed_over} other files" if passed_over else ""
@@ -176,15 +186,41 @@ def find_images(
     return _name(listed), passed_over, unlisted
 
 
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_ENDINGS and not path.name.startswith(".")
+
+
+def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a file lies in one of ``folders``, which are without links."""
+    return bool(folders) and not set(Path(os.path.realpath(path)).parents).isdisjoint(folders)
+
+
 def _files_below(folder: Path, unlisted: list[str]) -> list[Path]:
     def note(error: OSError) -> None:
         unlisted.append(f"{error.filename}: cannot be listed: {error.strerror}")
 
-    return sorted(
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, onerror=note, followlinks=True)
-        for name in names
-    )
+    names = each_once(folder, walk(folder, [""], onerror=note))
+    return sorted(folder / name for name in names)
+
+
+def _files_of_glob(text: str) -> list[Path]:
+    """The files that a glob means, with ``**`` those that its folder would have as an input.
+
+    Raises:
+        ValueError: none.
+    """
+    found = [Path(name) for name in glob.glob(text, recursive=True) if not os.path.isdir(name)]
+    if "**" in text:
+        base, named = _fixed_part(text), Path(text).parts
+        names = each_once(base, (path.relative_to(base).as_posix() for path in found))
+        found = [
+            base / name
+            for name in names
+            if not any(is_hidden(p) and p not in named for p in Path(name).parts[:-1])
+        ]
+    if not found:
+        raise ValueError(f"{text}: no file has such a name")
+    return sorted(found)
 
 
 def _has_wildcard(text: str) -> bool:
@@ -213,6 +249,22 @@ def _name(listed: dict[Path, Path]) -> list[ImageFile]:
             )
         first[name] = path
     return found
+
+
+def _refuse_to_overwrite(images: Sequence[ImageFile], output: Path) -> None:
+    """Raise where labels would replace a file that an earlier call need not have written.
+
+    With the folder of a data set as output, ``labels`` may hold the user's own masks.
+    """
+    for _, name in images:
+        labels = output / "labels" / name.parent / f"{name.name}.png"
+        overlay_of = output / "overlays" / name.parent / f"{name.name}.png"
+        for file in (labels, labels.with_name(f"{name.name}.tif")):
+            if file.is_file() and not overlay_of.exists():
+                raise ValueError(
+                    f"{file}: is there already, and not from reco predict, which would have left "
+                    f"{overlay_of}: choose another output folder, or remove the file"
+                )
 
 
 def _batches(
