@@ -126,6 +126,47 @@ def test_equal_names_in_nested_folders(tmp_path):
         folder(tmp_path, **layout, masks="**/*.png").ids("train")
 
 
+@pytest.mark.parametrize(
+    ("images", "masks", "pairs"),
+    [
+        (
+            "images/img_{n}.jpg",
+            "masks/mask_{n}.png",
+            {"images/img_1.jpg": "masks/mask_1.png", "images/img_2.jpg": "masks/mask_2.png"},
+        ),
+        (
+            "{tile}/photo.jpg",
+            "{tile}/mask.png",
+            {"A/photo.jpg": "A/mask.png", "B/photo.jpg": "B/mask.png"},
+        ),
+        (
+            "**/photo.jpg",
+            "**/mask.png",
+            {"A/photo.jpg": "A/mask.png", "B/photo.jpg": "B/mask.png"},
+        ),
+        (
+            "{tile}/t_{x}_{y}.jpg",
+            "masks/{tile}-{y}-{x}.png",
+            {"A/t_1_2.jpg": "masks/A-2-1.png", "A/t_2_1.jpg": "masks/A-1-2.png"},
+        ),
+        ("{n}/a_*_*.jpg", "masks/{n}/a_*_*.png", {"7/a_1_2.jpg": "masks/7/a_1_2.png"}),
+    ],
+)
+def test_words_in_braces_pair_without_a_stem(tmp_path, images, masks, pairs):
+    put(tmp_path, *pairs, *pairs.values())
+    reader = folder(tmp_path, images=images, masks=masks)
+    assert names_of(reader, "train") == pairs
+    assert check_dataset(reader).notes == []
+
+
+def test_words_that_do_not_tell_images_apart(tmp_path):
+    put(tmp_path, "a_1.jpg", "b_1.jpg", "mask_1.png")
+    with pytest.raises(ValueError, match=r"a_1.jpg and b_1.jpg: two images for one mask, mask_1"):
+        folder(tmp_path, images="{who}_{n}.jpg", masks="mask_{n}.png").ids("train")
+    with pytest.raises(ValueError, match=r"mask_\{n\}.png: \{n\} is not in dataset.images"):
+        folder(tmp_path, images="a_{k}.jpg", masks="mask_{n}.png").ids("train")
+
+
 def test_splits_by_folder_name(tmp_path):
     put(tmp_path, *(f"{s}/{k}/{s}.png" for s in ("train", "valid", "Test") for k in ("im", "mask")))
     reader = folder(tmp_path, images="{split}/im/*.png", masks="{split}/mask/*.png")

@@ -4,7 +4,8 @@ A pattern is a path below the data set's folder with ``*``, ``**`` and names in 
 ``images/{split}/{parent}/{stem}.*``. A name stands for a part of a file name or for one folder,
 ``{parent}`` for any number of folders or none. An image and a mask belong together where the names
 that both patterns share have the same values; without ``{stem}``, the one ``*`` of a file name is
-it. ``.*`` is any ending that can be read.
+it. A file name of other names or none, such as ``{tile}/mask_{n}.png``, needs no stem. ``.*`` is
+any ending that can be read.
 """
 
 from __future__ import annotations
@@ -74,8 +75,8 @@ class Pattern:
         self._has_parent = "{parent}" in text
         self.names: frozenset[str] = frozenset()
         body = str(path).removesuffix(ending or ".*")
-        stars = path.name.removesuffix(ending or ".*").count("*")
-        self._star_is_stem = "{stem}" not in body and stars == 1
+        file_name = path.name.removesuffix(ending or ".*")
+        self._star_is_stem = "{stem}" not in body and file_name.count("*") == 1
         if self._star_is_stem:
             body = "{stem}".join(body.rsplit("*", 1))
         expression = "".join(map(self._translate, _TOKEN.finditer(body)))
@@ -84,7 +85,8 @@ class Pattern:
         expression += f"(?i:{re.escape(ending)})" if ending else r"(?P<_ending>\.[^./]+)"
         self._expression = re.compile(expression)
         self._stem_is_whole = "stem" not in self.names
-        self.names |= {"stem"}
+        if not self.names or "*" in file_name or "?" in file_name:
+            self.names |= {"stem"}
 
     def _translate(self, token: re.Match[str]) -> str:
         """Regular expression of a part of the pattern."""
@@ -106,8 +108,8 @@ class Pattern:
     def match(self, path: str, endings: frozenset[str]) -> dict[str, str] | None:
         """The values of the names in ``path``; None if it does not match.
 
-        ``parent`` is always among them: where the pattern does not have it, the folders below
-        :attr:`top`.
+        ``stem`` and ``parent`` are always among them: where the pattern does not have them, the
+        name without ending and the folders below :attr:`top`.
         """
         found = self._expression.fullmatch(normal(path))
         if found is None:
