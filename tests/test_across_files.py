@@ -19,6 +19,7 @@ from reco.config import DatasetConfig
 from reco.data import open_dataset
 from reco.data.checks.check_dataset import check_dataset
 from reco.data.checks.overview import overview
+from reco.data.checks.pages import count_pages
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FULL_SIZE_CLASSES
 from reco.data.splits import check_evaluated, make_split
@@ -279,3 +280,73 @@ def test_a_check_names_classes_that_no_mask_holds_as_the_run_does(tmp_path):
     start(tmp_path, classes=classes)
     problems = check_dataset(FolderReader(tmp_path, classes=classes)).problems
     assert not [problem for problem in problems if "no labelled mask holds" in problem]
+
+
+# --- several pages ---------------------------------------------------------------------------
+
+
+def save_pages(path: Path, *pages: np.ndarray, **settings) -> None:
+    first, *others = [Image.fromarray(page) for page in pages]
+    first.save(path, save_all=True, append_images=others, **settings)
+
+
+@pytest.mark.parametrize("ending", [".tif", ".gif"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_mask_of_several_pages(tmp_path, ending, split):
+    """As a stack of an object a page: the first would be taken for all."""
+    make_folder(tmp_path)
+    mask = sorted((tmp_path / f"labels/{split}").rglob("*.png"))[0]
+    path = mask.with_suffix(ending)
+    classes = np.array(Image.open(mask))
+    save_pages(path, classes, classes[::-1].copy(), classes[:, ::-1].copy())
+    mask.unlink()
+    message = f"{path}: holds 3 pages, of which only the first"
+    settings = {"class_names": ("a", "b", "c"), "labelled_images": "all"}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        start(tmp_path, **settings)
+    report = check_dataset(FolderReader(tmp_path, ("a", "b", "c")))
+    assert [line.startswith(message) for line in report.problems] == [True]
+    save_pages(path, classes)
+    start(tmp_path, **settings)
+    assert check_dataset(FolderReader(tmp_path, ("a", "b", "c"))).problems == []
+
+
+def test_smaller_copies_in_a_mask_are_no_pages(tmp_path):
+    """As GDAL adds overviews and a transparency, which has the mask's size."""
+    tifffile = pytest.importorskip("tifffile")
+    make_folder(tmp_path)
+    mask = sorted((tmp_path / "labels/train").rglob("*.png"))[0]
+    classes = np.array(Image.open(mask))
+    with tifffile.TiffWriter(mask.with_suffix(".tif")) as file:
+        file.write(classes, photometric="minisblack", metadata=None)
+        file.write(classes[::2, ::2], photometric="minisblack", subfiletype=1, metadata=None)
+        file.write(classes > 0, photometric="minisblack", subfiletype=4, metadata=None)
+    mask.unlink()
+    with tifffile.TiffFile(mask.with_suffix(".tif")) as file:
+        assert len(file.pages) == 3
+    report = check_dataset(FolderReader(tmp_path, ("a", "b", "c")))
+    assert (report.problems, report.notes) == ([], [])
+    with tifffile.TiffWriter(mask.with_suffix(".tif"), append=True) as file:
+        file.write(classes, photometric="minisblack", metadata=None)
+    assert count_pages(mask.with_suffix(".tif")) == 2
+
+
+def test_images_of_several_pages_are_a_note(tmp_path):
+    make_folder(tmp_path)
+    for image in sorted((tmp_path / "unlabelled").rglob("*.jpg"))[:2]:
+        pixels = np.array(Image.open(image))
+        save_pages(image.with_suffix(".tif"), pixels, pixels)
+        image.unlink()
+    report = check_dataset(FolderReader(tmp_path, ("a", "b", "c")))
+    assert report.problems == []
+    (note,) = report.notes
+    assert note.startswith("2 images hold several pages, such as ")
+    assert note.endswith(".tif with 2: the first counts")
+
+
+def test_pages_that_are_bands_are_one_image(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((5, 20, 30), np.uint8), photometric="minisblack")
+    assert Image.open(tmp_path / "a.tif").n_frames == 5
+    assert count_pages(tmp_path / "a.tif", channels=5) == 1
+    assert count_pages(tmp_path / "a.tif", channels=3) == 5

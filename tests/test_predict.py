@@ -367,6 +367,15 @@ def test_links_and_hidden_folders_of_an_input(tmp_path, monkeypatch, given):
     assert passed_over == 0
 
 
+def test_the_first_page_is_labelled_and_a_line_says_so(checkpoint, tmp_path, capsys):
+    pages = [Image.fromarray(noise(8, width)) for width in (9, 9, 4)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "b.tif")
+    assert run("--checkpoint", checkpoint, tmp_path, "--output", tmp_path / "out") == 0
+    line = f"1 images hold several pages, such as {tmp_path / 'a.tif'} with 2: the first counts"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_a_folder_without_images_is_one_line(checkpoint, tmp_path, capsys):
     folder = tmp_path / "photos"
     folder.mkdir()

@@ -20,6 +20,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from tqdm import tqdm
 
+from reco.data.checks.pages import images_with_pages
 from reco.data.finding.patterns import IMAGE_ENDINGS, each_once, is_hidden, walk
 from reco.data.reading.images import ValueRange, image_size, to_rgb
 from reco.data.reading.large_images import LargeImage, georeference
@@ -49,6 +50,7 @@ class FilesOutcome(NamedTuple):
     passed_over: int  # files of a folder or glob that are no images, or results of an earlier call
     failures: list[str]  # one message for each file that could not be labelled
     value_range: ValueRange | None = None  # found in the files, where the run has none
+    notes: Sequence[str] = ()
 
     def summary(self, output: Path) -> str:
         """A few lines of text, one where nothing was labelled."""
@@ -59,6 +61,7 @@ class FilesOutcome(NamedTuple):
             text += f"\nblack and white are the values {value_range_text(self.value_range)}"
         if self.passed_over:
             text += f"\n{self.passed_over} other files passed over"
+        text += "".join(f"\n{note}" for note in self.notes)
         if self.failures:
             text += f"\n{len(self.failures)} images failed"
         return text
@@ -132,7 +135,8 @@ def predict_files(
                     background.submit(found, work)
         for found in large:
             ended(found, partial(_label_large, predictor, found, output, confidence))
-    return FilesOutcome(predicted, passed_over, failures, found_range)
+    notes = images_with_pages((path for path, _ in images), predictor.image_format.channels)
+    return FilesOutcome(predicted, passed_over, failures, found_range, notes)
 
 
 def find_images(

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from reco import IGNORE
 from reco.data.checks.across_files import check_masks, several_encodings
 from reco.data.checks.overview import repeated
+from reco.data.checks.pages import images_with_pages, masks_with_pages
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Files
 from reco.data.finding.patterns import SPLITS
@@ -85,10 +86,11 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
     """Find every image and mask of a data set and read each of them.
 
     A problem is what would stop a run or falsify it: missing folders, images without mask,
-    masks without image, files that cannot be read, masks of another size than their image or with
-    values that are no classes, masks that disagree, pictures in two splits. ``train``, ``val`` and
-    ``eval_split`` have to be there. Where ``test`` need not, its absence is at most a note: none
-    where the data set has no public one, or where a ``folder`` has neither images nor masks of it.
+    masks without image, files that cannot be read, masks of another size than their image, of
+    several pages, or with values that are no classes, masks that disagree, pictures in two splits.
+    ``train``, ``val`` and ``eval_split`` have to be there. Where ``test`` need not, its absence is
+    at most a note: none where the data set has no public one, or where a ``folder`` has neither
+    images nor masks of it.
     """
     report = Report(reader.table, {}, {})
     same_as_val: dict[str, Files] = {}
@@ -126,6 +128,7 @@ def check_dataset(reader: FileReader, eval_split: str = "val") -> Report:
     _compare_with_official(reader, report)
     _check_values(reader, report)
     _check_orientation(reader, report)
+    _check_pages(reader, report)
     _compare_files(reader, report)
     # Folders that splits share are checked for each split: drop repeated lines.
     report.problems[:] = dict.fromkeys(report.problems)
@@ -154,6 +157,14 @@ def _check_orientation(reader: FileReader, report: Report) -> None:
             "if the masks were made on the stored pixels, they lie upside down: set "
             "dataset.turn_masks=true then"
         )
+
+
+def _check_pages(reader: FileReader, report: Report) -> None:
+    """Files of several pages, of which the first alone is read."""
+    files = [files for split in report.images for files in reader.listing(split).pairs.values()]
+    report.problems.extend(masks_with_pages(mask for _, mask in files))
+    channels = reader.image_format.channels
+    report.notes.extend(images_with_pages((image for image, _ in files), channels))
 
 
 def _read_all(reader: FileReader, split: str, pairs: dict[str, Files], report: Report) -> None:

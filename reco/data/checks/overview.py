@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from reco.data.checks.across_files import check_masks, same_pictures
+from reco.data.checks.pages import masks_with_pages
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Reader
 from reco.data.splits import Split
@@ -21,7 +22,7 @@ def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
     """Lines about the data; checks that the masks that were read agree.
 
     Raises:
-        ValueError: labelled masks, or those to evaluate on, that disagree.
+        ValueError: labelled masks, or those to evaluate on, that disagree or hold several pages.
         FileNotFoundError: no images to evaluate on.
     """
     evaluated = reader.ids(config.eval_split)
@@ -35,6 +36,8 @@ def overview(reader: Reader, split: Split, config: DatasetConfig) -> list[str]:
         return [f"data: {counts} images of {reader.spec.name}"]
     checked = {*split.labelled, *evaluated} & reader.contents.keys()
     check_masks((reader.contents[id] for id in checked), reader.table)
+    if lines := masks_with_pages(reader.files(id).mask for id in (*split.labelled, *evaluated)):
+        raise ValueError(lines[0])
     counts_and_folders = (
         f"{len(ids):,} {name}{_places(reader, ids)}" if ids else f"no {name}"
         for name, ids in groups.items()
