@@ -15,7 +15,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -290,9 +290,11 @@ def each_once(
         role: what a file is for, of its path. One file may have several roles, as a mask folder
             that the links ``train`` and ``val`` lead to.
     """
+    paths = list(paths)
+    real = _real_folders(root, paths)
+    if len(set(real.values())) == len(real):
+        return paths
     files = real_files(root, paths)
-    if len(set(files.values())) == len(files):
-        return list(files)
     base = os.path.realpath(root)
 
     def order(path: str) -> tuple[bool, str]:
@@ -306,16 +308,17 @@ def each_once(
     return [path for path in files if path in kept]
 
 
-def real_files(root: Path, paths: Iterable[str]) -> dict[str, tuple[str, str]]:
+def real_files(root: Path, paths: Collection[str]) -> dict[str, tuple[str, str]]:
     """Path below ``root`` -> the file's folder without links, and its name."""
-    real: dict[str, str] = {}
-    files = {}
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        if folder not in real:
-            real[folder] = os.path.realpath(os.path.join(root, folder))
-        files[path] = real[folder], name
-    return files
+    real = _real_folders(root, paths)
+    parts = {path: path.rpartition("/") for path in paths}
+    return {path: (real[folder], name) for path, (folder, _, name) in parts.items()}
+
+
+def _real_folders(root: Path, paths: Iterable[str]) -> dict[str, str]:
+    """Folder of files, below ``root`` -> the folder without links."""
+    folders = {path.rpartition("/")[0] for path in paths}
+    return {folder: os.path.realpath(os.path.join(root, folder)) for folder in folders}
 
 
 def count_pictures(folder: Path, most: int = 10_000) -> int:
