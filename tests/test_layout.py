@@ -431,6 +431,16 @@ def test_links_of_two_splits_to_one_folder_of_masks(tmp_path):
     assert reader.listing("train").masks_alone == ()
 
 
+def test_a_split_that_is_a_link_to_another_is_reported(tmp_path):
+    put(tmp_path, *(f"{kind}/train/{i}.png" for kind in ("images", "labels") for i in range(3)))
+    for kind in ("images", "labels"):
+        link(tmp_path / kind / "val", "train")
+    reader = FolderReader(tmp_path, TWO)
+    assert len(reader.ids("train")) == len(reader.ids("val")) == 3
+    (problem,) = check_dataset(reader).problems
+    assert problem.startswith("3 pictures to evaluate on are also for training")
+
+
 def test_a_list_may_name_files_through_a_link(tmp_path):
     put(tmp_path, "2024/1.png", "mask/1.png")
     link(tmp_path / "current", "2024")

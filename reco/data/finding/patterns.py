@@ -287,8 +287,8 @@ def each_once(
     Args:
         root: folder that the paths lie in.
         paths: relative to it, with ``/``.
-        role: what a file is for, of its path. One file may have several roles, as a mask folder
-            that the links ``train`` and ``val`` lead to.
+        role: what a file is for, by its path. A file with several roles counts once in each, as an
+            image in two splits.
     """
     paths = list(paths)
     real = _real_folders(root, paths)
