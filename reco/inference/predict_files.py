@@ -318,9 +318,9 @@ def _label_large(predictor: Predictor, found: ImageFile, output: Path, confidenc
     step = -(-max(image.size) // _OVERLAY)
     small = image.reduced(step)
     del image
-    _save(predictor, found, output, labels, levels if confidence else None)
     picture = overlay(small, labels[::step, ::step], predictor.spec.palette)
     _save_picture(Image.fromarray(picture), output / "overlays", found.name)
+    _save(predictor, found, output, labels, levels if confidence else None)
 
 
 def _predict(
@@ -368,9 +368,9 @@ def _write(
     if isinstance(prediction, Exception):
         raise prediction
     levels = _levels(prediction.confidence) if confidence else None
-    _save(predictor, found, output, prediction.labels, levels)
     picture = overlay(to_rgb(image), prediction.labels, predictor.spec.palette)
     _save_picture(Image.fromarray(picture), output / "overlays", found.name)
+    _save(predictor, found, output, prediction.labels, levels)  # last: labels have their overlay
 
 
 def _levels(confidence: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

@@ -48,10 +48,8 @@ def _count_tiff_pages(image: TiffImageFile) -> int:
             image.seek(number)
         except EOFError:
             break
-        except (
-            SyntaxError
-        ):  # a page of a kind that Pillow cannot read; it has its tags all the same
-            pass
+        except SyntaxError:
+            pass  # Pillow cannot read pages of this kind, but has read the tags
         belongs = image.tag_v2.get(_SUBFILE_TYPE, 0) & _BELONGS
         count += _size(image) == size and not belongs
     return count

@@ -5,7 +5,6 @@ Shapes: masks (H, W) bool, labels (H, W) uint8 with a class index or IGNORE.
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
-from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS
+from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
 
 Labels = npt.NDArray[np.uint8]
 AreaMask = npt.NDArray[np.bool_]
@@ -286,11 +285,11 @@ def find_images(folder: Path) -> list[Path]:
     """Image files below a folder, sorted; hidden files and folders are passed over.
 
     Links to another of them are left out: an earlier import may lie in the folder.
+
+    Raises:
+        ValueError: a folder cannot be listed.
     """
-    found: list[Path] = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    found = [folder / name for name in walk(folder, [""])]
     images = [path for path in found if path.suffix.lower() in IMAGE_ENDINGS]
     by_file: dict[Path, Path] = {}
     for path in sorted(images, key=lambda path: (path.is_symlink(), path)):
