@@ -144,7 +144,7 @@ def test_the_page_of_the_configuration_is_that_of_its_classes():
 
 def test_every_key_tells_what_it_takes_and_means(monkeypatch, tmp_path):
     page = configuration.page()
-    assert "| `train.seed` | whole number, between -2^63 and 2^63 | `0` | Seed of new weights" in page
+    assert "| `train.seed` | whole number, between -2^63 and 2^63 | `0` | Seed of new" in page
     assert "| `train.workers` † |" in page
     assert "| `reco.temperature` | number > 0 | `0.5` | τ of Eq. 1" in page
     assert configuration.describe(Annotated[int, check(bool, "other than 0")] | None) == (
