@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ PACKAGE = ROOT / "reco"
 WITHOUT_CONFIG = ("method", "models", "metrics", "loss")
 
 
+@functools.cache
 def read_rows() -> dict[str, int]:
     """The row of each room, from the top, as CONTRIBUTING.md lists them."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")

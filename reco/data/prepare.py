@@ -141,20 +141,19 @@ def _resize_one(
     """Resize image and mask unless that is done; returns whether it was to do."""
     if all(starmap(_is_copied, copied)):
         return False
+    (_, image_place), *of_mask = copied
     pixels = image_tensor(reader.image(id))
     values = torch.zeros(pixels.shape[1:], dtype=torch.int32)
-    if has_mask := len(copied) == 2:
+    if of_mask:
         mask, path = reader.mask(id)
         classes = reader.table.read(mask, path)  # raises for what is no usable mask
         stored = classes if isinstance(reader, FolderReader) else mask.values
         values = torch.from_numpy(stored.astype(np.int32))
     pixels, values = resize_pair(pixels, values, size)
-    if has_mask:
-        _save_png(
-            values.numpy().astype(np.uint8 if values.max() < 256 else np.uint16), copied[1][1]
-        )
+    for _, place in of_mask:
+        _save_png(values.numpy().astype(np.uint8 if values.max() < 256 else np.uint16), place)
     # The image last: where it is, the mask is too.
-    _save_png(pixels.permute(1, 2, 0).numpy(), copied[0][1])
+    _save_png(pixels.permute(1, 2, 0).numpy(), image_place)
     for source, place in copied:
         os.utime(place, ns=(source.stat().st_atime_ns, source.stat().st_mtime_ns))
     return True

@@ -261,9 +261,8 @@ def _refuse_to_overwrite(images: Sequence[ImageFile], output: Path) -> None:
     With the folder of a data set as output, ``labels`` may hold the user's own masks.
     """
     for _, name in images:
-        labels = output / "labels" / name.parent / f"{name.name}.png"
-        overlay_of = output / "overlays" / name.parent / f"{name.name}.png"
-        for file in (labels, labels.with_name(f"{name.name}.tif")):
+        overlay_of = _target(output / "overlays", name)
+        for file in (_target(output / "labels", name, ending) for ending in (".png", ".tif")):
             if file.is_file() and not overlay_of.exists():
                 raise ValueError(
                     f"{file}: is there already, and not from reco predict, which would have left "
@@ -394,11 +393,16 @@ def _save(
         _save_picture(Image.fromarray(levels), output / "confidence", found.name, tags)
 
 
+def _target(folder: Path, name: Path, ending: str = ".png") -> Path:
+    """The file for an image's result of one kind."""
+    return folder / name.parent / f"{name.name}{ending}"
+
+
 def _save_picture(
     picture: Image.Image, folder: Path, name: Path, tags: Mapping[int, Any] | None = None
 ) -> None:
     """As PNG, or with a georeference as TIFF."""
-    target = folder / name.parent / f"{name.name}{'.tif' if tags else '.png'}"
+    target = _target(folder, name, ".tif" if tags else ".png")
     if not tags:
         write_whole(target, partial(picture.save, compress_level=_COMPRESSION))
         return

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from reco import distributed
 from reco.config import Config, ConfigError
 from reco.printing import join_first, say
 from reco.runs.checkpoint import Checkpoint
@@ -52,7 +53,7 @@ def check_labelled_images(
             f"is the same, such as {changed[0]}. Is this another data set with the same names? "
             "Train on it under another output_dir, or from a configuration of another name"
         )
-    if changed:
+    if changed and distributed.rank() == 0:
         say(f"note: since {folder} was saved, labelled images changed: {join_first(changed)}")
 
 
