@@ -8,10 +8,14 @@ The first command compares, the second makes the tables anew, and the third foll
 the metrics.jsonl of each run. Exit code 1 if something differs.
 
 In Markdown a table stands between two comments and is generated. The baseline and the split of the
-data are optional. The second form gives means of columns over the rows that agree in others, of all
-rows or those that `where` chooses:
+data are optional. The second form gives the difference of each pair of runs; `pairs=0-5,6-11` does
+so for two groups of seeds and for all. The third form gives means of columns over the rows that
+agree in others, of all rows or those that `where` chooses:
 
     <!-- table docs/demo_runs.csv baseline=ClassMix split=val -->
+    …
+    <!-- end of table -->
+    <!-- table docs/demo_runs.csv baseline=ClassMix split=val pairs -->
     …
     <!-- end of table -->
     <!-- table docs/camvid_teacher.csv by=method,statistics mean=accuracy,iou where=class:all -->
@@ -40,12 +44,12 @@ from reco.runs.results import (
     read_points,
     read_results,
 )
-from reco.studies.tables import classes_table, mean_and_deviation, results_table
+from reco.studies.tables import classes_table, mean_and_deviation, pairs_table, results_table
 
 _ROOT = Path(__file__).resolve().parent.parent
 _TABLE = re.compile(
-    r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?))?"
-    r"(?: split=(?P<split>\w+))?"
+    r"(?P<start><!-- table (?P<path>\S+?)(?: baseline=(?P<baseline>.+?)"
+    r"(?: split=(?P<split>\w+))?(?P<pairs> pairs(?:=(?P<groups>\d+-\d+(?:,\d+-\d+)*))?)?)?"
     r"(?: by=(?P<by>[\w,]+) mean=(?P<mean>[\w,]+)(?: where=(?P<where>.+?))?)? -->\n)"
     r".*?(?P<end><!-- end of table -->)",
     re.DOTALL,
@@ -68,6 +72,12 @@ def refresh(text: str, root: Path) -> str:
         path = root / found["path"]
         if found["by"]:
             table = means(path, found["by"].split(","), found["mean"].split(","), found["where"])
+        elif found["pairs"]:
+            groups = re.findall(r"(\d+)-(\d+)", found["groups"] or "")
+            rows = _results(path, found["split"])
+            table = pairs_table(rows, found["baseline"], [(int(a), int(b)) for a, b in groups])
+            if not table:
+                raise ValueError(f"{path}: no pairs of runs with baseline={found['baseline']}")
         else:
             table = render(path, found["baseline"], found["split"])
         return f"{found['start']}\n{table}\n\n{found['end']}"
@@ -90,11 +100,14 @@ def render(path: Path, baseline: str | None, split: str | None = None) -> str:
     """
     header, *lines = _read(path)
     if tuple(header) == Result._fields:
-        rows = [row for row in read_csv(path, Result) if split in (None, row.split)]
-        return results_table(rows, baseline)
+        return results_table(_results(path, split), baseline)
     if tuple(header) == ClassIoU._fields:
         return classes_table(read_csv(path, ClassIoU), baseline)
     return markdown_table(header, lines)
+
+
+def _results(path: Path, split: str | None) -> list[Result]:
+    return [row for row in read_csv(path, Result) if split in (None, row.split)]
 
 
 def means(path: Path, by: Sequence[str], mean: Sequence[str], where: str | None = None) -> str:

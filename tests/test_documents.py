@@ -109,6 +109,15 @@ def test_a_file_of_runs_becomes_a_table_of_means(run):
     assert "| road | 50.0 |" in render(run / "classes.csv", None)
 
 
+def test_pairs_of_runs_as_a_table():
+    table = "<!-- table docs/camvid_claim_twelve.csv baseline=ClassMix pairs=0-5,6-11 -->\n"
+    found = refresh(table + "<!-- end of table -->", ROOT)
+    assert "| 6, 7, 8, 9, 10, 11 | +3.5, -1.3, -1.5, -4.8, -4.7, -2.4 | -1.8 [" in found
+    assert "| all 12 |" in found
+    with pytest.raises(ValueError, match="no pairs of runs with baseline=Classmix"):
+        refresh(table.replace("ClassMix", "Classmix") + "<!-- end of table -->", ROOT)
+
+
 def test_means_are_over_rows_that_agree(tmp_path):
     lines = ["way,seed,class,miou_of_it", "b,0,all,1", "a,0,all,4", "b,1,all,3", "b,1,road,9"]
     lines.append("b,2,all,nan")

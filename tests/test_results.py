@@ -23,7 +23,7 @@ from reco.runs.results import (
     relation_to_confusion,
     write_csv,
 )
-from reco.studies.tables import bootstrap_interval, classes_table, results_table
+from reco.studies.tables import bootstrap_interval, classes_table, pairs_table, results_table
 
 
 def row(
@@ -43,9 +43,40 @@ ROWS = [
 ]
 
 
+def entries(table: str) -> list[list[str]]:
+    return [[entry.strip() for entry in line.split("|")[1:-1]] for line in table.splitlines()]
+
+
+def test_pairs_by_hand():
+    rows = [
+        row("plain", 2, 40.0, 42.0),
+        row("ReCo", 2, 43.0, 45.0)._replace(teacher_boundary_miou=41.5),
+        row("ReCo", 1, 41.5, 45.5),
+        row("plain", 1, 41.0, 44.0),
+        row("ReCo", 7, 41.0, 42.0),
+        row("plain", 7, 41.0, 44.0),
+        row("ReCo", 9, 0.0, 0.0),  # has no pair
+        row("supervised", 1, 40.0, None),
+    ]
+    title, _, reco, supervised = entries(pairs_table(rows, "plain"))
+    assert title[2] == "differences to plain"
+    assert reco[:3] == ["ReCo", "1, 2, 7", "+1.5, +3.0, -2.0"]
+    assert reco[3].startswith("+0.8 [")
+    assert reco[4] == "+1.5, -0.5, -2.0"
+    # Without a teacher both figures are the student's: 40.0 and 30.0, to plain's 44.0 and 44.0.
+    assert supervised == ["supervised", "1", "-4.0", "-4.0", "-14.0", "-14.0"]
+    _, _, one, two, both, *_ = entries(pairs_table(rows, "plain", [(1, 2), (3, 9)]))
+    assert (one[1:3], two[1:4]) == (["1, 2", "+1.5, +3.0"], ["7", "-2.0", "-2.0"])
+    assert both[1:4] == ["all 3", "", reco[3]]
+    test = [*rows, row("plain", 1, 1.0, 2.0, "test"), row("ReCo", 1, 1.0, 3.0, "test")]
+    names = [line[0] for line in entries(pairs_table(test, "plain"))]
+    assert names[2:] == ["ReCo, on val", "supervised, on val", "ReCo, on test"]
+    assert pairs_table(rows, None) == pairs_table(rows, "another") == ""
+
+
 def test_table_by_hand(tmp_path):
     table = results_table(ROWS, "plain")
-    lines = [[entry.strip() for entry in line.split("|")[1:-1]] for line in table.splitlines()]
+    lines = entries(table)
     deviation = statistics.stdev([42, 44])
     assert table.startswith("mIoU in % on val, 1,200 iterations:")
     assert lines[4][:4] == ["plain", "2", "40.5 ± 0.7", f"43.0 ± {deviation:.1f}"]

@@ -29,7 +29,7 @@ from reco.runs.results import (
     write_csv,
 )
 from reco.studies.study import Study, StudyRun
-from reco.studies.tables import results_table
+from reco.studies.tables import pairs_table, results_table
 from reco.writing import write_text_whole, write_whole
 
 
@@ -128,7 +128,10 @@ class Progress:
         write_csv(rows, Result, folder / "results.csv")
         write_csv(classes, ClassIoU, folder / "classes.csv")
         write_csv(points, Point, folder / "curves.csv")
-        text = f"# {self.study.name}\n\n{results_table(rows, self.study.baseline)}\n"
+        baseline = self.study.baseline
+        text = f"# {self.study.name}\n\n{results_table(rows, baseline)}\n"
+        if pairs := pairs_table(rows, baseline):
+            text += f"\n{pairs}\n"
         if rows and find_spec("matplotlib") is not None:
             if self._pictured != (rows, points):
                 for name, picture in (

@@ -78,7 +78,7 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
             mean_and_deviation(teachers),
             mean_and_deviation([row.boundary_miou for row in group]),
             mean_and_deviation([row.rare_miou for row in group]),
-            _difference(pairs, len(group)),
+            _difference([run.miou - other.miou for run, other in pairs], len(group)),
             _median([row.step_seconds for row in group], ".2f"),
             _median([row.memory_mib for row in group], ",.0f"),
         ]
@@ -87,6 +87,46 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
     yield ""
     titles, *lines = (list(compress(entries, show)) for entries in (titles, *lines))
     yield markdown_table(titles, lines)
+
+
+def pairs_table(
+    rows: Sequence[Result], baseline: str | None, groups: Sequence[tuple[int, int]] = ()
+) -> str:
+    """Markdown: the difference to the baseline of each pair of runs, and their mean.
+
+    A line for each method, seeds ascending; nothing where no run has a seed of the baseline's runs.
+    The differences are the teacher's, or the student's where there is no teacher, in points of
+    mIoU: over all pixels, and near boundaries. Means have the interval of :func:`results_table`.
+
+    Args:
+        rows: of any splits of the data.
+        baseline: a method.
+        groups: first and last seed of runs that belong together: a line for each, and one for the
+            means over all.
+    """
+    found = _groups(rows)
+    splits = {row.split for row in rows}
+    lines = []
+    for split, budget, method in found:
+        pairs = _pairs(found, (split, budget, method), baseline)
+        parts = (method, budget, f"on {split}" if len(splits) > 1 else "")
+        name = ", ".join(part for part in parts if part)
+        for first, last in groups or [(pairs[0][0].seed, pairs[-1][0].seed)] if pairs else []:
+            chosen = [pair for pair in pairs if first <= pair[0].seed <= last]
+            if chosen:
+                seeds = ", ".join(str(run.seed) for run, _ in chosen)
+                lines.append([name, seeds, *_pairs_entries(chosen, single=True)])
+        if pairs and len(groups) > 1:
+            lines.append([name, f"all {len(pairs)}", *_pairs_entries(pairs)])
+    titles = ["method", "seeds", f"differences to {baseline}", "mean", "near boundaries", "mean"]
+    return markdown_table(titles, lines) if lines else ""
+
+
+def _pairs_entries(pairs: Sequence[tuple[Result, Result]], single: bool = False) -> Iterator[str]:
+    for figure in ("miou", "boundary_miou"):
+        differences = [getattr(run, figure) - getattr(other, figure) for run, other in pairs]
+        yield ", ".join(f"{difference:+.1f}" for difference in differences) if single else ""
+        yield _difference(differences, len(differences))
 
 
 def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
@@ -136,13 +176,14 @@ def _pairs(
     groups: Mapping[tuple[str, str, str], Sequence[Result]],
     name: tuple[str, str, str],
     baseline: str | None,
-) -> list[float]:
-    """Differences in mIoU to the baseline's run of the same seed and split."""
+) -> list[tuple[Result, Result]]:
+    """Runs, each with the baseline's run of the same seed and split, by seed."""
     split, budget, method = name
     if baseline is None or method == baseline:
         return []
-    others = {row.seed: row.miou for row in groups.get((split, budget, baseline), [])}
-    return _differences([(row.seed, row.miou) for row in groups[name]], others)
+    others = {row.seed: row for row in groups.get((split, budget, baseline), [])}
+    runs = sorted(groups[name], key=lambda row: row.seed)
+    return [(run, others[run.seed]) for run in runs if run.seed in others]
 
 
 def _differences(runs: Iterable[tuple[int, float]], others: Mapping[int, float]) -> list[float]:
