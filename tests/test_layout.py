@@ -206,9 +206,22 @@ def test_validation_share_pattern_and_list(tmp_path):
     write_lines(tmp_path / "val.txt", ["03", "im/04.png", "/elsewhere/im/05.png mask/05.png"])
     listed = folder(tmp_path, **layout, validation="val.txt", test="im/19*")
     assert listed.ids("val") == ["im/03", "im/04", "im/05"]
-    for wrong, message in ((0.99, "is 20 of 20 images"), ("im/x*", "takes none of the 20")):
+    for picture in ("im/07.png", str(tmp_path / "im/07.png")):
+        assert folder(tmp_path, **layout, validation=picture).ids("val") == ["im/07"]
+    (tmp_path / "val").write_bytes((tmp_path / "im/07.png").read_bytes())
+    for wrong, message in (
+        (0.99, "is 20 of 20 images"),
+        ("im/x*", "takes none of the 20"),
+        ("val", "dataset.validation: expected a list of images: .*val: not text in UTF-8"),
+    ):
         with pytest.raises(ValueError, match=message):
             folder(tmp_path, **layout, validation=wrong).ids("train")
+
+
+def test_a_mask_whose_name_differs_in_capital_letters_is_named(tmp_path):
+    put(tmp_path, "im/IMG_1.JPG", "mask/img_10.png", "mask/img_1.png")
+    with pytest.raises(ValueError, match=r"There is mask/img_1.png: give both the same upper and"):
+        folder(tmp_path, images="im/*", masks="mask/*.png").ids("train")
 
 
 def test_validation_share_of_the_usual_layout(tmp_path):

@@ -206,6 +206,9 @@ def test_names_alone_say_positions(tmp_path):
         ({"a": "#000000", "b": "reddish"}, (), "b = 'reddish': expected a value such as 255 or"),
         ({"a": 0, "b": 70000}, (), "b = 70000: expected a value from -32768 to 65535"),
         ({"a": 0, "b": []}, (), "b = []: expected a value or a colour"),
+        ({"a": [0, 0, 0], "b": 1}, (), "a = [0, 0, 0]: expected different values; a colour is w"),
+        ({"a": [128, 64, 128], "b": 1}, (), 'a colour is written "#804080"'),
+        ({"a": 0, "b": 1}, [9, 9, 9], "dataset.ignore = [9, 9, 9]: expected different values"),
         ({"a": 0}, (), "expected 2 to 254 different names"),
     ],
 )

@@ -192,13 +192,18 @@ class FolderReader(FileReader):
         path = image.relative_to(self.root).as_posix()
         groups = self._arranged.images[path]
         stem = groups["stem"]
+        other_case = re.compile(rf"{re.escape(stem)}(?![a-z0-9])", re.IGNORECASE)
         for other in (*self._arranged.masks_alone, *self._arranged.unread):
-            ending = PurePosixPath(other).suffix.lower()
-            if stem in PurePosixPath(other).name and ending in PICTURE_ENDINGS:
+            name, ending = PurePosixPath(other).name, PurePosixPath(other).suffix.lower()
+            if ending not in PICTURE_ENDINGS:
+                continue
+            if stem in name:
                 if ending not in MASK_ENDINGS:
                     return f"There is {other}, which cannot be read as a mask: PNG can. "
                 if pattern := suggest_masks(other, groups):
                     return f'There is {other}: with dataset.masks: "{pattern}" it is the mask. '
+            elif other_case.match(name):
+                return f"There is {other}: give both the same upper and lower case. "
         if self._layout.images is None:
             return f"Images without labels belong in {self.root / 'unlabelled'}. "
         return (

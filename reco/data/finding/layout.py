@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from reco.data.finding.lists import NameIndex, read_ids
 from reco.data.finding.patterns import (
     IMAGE_ENDINGS,
+    PICTURE_ENDINGS,
     SPLIT_WORDS,
     SPLITS,
     Found,
@@ -243,20 +245,28 @@ class _Search:
         return NameIndex({path: path for path in self.found.images})
 
     def _pattern(self, key: str, text: str, listed: Path | None = None) -> Pattern:
-        """The pattern in a key; a folder means all that is in it."""
+        """The pattern in a key; a folder means all that is in it, and a picture itself."""
         if listed is not None:
             return Pattern(_ANY)
         if not is_pattern(text):
-            if not (self.root / text).is_dir():
+            path = self.root / text
+            if path.is_dir():
+                text = f"{text.rstrip('/')}/{_ANY}"
+            elif path.is_file() and _is_picture(text):
+                text = Path(os.path.relpath(path, self.root)).as_posix()
+            else:
                 raise FileNotFoundError(
                     f"dataset.{key} = {text!r}: no such file, nor folder in {self.root}; expected "
                     'a pattern such as "photos/{stem}.jpg", a folder or a list'
                 )
-            text = f"{text.rstrip('/')}/{_ANY}"
         return Pattern(text, f"dataset.{key}")
 
     def _list_file(self, text: str | None) -> Path | None:
         """The list that a key names, if it names one."""
-        if text is None or is_pattern(text):
+        if text is None or is_pattern(text) or _is_picture(text):
             return None
         return next((p for p in (Path(text), self.root / text) if p.is_file()), None)
+
+
+def _is_picture(text: str) -> bool:
+    return PurePosixPath(text).suffix.lower() in PICTURE_ENDINGS

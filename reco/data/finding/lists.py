@@ -84,7 +84,10 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
         raise FileNotFoundError(f"{key} = {path}: no such file")
     found: dict[str, str | None] = {}
     unknown = []
-    lines = read_lines(path)
+    try:
+        lines = read_lines(path)
+    except ValueError as error:
+        raise ValueError(f"{key}: expected a list of images: {error}") from error
     for line in lines:
         try:
             pair = index.split(line)

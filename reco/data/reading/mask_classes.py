@@ -300,10 +300,11 @@ def class_table(
         if label_map is not None:
             raise ValueError("dataset.label_map: expected none beside dataset.classes")
         for label, (name, values) in enumerate(classes.items()):
-            listed = as_list(values)
+            key, listed = f"dataset.classes: {name}", as_list(values)
             if not listed:
-                raise ValueError(f"dataset.classes: {name} = []: expected a value or a colour")
-            entries += [(f"dataset.classes: {name}", item, label) for item in listed]
+                raise ValueError(f"{key} = []: expected a value or a colour")
+            _refuse_three_numbers(key, listed)
+            entries += [(key, item, label) for item in listed]
     else:
         positions = {c: c for c in range(len(names))} if label_map is None else label_map
         for value, label in positions.items():
@@ -313,6 +314,7 @@ def class_table(
                     f"index 0 to {len(names) - 1}"
                 )
             entries.append((f"dataset.label_map: {value}", value, label))
+    _refuse_three_numbers("dataset.ignore", as_list(ignore))
     entries += [("dataset.ignore", item, IGNORE) for item in as_list(ignore)]
 
     kinds = {isinstance(item, str) for _, item, _ in entries}
@@ -349,6 +351,16 @@ def class_table(
 def as_list(values: MaskValues) -> Sequence[int | str]:
     """Values or colours of a class, as a list."""
     return [values] if isinstance(values, int | str) else values
+
+
+def _refuse_three_numbers(key: str, listed: Sequence[int | str]) -> None:
+    """Raise for a colour such as [128, 64, 128], which would count as the values 64 and 128."""
+    if len(listed) == 3 and len(set(listed)) < 3 and all(type(i) is int for i in listed):
+        example = listed if all(0 <= int(i) <= 255 for i in listed) else (128, 64, 128)
+        colour = "#" + "".join(f"{int(i):02x}" for i in example)
+        raise ValueError(
+            f'{key} = {list(listed)}: expected different values; a colour is written "{colour}"'
+        )
 
 
 def _value(value: int | str, key: str) -> int:
