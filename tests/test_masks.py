@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import re
+import struct
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -228,19 +230,89 @@ def test_masks_that_are_no_whole_numbers(tmp_path):
 
 def deep_colour_png() -> bytes:
     """One RGB pixel of 16 bit a channel, which Pillow cannot write."""
-    import struct
-    import zlib
+    return png(1, 1, 16, 2, bytes(7))
+
+
+def png(height: int, width: int, depth: int, colour: int, rows: bytes) -> bytes:
+    """A PNG file of any depth, from its rows: each a zero and the packed values."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
             struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         )
 
-    header = struct.pack(">IIBBBBB", 1, 1, 16, 2, 0, 0, 0)
-    pixels = zlib.compress(b"\0" + bytes(6))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        chunk(*c) for c in ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
-    )
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*c) for c in chunks)
+
+
+def packed(values: np.ndarray, depth: int) -> np.ndarray:
+    """``(H, bytes)`` of ``(H, W)`` values of less than 8 bits, as PNG and TIFF pack them."""
+    bits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - depth :]
+    return np.packbits(bits.reshape(len(values), -1), axis=1)
+
+
+def low_png(values: np.ndarray, depth: int) -> bytes:
+    """Grey of 1, 2 or 4 bits."""
+    rows = np.pad(packed(values, depth), ((0, 0), (1, 0)))
+    return png(*values.shape, depth, 0, rows.tobytes())
+
+
+def low_tiff(values: np.ndarray, depth: int, photometric: int) -> bytes:
+    """Grey of 2 or 4 bits, uncompressed."""
+    (height, width), data = values.shape, packed(values, depth).tobytes()
+    data += b"\0" * (len(data) % 2)
+    tags = {256: width, 257: height, 258: depth, 259: 1, 262: photometric, 273: 8, 277: 1}
+    tags |= {278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", code, 4, 1, value) for code, value in tags.items())
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    return head + data + struct.pack("<H", len(tags)) + entries + bytes(4)
+
+
+def pgm(values: np.ndarray, highest: int, kind: str = "P5") -> bytes:
+    """A PGM file; ``P2`` is the one of text."""
+    height, width = values.shape
+    head = f"{kind}\n{width} {height}\n# a comment\n{highest}\n".encode()
+    if kind == "P2":
+        return head + " ".join(map(str, values.ravel().tolist())).encode()
+    return head + values.astype(">u2" if highest > 255 else np.uint8).tobytes()
+
+
+def test_masks_of_few_bits_hold_their_own_values(tmp_path):
+    """Pillow brings the highest of them to 255: the class 1 of a 4-bit file was read as 17."""
+    files = {}
+    for depth in (2, 4):
+        values = np.arange(2**depth).repeat(2).reshape(2, -1)
+        files[f"{depth}.png"] = values, low_png(values, depth)
+        files[f"{depth} black.tif"] = values, low_tiff(values, depth, 1)
+        files[f"{depth} white.tif"] = values, low_tiff(values, depth, 0)
+    for highest in (1, 2, 3, 7, 20, 200, 254, 255, 256, 1000, 65534, 65535):
+        values = np.unique(np.linspace(0, highest, 300).astype(int))[None]
+        files[f"{highest} text.pgm"] = values, pgm(values, highest, "P2")
+        files[f"{highest}.pgm"] = values, pgm(values, highest)
+    for name, (values, content) in files.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        mask = read_mask(path)
+        assert mask.kind == "value", name
+        assert np.array_equal(mask.values, values), name
+    path = tmp_path / "colour.ppm"
+    path.write_bytes(b"P6 1 1 3\n" + bytes([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"colour.ppm: .*its colours end at 3 \(maxval of PPM\)"):
+        read_mask(path)
+
+
+def test_files_that_a_program_reduced_to_few_bits_may_mean_what_they_show(tmp_path):
+    """As those of one bit: 3 of 2 bits is white, unless the table names 1, 2 or 3."""
+    values, path = np.array([[0, 1, 2, 3]]), tmp_path / "a.png"
+    path.write_bytes(low_png(values, 2))
+    for classes in (
+        {"a": 0, "b": 85, "c": 170, "d": 255},
+        {"a": 0, "b": 1, "c": 2, "d": 3},
+        {"a": [0, 255], "b": [1, 85], "c": [2, 170], "d": 3},
+        {"a": "black", "b": "#555555", "c": "#aaaaaa", "d": "white"},
+    ):
+        assert np.array_equal(class_table(None, classes).read(read_mask(path), path), values)
 
 
 def test_what_does_not_fit_is_named_with_the_remedy(tmp_path):

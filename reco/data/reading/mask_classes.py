@@ -19,7 +19,7 @@ from PIL import ImageColor
 
 from reco import IGNORE
 from reco.classes import DatasetSpec, default_palette
-from reco.data.reading.masks import Mask, UnknownValueError, colour_name
+from reco.data.reading.masks import Mask, UnknownValueError, brightness, colour_name
 from reco.printing import join_first, ranges
 
 Pixels = npt.NDArray[np.uint8]
@@ -107,10 +107,10 @@ class ClassTable:
             if mask.kind == "colour":
                 classes = self._of_colour[values]
                 return classes
-            if mask.kind == "value":
-                colours = np.arange(256) * _GREY
+            if mask.kind == "index":
+                colours = np.array(mask.palette)
             else:
-                colours = np.array([0, 0xFFFFFF] if mask.kind == "bit" else mask.palette)
+                colours = brightness(np.arange(mask.white + 1), mask.white) * _GREY
             table = np.append(self._of_colour[colours], np.uint8(_UNKNOWN))
             outside = (values < 0) | (values >= len(colours))
             classes = table[np.where(outside, len(colours), values)]
@@ -120,14 +120,22 @@ class ClassTable:
             classes = self._of_value[grey - _LOWEST + 1]
             classes[grey * _GREY != values] = _UNKNOWN
             return classes
-        if mask.kind == "bit" and 1 not in self.named and self.named.get(255, IGNORE) != IGNORE:
-            values = values * np.uint8(255)  # white, in a file reduced to one bit
+        if mask.white < 255 and self._names_brightness(mask.white):
+            values = brightness(values, mask.white).astype(np.uint8)
         if values.dtype == np.uint8:
             classes = self._of_value[1 - _LOWEST : 257 - _LOWEST][values]
         else:
             places = values.astype(np.int64).clip(_LOWEST - 1, _HIGHEST + 1) - _LOWEST + 1
             classes = self._of_value[places]
         return classes
+
+    def _names_brightness(self, white: int) -> bool:
+        """Whether values as shown are meant, in a file that a program reduced to fewer bits."""
+        values = np.arange(1, white + 1)
+        shown = brightness(values, white).tolist()
+        return self.named.keys().isdisjoint(values.tolist()) and any(
+            self.named.get(value, IGNORE) != IGNORE for value in shown
+        )
 
     @cached_property
     def _of_value(self) -> Pixels:
@@ -393,7 +401,7 @@ def _as_colours(mask: Mask) -> npt.NDArray[np.int32]:
         colours[: len(mask.palette)] = mask.palette
         return np.asarray(colours[mask.values])
     grey = mask.values.astype(np.int32).clip(0, 255)
-    return np.asarray((grey * 255 if mask.kind == "bit" else grey) * _GREY, np.int32)
+    return brightness(grey, mask.white) * _GREY
 
 
 def _channels(colours: npt.ArrayLike) -> npt.NDArray[np.float32]:

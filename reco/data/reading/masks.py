@@ -50,6 +50,7 @@ class Mask(NamedTuple):
     kind: Literal["value", "bit", "index", "colour"]  # bit: black and white, values 0 and 1
     palette: tuple[int, ...] = ()  # colour 0xRRGGBB of each index, where kind is "index"
     lossy: bool = False  # a format that may have changed the pixels when it was written
+    white: int = 255  # the value of white, where kind is "value" or "bit"
 
     def counts(self) -> dict[int, int]:
         """Number of pixels of each value."""
@@ -68,6 +69,7 @@ class _Content(NamedTuple):
     mode: str  # Pillow's, or a description of what is no mask
     palette: tuple[int, ...] = ()
     lossy: bool = False
+    white: int = 255
 
 
 def read_mask(path: str | Path) -> Mask:
@@ -79,7 +81,7 @@ def read_mask(path: str | Path) -> Mask:
         ImportError: tifffile is needed and missing.
     """
     try:
-        pixels, mode, palette, lossy = _content(path)
+        pixels, mode, palette, lossy, white = _content(path)
     except ImportError:
         raise
     except MemoryError as error:
@@ -89,11 +91,11 @@ def read_mask(path: str | Path) -> Mask:
     if mode == _DEEP_COLOUR:
         raise ValueError(f"{path}: is a colour mask of 16 bit a channel, expected 8 bit")
     if mode == "1":
-        return Mask(pixels.astype(np.uint8), "bit")
+        return Mask(pixels.astype(np.uint8), "bit", white=1)
     if mode in ("P", "PA"):
         return Mask(pixels if mode == "P" else pixels[..., 0], "index", palette)
     if mode in _GREY:
-        return Mask(pixels, "value", lossy=lossy)
+        return Mask(pixels, "value", lossy=lossy, white=white)
     if mode == "LA":
         return Mask(pixels[..., 0], "value", lossy=lossy)
     if mode in _COLOUR:
@@ -122,8 +124,32 @@ def _content(path: str | Path) -> _Content:
         if is_deep_png(image):
             return _Content(np.empty(0), _DEEP_COLOUR)
         lossy = image.format in _LOSSY_FORMATS
+        highest = _highest(image)  # before the pixels are read, which empties the tiles
         pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
-    return _Content(pixels if tags is None else _as_stored(pixels, tags), mode, palette, lossy)
+    if tags is not None:
+        pixels = _as_stored(pixels, tags)
+    if highest is not None:
+        pixels = _unscaled(pixels, mode, highest)
+    return _Content(pixels, mode, palette, lossy, min(highest or 255, 255))
+
+
+def _highest(image: Image.Image) -> int | None:
+    """What a file holds at most, where Pillow brings that to 255 or 65535; before it is decoded."""
+    for codec, _, _, given in getattr(image, "tile", ())[:1]:
+        kind, *others = given if isinstance(given, tuple) else (given,)
+        if codec in ("ppm", "ppm_plain") and others:
+            return int(others[0])
+        return {"L;2": 3, "L;4": 15}.get(str(kind)[:3])  # grey of 2 and 4 bit, PNG and TIFF
+    return None
+
+
+def _unscaled(pixels: npt.NDArray[Any], mode: str, highest: int) -> npt.NDArray[Any]:
+    """The values in the file, of pixels that Pillow has scaled."""
+    if mode == "RGB" and highest != 255:
+        raise ValueError(f"its colours end at {highest} (maxval of PPM), expected 255")
+    top = 65535 if mode == "I" else 255
+    table = np.rint(np.arange(top + 1) * (highest / top)).astype(pixels.dtype)
+    return np.asarray(table[pixels])
 
 
 def _as_stored(pixels: npt.NDArray[Any], tags: TiffTags) -> npt.NDArray[Any]:
@@ -167,6 +193,11 @@ def pack(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int32]:
         packed <<= 8
         packed |= pixels[..., channel]
     return packed
+
+
+def brightness(values: npt.ArrayLike, white: int) -> npt.NDArray[np.int32]:
+    """0..255 of values whose white is ``white``."""
+    return np.rint(np.asarray(values) * (255 / white)).astype(np.int32)
 
 
 def colour_name(colour: int) -> str:
