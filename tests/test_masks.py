@@ -364,6 +364,28 @@ def test_jpeg_masks_of_colours_that_are_too_near(tmp_path):
         read(class_table(None, BY_COLOUR), Image.new("RGB", (9, 9), "yellow"), tmp_path / "b.jpg")
 
 
+def test_lossy_masks_whose_noise_falls_on_named_values(tmp_path):
+    """A tenth of the pixels took a neighbouring class, without a word."""
+    values = np.full((64, 64), 100, np.uint8)
+    values[20:40, 13:50] = 60
+    table, mask = class_table([f"class {i}" for i in range(150)]), Image.fromarray(values)
+    for name, options in (
+        ("a.jpg", {}),
+        ("a.webp", {}),
+        ("with a profile.webp", {"icc_profile": b"odd"}),
+        ("a.tif", {"compression": "jpeg"}),
+    ):
+        mask.save(tmp_path / name, **options)
+        with pytest.raises(ValueError, match=rf"{name}: went through JPEG or lossy.* as PNG"):
+            table.read(read_mask(tmp_path / name), tmp_path / name)
+    for options in ({}, {"icc_profile": b"odd"}):
+        mask.save(tmp_path / "b.webp", lossless=True, **options)
+        assert np.array_equal(table.read(read_mask(tmp_path / "b.webp"), "b"), values)
+    with pytest.raises(ValueError, match=r"b.webp: is a colour image"):
+        path = tmp_path / "b.webp"
+        class_table(None, {"no": 0, "yes": 255}).read(read_mask(path), path)  # exact: no nearest
+
+
 @pytest.mark.filterwarnings("ignore:.*went through JPEG")
 def test_png_masks_that_were_jpeg(tmp_path):
     buffer = io.BytesIO()

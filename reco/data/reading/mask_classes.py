@@ -88,11 +88,14 @@ class ClassTable:
         Raises:
             ValueError: a value or colour that is no class; the message names ``source``.
         """
+        lossy = mask.lossy or self._went_through_jpeg
+        if lossy and (problem := self._jpeg_problem):
+            raise ValueError(f"{source}: went through JPEG or lossy WebP: {problem}")
         classes = self._convert(mask)
         unknown = classes == _UNKNOWN
         if not unknown.any():
             return classes
-        if mask.lossy or self._went_through_jpeg:
+        if lossy:
             return self._read_nearest(mask, source)
         colours = mask.kind == "colour" or (self.by_colour and mask.kind != "value")
         found = np.unique((_as_colours(mask) if colours else mask.values)[unknown])[:256].tolist()
@@ -155,8 +158,6 @@ class ClassTable:
 
     def _read_nearest(self, mask: Mask, source: object) -> Pixels:
         """Class indices of a mask that went through JPEG; void where no named colour is near."""
-        if problem := self._jpeg_problem:
-            raise ValueError(f"{source}: its pixels were changed by JPEG: {problem}")
         colours = _as_colours(mask)
         new = np.unique(colours[self._near[colours] < 0])
         self._near[new] = _nearest(new, self._points, self._reach)

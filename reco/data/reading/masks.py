@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -22,8 +23,6 @@ from reco.data.reading.tiff import (
     tiff_tags,
 )
 
-# Formats that may change pixels when they are written.
-_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")
 _GREY = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _DEEP_COLOUR = "colour of 16 bit"
 _BEYOND = 2**30  # greater values are no classes; they are cut off here to fit into 32 bits
@@ -123,7 +122,7 @@ def _content(path: str | Path) -> _Content:
         mode, palette = image.mode, _palette(image)
         if is_deep_png(image):
             return _Content(np.empty(0), _DEEP_COLOUR)
-        lossy = image.format in _LOSSY_FORMATS
+        lossy = _is_lossy(image, path)
         highest = _highest(image)  # before the pixels are read, which empties the tiles
         pixels = np.asarray(image if mode not in ("CMYK", "YCbCr") else image.convert("RGB"))
     if tags is not None:
@@ -131,6 +130,20 @@ def _content(path: str | Path) -> _Content:
     if highest is not None:
         pixels = _unscaled(pixels, mode, highest)
     return _Content(pixels, mode, palette, lossy, min(highest or 255, 255))
+
+
+def _is_lossy(image: Image.Image, path: str | Path) -> bool:
+    """Whether the file's format may have changed pixels when it was written."""
+    if image.format == "WEBP":
+        with open(path, "rb") as file:
+            file.seek(12)
+            while len(header := file.read(8)) == 8:
+                kind, length = struct.unpack("<4sI", header)
+                if kind in (b"VP8 ", b"VP8L"):
+                    return bool(kind == b"VP8 ")
+                file.seek(length + length % 2, 1)
+    tags = tiff_tags(image)
+    return image.format in ("JPEG", "MPO", "WEBP") or (tags is not None and tags.lossy)
 
 
 def _highest(image: Image.Image) -> int | None:
@@ -170,10 +183,11 @@ def _tiff_content(path: str | Path) -> _Content:
         pixels = upright(bands_last(decode(page), page.axes), page_orientation(page))
     bands = pixels.shape[2]
     if bands == 1 or (bands == 2 and tags.alpha):
-        return _one_band(pixels[..., 0])
+        return _one_band(pixels[..., 0])._replace(lossy=tags.lossy)
     if not tags.is_rgb:
         return _Content(pixels, f"{bands} bands that are not declared as RGB")
-    return _Content(pixels, "RGB" if pixels.dtype == np.uint8 else _DEEP_COLOUR)
+    kind = "RGB" if pixels.dtype == np.uint8 else _DEEP_COLOUR
+    return _Content(pixels, kind, lossy=tags.lossy)
 
 
 def _one_band(values: npt.NDArray[Any]) -> _Content:

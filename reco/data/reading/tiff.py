@@ -22,6 +22,7 @@ _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _SAMPLES_PER_PIXEL = 258, 259, 262
 _PLANAR, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _GDAL_NODATA = 284, 338, 339, 42113
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _FAX = (2, 3, 4)
+_LOSSY = (6, 7, 33003, 33004, 33005, 34712, 34892, 34927, 50001)  # JPEG, JPEG 2000, WebP
 _STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 
 
@@ -35,6 +36,7 @@ class TiffTags(NamedTuple):
     signed: bool
     alpha: bool  # the last band is transparency
     fax: bool  # compressed by CCITT
+    lossy: bool  # compressed in a way that may change values
     nodata: float | None  # the value of pixels without a value, by GDAL
 
     @classmethod
@@ -52,6 +54,7 @@ class TiffTags(NamedTuple):
             signed=2 in numbers(_SAMPLE_FORMAT, 1),
             alpha=numbers(_EXTRA_SAMPLES, 0)[-1] in (1, 2),
             fax=numbers(_COMPRESSION, 1)[0] in _FAX,
+            lossy=numbers(_COMPRESSION, 1)[0] in _LOSSY,
             nodata=_number(tags.get(_GDAL_NODATA)),
         )
 
