@@ -381,9 +381,12 @@ def test_lossy_masks_whose_noise_falls_on_named_values(tmp_path):
     for options in ({}, {"icc_profile": b"odd"}):
         mask.save(tmp_path / "b.webp", lossless=True, **options)
         assert np.array_equal(table.read(read_mask(tmp_path / "b.webp"), "b"), values)
+    black_and_white, exact = (
+        class_table(None, {"no": 0, "yes": 255}),
+        read_mask(tmp_path / "b.webp"),
+    )
     with pytest.raises(ValueError, match=r"b.webp: is a colour image"):
-        path = tmp_path / "b.webp"
-        class_table(None, {"no": 0, "yes": 255}).read(read_mask(path), path)  # exact: no nearest
+        black_and_white.read(exact, "b.webp")
 
 
 @pytest.mark.filterwarnings("ignore:.*went through JPEG")
