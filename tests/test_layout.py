@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -282,6 +283,21 @@ def test_what_lines_of_a_list_mean(tmp_path):
     write_lines(tmp_path / "list.txt", ["a/1", "a/3", "a/4 x"])
     with pytest.raises(ValueError, match=r"list.txt: 2 of 3 lines .*: a/3, a/4 x. They look like"):
         read_ids(tmp_path / "list.txt", index, "key")
+
+
+@pytest.mark.parametrize("again", ["1.png", "photos/1.png", "1.png masks/2.png"])
+def test_an_image_that_a_list_names_twice(tmp_path, again):
+    """The last line won in silence, with another mask perhaps, and the images were fewer."""
+    put(tmp_path, "photos/1.png", "photos/2.png", "masks/1.png", "masks/2.png")
+    write_lines(tmp_path / "train.txt", ["1.png masks/1.png", "2.png masks/2.png", again])
+    expected = f"train.txt: names photos/1.png twice, by '1.png masks/1.png' and '{again}': remove"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        folder(tmp_path, images="train.txt", masks="masks/{stem}.*").ids("train")
+    write_lines(tmp_path / "val.txt", ["1", again])
+    with pytest.raises(ValueError, match=r"dataset.validation: .*val.txt: names photos/1.png twi"):
+        folder(
+            tmp_path, images="photos", masks="masks/{stem}.*", validation=str(tmp_path / "val.txt")
+        ).ids("val")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

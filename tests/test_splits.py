@@ -218,13 +218,16 @@ def test_impossible_numbers(count):
 def test_own_list_of_ids(tmp_path):
     reader = MemoryReader(random_classes(0), extra=("extra",))
     path = tmp_path / "ids.txt"
-    path.write_bytes("003\r\n001\r\n\r\n001\r\n".encode("utf-16"))
+    path.write_bytes("003\r\n001\r\n\r\n".encode("utf-16"))
     split = make_split(reader, config(labelled_ids=str(path)))
     assert split.labelled == ("001", "003")
     assert len(split.unlabelled) == 59
     assert "extra" in split.unlabelled
     path.write_text("003\nno such\n")
     with pytest.raises(ValueError, match=r"ids.txt: 1 of 2 lines .*: no such. They .* '000'"):
+        make_split(reader, config(labelled_ids=str(path)))
+    path.write_text("003\n001\n003\n")
+    with pytest.raises(ValueError, match=r"labelled_ids: .*ids.txt: names 003 twice, by '003' and"):
         make_split(reader, config(labelled_ids=str(path)))
     path.write_text("\n")
     with pytest.raises(ValueError, match=r"ids.txt holds 0 ids"):

@@ -78,11 +78,12 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line that means no image, or several; or an empty list.
+        ValueError: a line that means no image, or several; two lines that mean one; an empty list.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{key} = {path}: no such file")
     found: dict[str, str | None] = {}
+    line_of: dict[str, str] = {}
     unknown = []
     try:
         lines = read_lines(path)
@@ -95,6 +96,11 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
             raise ValueError(f"{key}: {path}: {error}") from None
         if pair is None:
             unknown.append(line)
+        elif line_of.setdefault(pair[0], line) is not line:
+            raise ValueError(
+                f"{key}: {path}: names {pair[0]} twice, by {line_of[pair[0]]!r} and {line!r}: "
+                "remove one of the lines"
+            )
         else:
             found[pair[0]] = pair[1]
     if unknown:
