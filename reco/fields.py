@@ -180,6 +180,11 @@ def _read_sequence(value: Any, kinds: Sequence[Any]) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"a list such as {example}")
     if kinds[-1] is Ellipsis:
+        if item is str and not all(isinstance(text, str) for text in value):
+            raise ValueError(
+                f"a list such as {example}, with quotes round what YAML takes for something else "
+                "(yes, no, on, off, null, numbers)"
+            )
         return tuple(read_value(item, kinds[0]) for item in value)
     if len(value) != len(kinds):
         raise ValueError(f"{len(kinds)} values such as {example}")
@@ -199,8 +204,11 @@ def _read_mapping(value: Any, key_type: Any, item_type: Any) -> dict[Any, Any]:
         line = ", ".join(f"{name}: {number}" for name, number in turned.items())
         raise ValueError(f"names first: {{{line}}}")
     for key, item in value.items():
-        if names and isinstance(key, bool):
-            raise ValueError(f"names; YAML takes yes, no, on and off for {key}, unless in quotes")
+        if names and (isinstance(key, bool) or not isinstance(key, str | int)):
+            raise ValueError(
+                f"names; YAML takes yes, no, on, off, null and numbers for others, here {key}, "
+                "unless in quotes"
+            )
         if names and holds_nothing(item):
             raise ValueError(f"something behind {key} ({needs_quotes()})")
     return {

@@ -196,6 +196,7 @@ def test_configs_are_frozen():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("train.iterations=010", ["train.iterations", "YAML takes 010 for the number 8"]),
         ("train.sede=1", ["--set", "train.sede", "unknown", "'seed'"]),
         ("trian.seed=1", ["trian", "'train'"]),
         ("train.seed=1.5", ["train.seed", "1.5", "whole number"]),
@@ -467,6 +468,13 @@ def test_a_change_may_bring_whole_files(write):
     [
         ("train:\n  seed: 1\n  iterations: 2\n  seed: 3\n", r"'seed' is there twice(?s:.*)line 4"),
         ("dataset: {classes: {a: 0, a: 1}}", r"'a' is there twice(?!.*quotes)"),
+        (
+            "train:\n  seed: 010\n",
+            r"experiment.yaml: YAML takes 010 for the number 8: (?s:.*)line 2.*\n.*seed:",
+        ),
+        ("train: {learning_rate: 010}", r"YAML takes 010 for the number 8: expected digits"),
+        ("train: {iterations: 1:30}", r"YAML takes 1:30 for the number 90: expected digits"),
+        ("dataset: {class_names: [001, 002]}", r'YAML takes 001 for the .*, "001" in quotes'),
         ("train: {seed: 99999999999999999999}", r"train.seed = 9{20}.* between -2\^63 and 2\^63"),
     ],
 )

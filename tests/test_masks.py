@@ -381,10 +381,8 @@ def test_lossy_masks_whose_noise_falls_on_named_values(tmp_path):
     for options in ({}, {"icc_profile": b"odd"}):
         mask.save(tmp_path / "b.webp", lossless=True, **options)
         assert np.array_equal(table.read(read_mask(tmp_path / "b.webp"), "b"), values)
-    black_and_white, exact = (
-        class_table(None, {"no": 0, "yes": 255}),
-        read_mask(tmp_path / "b.webp"),
-    )
+    black_and_white = class_table(None, {"no": 0, "yes": 255})
+    exact = read_mask(tmp_path / "b.webp")
     with pytest.raises(ValueError, match=r"b.webp: is a colour image"):
         black_and_white.read(exact, "b.webp")
 
@@ -439,7 +437,12 @@ def test_classes_and_class_names_of_a_base(tmp_path):
     ("text", "message"),
     [
         ("classes: {0: a, 1: b}", r"names first: \{a: 0, b: 1\}"),
-        ("classes: {yes: 1, no: 0}", r"YAML takes yes, no, on and off for True"),
+        ("classes: {yes: 1, no: 0}", r"YAML takes yes, no, on, .* here True, unless in quotes"),
+        ("classes: {null: 1, a: 0}", r"YAML takes yes, no, .* here None, unless in quotes"),
+        ("classes: {1.5: 1, a: 0}", r"YAML takes yes, no, .* here 1.5, unless in quotes"),
+        ("class_names: [no, yes]", r"\[False, True\]: expected a list .*, with quotes round what"),
+        ("class_names: [a, null]", r"\['a', None\]: expected a list .*, with quotes round what"),
+        ("class_names: [1, 2]", r"\[1, 2\]: expected a list such as .*, with quotes round what"),
         ("classes: [a, b]", r"expected names with values or colours"),
         ("classes: {a: 0, b: 1.5}", r"a whole number or text .*or a list such as"),
         ("classes: {a: 0, b: 1}, class_names: [b, a]", r"class_names = .* the names in dataset.cl"),

@@ -17,6 +17,7 @@ from reco.config.yaml_text import (
     COLOUR_KEYS,
     commented_colour,
     read_yaml,
+    read_yaml_value,
     refuse_unquoted_colours,
 )
 from reco.fields import field_types, is_text, nearest, takes_text
@@ -132,6 +133,8 @@ class Layers:
                 value = _read_value(text, _hint(key))
                 if key in COLOUR_KEYS and not isinstance(value, str):
                     refuse_unquoted_colours(yaml.compose(text, yaml.SafeLoader), f"--set: {key}")
+            except yaml.constructor.ConstructorError as error:
+                raise ConfigError(f"--set {override!r}: {error.problem}") from error
             except yaml.YAMLError as error:
                 if key in COLOUR_KEYS and (commented := commented_colour(override)):
                     raise ConfigError(f"--set {override!r}: {commented}") from error
@@ -159,11 +162,11 @@ def _read_value(text: str, hint: Any) -> Any:
     """
     text = text.strip()
     if not takes_text(hint) or text[:1] in ("'", '"') or text.lower() in ("", "null"):
-        return yaml.safe_load(text)
+        return read_yaml_value(text)
     if is_text(hint):
         return text
     try:
-        value = yaml.safe_load(text)
+        value = read_yaml_value(text)
     except yaml.YAMLError:
         return text
     return text if value is None or isinstance(value, str) else value

@@ -16,6 +16,7 @@ from reco.paths import read_text
 # Keys that take colours, which need quotes in YAML.
 COLOUR_KEYS = ("dataset.classes", "dataset.ignore")
 _HEX_COLOUR = re.compile(r"(?:0x)?([0-9a-f]{6})", re.IGNORECASE)
+_OTHER_BASE = re.compile(r"[-+]?(0[0-9_]+|.*:.*)")  # of whole numbers in YAML
 # In a line of text: one of these keys, or a colour as a value of it or of a class.
 _COLOUR_IN_TEXT = re.compile(
     r"\b(?P<key>classes|ignore)\s*[:=]|(?<=[:=,[{-])\s*(?P<colour>#(?:[0-9a-f]{6}|[0-9a-f]{3})\b)",
@@ -41,7 +42,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         line = text.splitlines()[mark.line :][:1] if mark else []
         unquoted = any(re.search(r":\s+(\*\.|\{\w+\})", text) for text in line)
         hint = '; a pattern needs quotes: "{stem}.jpg", "*.jpg"' if unquoted else ""
-        raise ConfigError(f"{path}: not a YAML file: {error}{hint}") from error
+        what = "" if isinstance(error, yaml.constructor.ConstructorError) else "not a YAML file: "
+        raise ConfigError(f"{path}: {what}{error}{hint}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
     for key in COLOUR_KEYS:
@@ -52,8 +54,30 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_yaml_value(text: str) -> Any:
+    """The value that ``text`` is in YAML.
+
+    Raises:
+        yaml.YAMLError: none, or what :func:`read_yaml` refuses.
+    """
+    return yaml.load(text, _Loader)
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses duplicate keys, of which YAML takes the last silently."""
+    """Safe YAML that refuses duplicate keys, of which YAML takes the last silently.
+
+    It also refuses whole numbers that YAML reads to another base: 010 (8) and 1:30 (90).
+    """
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        number = int(super().construct_yaml_int(node))
+        if _OTHER_BASE.fullmatch(node.value):
+            raise yaml.constructor.ConstructorError(
+                problem=f"YAML takes {node.value} for the number {number}: expected digits that do "
+                f'not begin with 0 or, where it is text, "{node.value}" in quotes',
+                problem_mark=node.start_mark,
+            )
+        return number
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -65,6 +89,9 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def commented_colour(text: str) -> str:
