@@ -32,14 +32,20 @@ class WriteError(OSError):
 
 
 @contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Whatever the system refuses while ``path`` is written becomes a :class:`WriteError`."""
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """Whatever the system refuses while ``path`` is written becomes a :class:`WriteError`.
+
+    Args:
+        path: file or folder.
+        remedy: what to do then, for the message.
+    """
     try:
         yield
     except WriteError:
         raise
     except OSError as error:
-        failed = WriteError(f"{path}: cannot be written: {error.strerror or error}")
+        hint = f"; {remedy}" if remedy else ""
+        failed = WriteError(f"{path}: cannot be written: {error.strerror or error}{hint}")
         failed.errno = error.errno
         raise failed from error
 

@@ -194,7 +194,8 @@ def test_eval_prints_its_table_where_it_cannot_write(disk, tmp_path, monkeypatch
     assert capsys.readouterr().out == f"{table}written: {', '.join(files)}\n"
     assert sorted(os.listdir(output)) == ["run-last-val.csv", "run-last-val.json"]
     assert main([*words, "--output", str(disk / "figures")]) == 1
-    assert capsys.readouterr().err.splitlines()[-1].endswith("Read-only file system")
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("Read-only file system; choose another --output")
 
 
 def test_eval_opens_all_checkpoints_before_it_evaluates_the_first(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from conftest import TINY
 from make_checkpoint import write_checkpoint
 from make_data import make_camvid, make_folder
+from PIL import Image
 
 import reco
 from reco import cli, distributed, openmp
@@ -48,6 +50,26 @@ def test_training_leaves_the_group_that_a_program_had_joined(tiny, tmp_path):
         assert torch.distributed.is_initialized()
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("place", ["file", "file/below", "/proc/below"])
+def test_an_output_that_cannot_be_made_is_named_with_the_option(tmp_path, capsys, place):
+    """At once: reco predict labelled every image first, and failed to write each."""
+    (tmp_path / "file").write_text("in the way")
+    if place.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc")
+    output, checkpoint = tmp_path / place, write_checkpoint(tmp_path / "last.pt")
+    Image.new("RGB", (30, 20)).save(tmp_path / "a.png")
+    settings = ["--set", f"output_dir={output}", *TINY]
+    for words, option in (
+        (["train", "--config", "demo.yaml", *settings], "output_dir"),
+        (["eval", "--checkpoint", checkpoint, "--output", output], "--output"),
+        (["predict", "--checkpoint", checkpoint, tmp_path / "a.png", "--output", output], "--outp"),
+    ):
+        assert cli.main([*map(str, words)]) == 1
+        last = capsys.readouterr().err.splitlines()[-1]
+        expected = rf"error: {output}\S*: cannot be written: [A-Z][a-z ]+; choose another {option}"
+        assert re.match(expected, last), last
 
 
 @pytest.mark.parametrize("device", ["gpu", "mps", "xpu", "meta", "cuda:99"])

@@ -168,7 +168,7 @@ def _places(paths: Sequence[Path], output: Path | None) -> list[Path]:
     """Where the files of each checkpoint go, and how their names begin."""
     if output is None:
         return [path.with_suffix("") for path in paths]
-    with writing(output):
+    with writing(output, "choose another --output"):
         output.mkdir(parents=True, exist_ok=True)
     places = [output / f"{path.resolve().parent.name}-{path.stem}" for path in paths]
     for place in places:

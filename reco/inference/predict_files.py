@@ -30,7 +30,7 @@ from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
 from reco.printing import say
-from reco.writing import WriteError, write_whole
+from reco.writing import WriteError, write_whole, writing
 
 # Folders of the results, below the output folder.
 _KINDS = ("labels", "overlays", "confidence")
@@ -108,6 +108,9 @@ def predict_files(
         raise ValueError(f"batch_size = {batch_size}: expected at least 1")
     images, passed_over, failures = find_images(inputs, exclude=output)
     _refuse_to_overwrite(images, output)
+    if any(found.path.is_file() for found in images):
+        with writing(output, "choose another --output"):
+            output.mkdir(parents=True, exist_ok=True)
     predicted = 0
     for failure in failures:
         _report(failure)

@@ -128,7 +128,8 @@ class RunFolder:
                 f"{self.path} already holds a run of this configuration: go on with it by "
                 "--resume, delete it, or choose another --set output_dir=… or train.seed=…"
             )
-        (self.path / "panels").mkdir(parents=True, exist_ok=True)
+        with writing(self.path, "choose another output_dir"):
+            (self.path / "panels").mkdir(parents=True, exist_ok=True)
         self.drop_after(0)
         write_text_whole(self.path / "config.yaml", config.to_yaml())
         for name, content in (("split", split), ("environment", _environment())):
@@ -221,7 +222,8 @@ def _lock(path: Path, folder: Path) -> tuple[IO[str], list[Path]]:
     while True:
         made = [above for above in path.parents if not above.exists()] or made
         with contextlib.ExitStack() as closing:
-            file = closing.enter_context(_open_lock(path))
+            with writing(folder, "choose another output_dir"):
+                file = closing.enter_context(_open_lock(path))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
