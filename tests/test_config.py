@@ -211,6 +211,7 @@ def test_configs_are_frozen():
         ("dataset.labelled_images=0", ["dataset.labelled_images", "0", "at least 1"]),
         ("dataset.labelled_images=some", ["dataset.labelled_images", "some", "all"]),
         ("dataset.partial_labels=pixel", ["dataset.partial_labels", "labelled_images"]),
+        ("dataset.validation=1", ["dataset.validation = 1", "a share in (0, 1) or"]),
         ("dataset.partial_labels=2", ["dataset.partial_labels", "share"]),
         ("dataset.name=camvid", ["dataset.root", "camvid"]),
         ("dataset.class_names=[a, b]", ["dataset.class_names", "synthetic"]),

@@ -56,6 +56,7 @@ PathText = Annotated[str, lambda text: str(user_path(text))]
 
 Seed = Annotated[int, check(lambda seed: abs(seed) < 2**63, "between -2^63 and 2^63")]
 Share = Annotated[float, check(lambda share: 0 < share <= 1, "a share in (0, 1]")]
+Part = Annotated[float, check(lambda part: 0 < part < 1, "a share in (0, 1)")]
 Size = Annotated[tuple[int, int], check(lambda size: min(size) >= 1, "a positive height and width")]
 CropSize = Annotated[
     tuple[int, int], check(lambda size: min(size) >= 16, "a height and width of at least 16")
@@ -121,7 +122,7 @@ class DatasetConfig:
     images: PathText | None = None  # images with masks: pattern, folder or list
     masks: PathText | None = None  # their masks: pattern or folder
     unlabelled: PathText | None = None  # images without masks: pattern, folder or list
-    validation: Share | PathText | None = None  # a share of the images, or which: pattern or list
+    validation: Part | PathText | None = None  # a share of the images, or which: pattern or list
     test: PathText | None = None  # images of the test split: pattern or list
     channels: Count = 3  # colours or bands of an image
     # Values that are black and white in files of more than 8 bits, of all channels or of each.
