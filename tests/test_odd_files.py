@@ -65,6 +65,21 @@ def test_predict_does_all_files_but_the_broken_ones(tmp_path):
     assert b"Traceback" not in done.stderr
 
 
+def test_files_without_any_value_stop_no_other(tmp_path, capsys):
+    predictor = load(write_checkpoint(tmp_path / "last.pt"), device="cpu")
+    noise(tmp_path / "photos" / "a.png")
+    for name in ("b", "c"):
+        empty = np.full((20, 30), np.nan, np.float32)
+        Image.fromarray(empty).save(tmp_path / "photos" / f"{name}.tif")
+    outcome = predict_files(predictor, [tmp_path / "photos"], tmp_path / "out")
+    assert outcome.predicted == 1
+    told = capsys.readouterr().err
+    for name, failure in zip("bc", outcome.failures, strict=True):
+        assert f"{name}.tif: no image has a value in channel 1: all are NaN" in failure
+        assert failure in told
+    assert (tmp_path / "out" / "labels" / "a.png").is_file()
+
+
 def test_an_image_too_large_for_the_memory_stops_no_other(tmp_path, capsys):
     predictor = load(write_checkpoint(tmp_path / "last.pt"), image_size=None, device="cpu")
     for name in ("a", "b", "c"):

@@ -117,7 +117,8 @@ def predict_files(
     found_range = None
     if predictor.image_format.value_range is None:  # find one range for all files
         paths = [found.path for found in images if found.path.is_file()]
-        found_range = find_value_range(paths, predictor.image_format.channels)
+        with contextlib.suppress(ValueError):  # no file has a value: each is named when it is read
+            found_range = find_value_range(paths, predictor.image_format.channels)
         predictor = copy(predictor)
         predictor.image_format = predictor.image_format._replace(value_range=found_range)
     large = [found for found in images if predictor.image_size is None and _is_large(found.path)]
