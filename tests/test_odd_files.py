@@ -126,9 +126,17 @@ def test_a_folder_that_cannot_be_listed_is_a_failure(tmp_path, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    outcome = predict_files(predictor, [tmp_path / "photos"], tmp_path / "out")
-    assert outcome.predicted == 1
-    assert outcome.failures == [f"{locked}: cannot be listed: Permission denied"]
+    for given in ("photos", "photos/**", "photos/**/*.png"):
+        outcome = predict_files(predictor, [tmp_path / given], tmp_path / "out")
+        assert outcome.predicted == 1, given
+        assert outcome.failures == [f"{locked}: cannot be listed: Permission denied"], given
+    for given in ("photos/*/*.png", "photos/locked/*"):
+        with pytest.raises(
+            ValueError, match=r"no images in .*locked: cannot be listed: Permission"
+        ):
+            predict_files(predictor, [tmp_path / given], tmp_path / "out")
+    outcome = predict_files(predictor, [tmp_path / "photos/*.png"], tmp_path / "out")
+    assert (outcome.predicted, outcome.failures) == (1, [])  # nothing of the folder is asked for
 
 
 @pytest.fixture

@@ -172,7 +172,7 @@ def find_images(
         if os.path.isdir(path):
             base, candidates = path, _files_below(path, unlisted)
         elif not os.path.exists(path) and _has_wildcard(text):
-            base, candidates = _fixed_part(text), _files_of_glob(text)
+            base, candidates = _fixed_part(text), _files_of_glob(text, unlisted)
         else:
             listed.setdefault(path, Path(path.name))
             continue
@@ -205,30 +205,51 @@ def _lies_in(path: Path, folders: Sequence[Path]) -> bool:
 
 def _files_below(folder: Path, unlisted: list[str]) -> list[Path]:
     def note(error: OSError) -> None:
-        unlisted.append(f"{error.filename}: cannot be listed: {error.strerror}")
+        unlisted.append(_cannot_be_listed(error))
 
     names = each_once(folder, walk(folder, [""], onerror=note))
     return sorted(folder / name for name in names)
 
 
-def _files_of_glob(text: str) -> list[Path]:
+def _cannot_be_listed(error: OSError) -> str:
+    return f"{error.filename}: cannot be listed: {error.strerror}"
+
+
+def _files_of_glob(text: str, unlisted: list[str]) -> list[Path]:
     """The files that a glob means, with ``**`` those that its folder would have as an input.
 
     Raises:
         ValueError: none.
     """
+    unlisted += (before := _unlisted_by_glob(text))
     found = [Path(name) for name in glob.glob(text, recursive=True) if not os.path.isdir(name)]
     if "**" in text:
-        base, named = _fixed_part(text), Path(text).parts
+        base = _fixed_part(text)
         names = each_once(base, (path.relative_to(base).as_posix() for path in found))
-        found = [
-            base / name
-            for name in names
-            if not any(is_hidden(p) and p not in named for p in Path(name).parts[:-1])
-        ]
-    if not found:
+        found = [base / name for name in names if not _in_hidden(Path(name).parent, text)]
+    if not found and not before:
         raise ValueError(f"{text}: no file has such a name")
     return sorted(found)
+
+
+def _unlisted_by_glob(text: str) -> list[str]:
+    """Folders that a glob would look into and cannot, which ``glob`` passes over in silence."""
+    lines: dict[str, None] = {}
+    parts = Path(text).parts
+    ends = {n + (part == "**") for n, part in enumerate(parts) if _has_wildcard(part)}
+    for end in sorted(ends):
+        for folder in glob.glob(str(Path(*parts[:end])), recursive=True):
+            if os.path.isdir(folder) and not _in_hidden(Path(folder), text):
+                try:
+                    os.scandir(folder).close()
+                except OSError as error:
+                    lines[_cannot_be_listed(error)] = None
+    return list(lines)
+
+
+def _in_hidden(folder: Path, text: str) -> bool:
+    """Whether a folder is hidden, or in one that is, and the glob does not name that."""
+    return any(is_hidden(part) and part not in Path(text).parts for part in folder.parts)
 
 
 def _has_wildcard(text: str) -> bool:
