@@ -341,11 +341,22 @@ def _read_deep_png(path: Path) -> npt.NDArray[Any]:
 
 def _read_tiff(path: Path) -> npt.NDArray[Any]:
     """Pixels of a TIFF file's first image, whatever its depth and number of bands."""
+    values, tags = tiff_values(path)
+    return np.ascontiguousarray(mark_no_value(values, tags.nodata))
+
+
+def tiff_values(path: str | Path, *, first_page: bool = False) -> tuple[npt.NDArray[Any], TiffTags]:
+    """``(H, W, bands)`` of a TIFF file by tifffile, upright, and its tags.
+
+    Args:
+        path: the file.
+        first_page: of the first page alone; else of the first series, whose pages may be bands.
+    """
     with open_tiff(path) as file:
-        series = file.series[0]
-        nodata = TiffTags.of(page_tags(series.keyframe)).nodata
-        values = mark_no_value(bands_last(decode(series), series.axes), nodata)
-        return np.ascontiguousarray(upright(values, page_orientation(series.keyframe)))
+        source = file.pages[0] if first_page else file.series[0]
+        values = bands_last(decode(source), source.axes)
+        page = source.keyframe
+        return upright(values, page_orientation(page)), TiffTags.of(page_tags(page))
 
 
 def _scale(values: npt.NDArray[Any], low: float, high: float) -> Pixels:

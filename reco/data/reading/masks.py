@@ -11,17 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from reco.data.reading.images import is_deep_png, open_image, upright
-from reco.data.reading.tiff import (
-    TiffTags,
-    bands_last,
-    decode,
-    is_tiff,
-    open_tiff,
-    page_orientation,
-    page_tags,
-    tiff_tags,
-)
+from reco.data.reading.images import is_deep_png, open_image, tiff_values
+from reco.data.reading.tiff import TiffTags, is_tiff, tiff_tags
 
 _GREY = ("L", "I", "I;16", "I;16B", "I;16L", "I;16N")
 _DEEP_COLOUR = "colour of 16 bit"
@@ -177,10 +168,7 @@ def _as_stored(pixels: npt.NDArray[Any], tags: TiffTags) -> npt.NDArray[Any]:
 
 def _tiff_content(path: str | Path) -> _Content:
     """The first page of a TIFF file, by tifffile."""
-    with open_tiff(path) as file:
-        page = file.pages[0]
-        tags = TiffTags.of(page_tags(page))
-        pixels = upright(bands_last(decode(page), page.axes), page_orientation(page))
+    pixels, tags = tiff_values(path, first_page=True)
     bands = pixels.shape[2]
     if bands == 1 or (bands == 2 and tags.alpha):
         return _one_band(pixels[..., 0])._replace(lossy=tags.lossy)
