@@ -317,7 +317,7 @@ def test_results_may_lie_above_or_beside_the_images(checkpoint, tmp_path, monkey
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise(8, 8)).save(name)
     predictor = reco.load(checkpoint, device="cpu")
-    for inputs in (["photos"], ["photos", "x.jpg"], ["photos/**/*.*"]):
+    for inputs in (["photos"], ["photos", "x.jpg"], ["photos/**/*.*"], ["photos/*"]):
         outcome = predict_files(predictor, inputs, Path(output))
         assert (outcome.predicted, outcome.failures) == (len(inputs) + 1, [])
     names = sorted(p.relative_to(output).as_posix() for p in Path(output).rglob("labels/**/*.png"))

@@ -93,7 +93,8 @@ def predict_files(
 
     Args:
         predictor: from :func:`reco.load`.
-        inputs: files, folders (with all below them) and globs such as ``"photos/**/*.jpg"``.
+        inputs: files, folders (with all below them) and globs such as ``"photos/**/*.jpg"``, of
+            either.
         output: folder of the results. What its folders ``labels``, ``overlays`` and ``confidence``
             hold is not taken as input, unless it is named file by file.
         confidence: write the confidence too.
@@ -218,12 +219,18 @@ def _cannot_be_listed(error: OSError) -> str:
 def _files_of_glob(text: str, unlisted: list[str]) -> list[Path]:
     """The files that a glob means, with ``**`` those that its folder would have as an input.
 
+    A folder that fits is taken with all below it, as if the shell had put its name in place.
+
     Raises:
         ValueError: none.
     """
     unlisted += (before := _unlisted_by_glob(text))
-    found = [Path(name) for name in glob.glob(text, recursive=True) if not os.path.isdir(name)]
-    if "**" in text:
+    fitting = [Path(name) for name in glob.glob(text, recursive=True)]
+    found = [path for path in fitting if not path.is_dir()]
+    if "**" not in text:
+        for folder in fitting:
+            found += _files_below(folder, unlisted) if folder.is_dir() else []
+    else:
         base = _fixed_part(text)
         names = each_once(base, (path.relative_to(base).as_posix() for path in found))
         found = [base / name for name in names if not _in_hidden(Path(name).parent, text)]
