@@ -37,8 +37,8 @@ _INTRODUCTION = """\
 reco/config/sections.py, and for `reco` from the docstring of ReCoOptions in reco/loss.py: edit
 these. -->
 
-An experiment is one or several YAML files, later ones over earlier ones, and `key=value` overrides
-over all of them:
+An experiment is one or several YAML files and `key=value` overrides. Later files override earlier
+ones, and `--set` overrides all of them:
 
 ```
 reco train --config camvid_5shot.yaml --set dataset.root=/data/camvid train.seed=1
@@ -47,9 +47,13 @@ reco train --config camvid_5shot.yaml my.yaml --set dataset.root=/data/camvid --
 
 The first command trains and needs CamVid. The second one needs no data: `--show` prints the whole
 configuration and the file that each value comes from. A file may begin with `base: other.yaml` and
-then states only what differs. Files are looked up as paths, then by name in `configs/`. Relative
-paths in a file start from that file. Unknown keys, values of another type and combinations that
-cannot work are errors that name the file and the key.
+then states only what differs. Configuration files are looked up as paths, then by name in
+`configs/`.
+
+Relative paths to data, lists and weights in a file start from that file; if nothing is there, from
+the current folder. `output_dir` and paths behind `--set` start from the current folder. `~` and
+`$VARIABLES` are filled in. Unknown keys, values of another type and combinations that cannot work
+are errors that name the file and the key.
 
 Keys marked † change no number of a run. They may differ when a run is resumed, and are not part of
 the hash that names its folder.

@@ -124,8 +124,8 @@ def export(parser: ArgumentParser) -> Work:
         reco export --checkpoint last.pt --format onnx --input float --output shipped/
 
     Each file is read again and compared with the checkpoint, on your images or on random ones.
-    `hub` is a folder in Hugging Face's layout, which --checkpoint takes too. A model card lies
-    beside the files.
+    `hub` is a folder in Hugging Face's layout, which `reco predict` takes as a checkpoint too. A
+    model card lies beside the files. --input is of pt2 and onnx; the others take 0..1.
     The exit code is 1 where fewer than 99.9 % of pixels keep their label.
     """
     add = parser.add_argument

@@ -21,9 +21,9 @@ def study(parser: ArgumentParser) -> Work:
         reco study my_study.yaml --collect                  # tables of what is finished by now
 
     Each run is a `reco train` command. Finished runs are skipped, stopped ones are resumed: Ctrl-C,
-    then the same command, goes on where it was. runs/studies/<study>/ holds results.md,
-    results.csv, classes.csv, curves.csv and, with matplotlib, pictures; they grow with every run
-    that ends. logs/ has what each run printed.
+    then the same command, goes on where it was. runs/studies/<study>/ (with --config:
+    <study>-<configuration>/) holds results.md, results.csv, classes.csv, curves.csv and, with
+    matplotlib, pictures; they grow with every run that ends. logs/ has what each run printed.
     """
     add = parser.add_argument
     add("study", help="a YAML file: a path, or a name in configs/")

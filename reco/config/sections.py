@@ -95,17 +95,19 @@ class DatasetConfig:
     name: Literal["synthetic", "camvid", "cityscapes", "pascal", "sun", "folder"]
     root: PathText | None = None  # where the images are; synthetic scenes need none
     labelled_images: Count | Literal["all"] = "all"  # training images that keep their labels
-    min_classes_per_image: Count = 1  # a labelled image holds so many at least, where any does
+    # Classes that each labelled image of a random choice holds at least, where images do.
+    min_classes_per_image: Count = 1
     labelled_ids: PathText | None = None  # list of the labelled images; null: a random choice
     unlabelled_ids: PathText | None = None  # list of the unlabelled images, in place of all others
     # All images are labelled, but only in one pixel of each class, or in a share of its pixels.
     partial_labels: Literal["pixel"] | Share | None = None
     split_seed: Seed = 0  # seed of the choice of labelled images or pixels
-    image_size: Size | None = None  # (height, width) all images are resized to; null: none
+    image_size: Size | None = None  # (height, width) all images are resized to; null: as they are
     crop_size: CropSize = (321, 321)  # (height, width) that the network is trained on
     scale_range: Scales = (1.0, 1.0)  # smallest and largest random scale before a crop
-    eval_split: str = "val"  # what validation and `reco eval` measure on
-    extra_images: bool = True  # use images beside the training split, as unlabelled ones
+    eval_split: str = "val"  # split that validation and `reco eval` measure on: train, val or test
+    # Use images that come without labels (`unlabelled/` of a folder, Cityscapes' train_extra).
+    extra_images: bool = True
     skip_unreadable: bool = False  # train without unlabelled images that cannot be read
     # Keep training images in memory once they are read, in each process that reads: for small sets.
     cache: bool = False
@@ -118,16 +120,17 @@ class DatasetConfig:
     # For each name, in the order of the network's outputs: value(s) or colour(s) in the masks.
     classes: dict[str, int | str | tuple[int | str, ...]] | None = None
     ignore: int | str | tuple[int | str, ...] = ()  # value(s) or colour(s) that mean unknown
-    jpeg_masks: bool = False  # masks that went through JPEG, whatever format they have now
+    jpeg_masks: bool = False  # true: masks went through JPEG, whatever format they have now
     images: PathText | None = None  # images with masks: pattern, folder or list
     masks: PathText | None = None  # their masks: pattern or folder
     unlabelled: PathText | None = None  # images without masks: pattern, folder or list
-    validation: Part | PathText | None = None  # a share of the images, or which: pattern or list
-    test: PathText | None = None  # images of the test split: pattern or list
+    # A share of the images, or which of them: pattern, folder, list or one image.
+    validation: Part | PathText | None = None
+    test: PathText | None = None  # images of the test split: pattern, folder, list or one image
     channels: Count = 3  # colours or bands of an image
     # Values that are black and white in files of more than 8 bits, of all channels or of each.
     value_range: ValueRange | tuple[ValueRange, ...] | None = None
-    turn_masks: bool = False  # photos are turned by EXIF, and their masks are not yet
+    turn_masks: bool = False  # true: turn the masks too where EXIF turns their photos
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,17 @@ class ModelConfig:
 
     # The encoder: torchvision's resnet18, resnet50, resnet101, mobilenet_v3_large; or timm/<name>.
     backbone: str = "resnet101"
-    weights: PathText = "imagenet"  # the encoder's: imagenet, none, or a file with a state dict
+    # The encoder's: imagenet, none, or a file: a state dict, or a checkpoint of a run.
+    weights: PathText = "imagenet"
     decoder: Literal["auto", "deeplabv3plus", "dpt"] = "auto"  # auto: what the encoder needs
-    output_stride: Literal[8, 16, 32] = 16  # height of the image over that of its last feature map
+    # Height of the image divided by that of the encoder's last feature map.
+    output_stride: Literal[8, 16, 32] = 16
     representation_dim: Count = 256  # numbers for each pixel in ReCo's head
     channels: Count = 256  # width of decoder and heads
     # Mean and deviation that images are brought to: those that the backbone's weights were trained
     # with, or ImageNet's, for files of weights that need these.
     normalisation: Literal["backbone", "imagenet"] = "backbone"
-    freeze: bool = False  # do not train the encoder, which then needs no memory for gradients
+    freeze: bool = False  # true: do not train the encoder; it then needs no memory for gradients
     drop_path: Decay | None = None  # rate of stochastic depth in timm's encoders; null: timm's own
 
 
@@ -159,7 +164,8 @@ class MethodConfig:
     # Smallest and largest height : width of a box; null: all that fit.
     cutmix_aspect: Scales | None = None
     strong_views: Literal[1, 2] = 1  # augmented copies of an unlabelled image for the student
-    feature_dropout: bool = False  # each view lacks the channels of features that the other has
+    # Each of two strong views drops the channels of the encoder's features that the other keeps.
+    feature_dropout: bool = False
     jitter: Jitter = (
         0.25,
         0.25,
@@ -171,7 +177,7 @@ class MethodConfig:
     unsupervised: bool = True  # learn from unlabelled images; false: from labels alone
     # Weigh each image by η (share), or take confident pixels alone (threshold).
     unsupervised_loss: Literal["share", "threshold"] = "share"
-    unsupervised_threshold: Probability = 0.97  # confidence that a confident pixel has
+    unsupervised_threshold: Probability = 0.97  # confidence from which a pixel is confident
     teacher_decay: Decay = 0.99  # largest decay of the moving average that makes the teacher
     teacher_mode: Literal["train", "eval"] = "train"  # mode of its batch norm when it pseudo-labels
     # Its running statistics in mode eval: the student's, or their moving average.
@@ -187,13 +193,13 @@ class ReCoConfig(ReCoOptions):
     loss: Literal["contrast", "cross_entropy"] = "contrast"
     weight: NotNegative = 1.0  # factor on the ReCo loss in the sum of losses
     weak_threshold: Probability = 0.7  # confidence above which an unlabelled pixel takes part
-    # Take keys from all pixels that take part, or from labelled ones that the student gets right.
+    # Where keys come from: all pixels that take part, or labelled ones that the student gets right.
     keys_from: Literal["all", "right_labels"] = "all"
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length, batch, optimiser and housekeeping of one run. Batch sizes are over all ranks."""
+    """Length, batch, optimiser and housekeeping of one run."""
 
     iterations: Count = 40_000  # steps of the optimiser
     labelled_batch_size: Count = 2  # labelled images in a step, over all GPUs
@@ -201,7 +207,8 @@ class TrainConfig:
     accumulation_steps: Count = 1  # parts that a batch is cut into, to save memory
     optimizer: Literal["sgd", "adamw"] = "sgd"  # SGD has Nesterov momentum
     learning_rate: Positive = 2.5e-3  # at the start; falls to 1e-6 as (1 - t / iterations) ** 0.9
-    encoder_learning_rate_factor: Positive = 1.0  # the encoder's learning rate over the others'
+    # The encoder's learning rate divided by that of decoder and heads.
+    encoder_learning_rate_factor: Positive = 1.0
     weight_decay: NotNegative = 5e-4  # weight decay of all parameters
     momentum: Momentum = 0.9  # of SGD
     # Weights of the classes in both cross-entropies; balanced: the rarer, the more.
@@ -211,14 +218,14 @@ class TrainConfig:
     device: str = "auto"  # `cpu`, `cuda` or `cuda:N`; auto: a GPU where there is one
     compile: bool = False  # run the network through torch.compile
     deterministic: bool = False  # on CUDA the same bits every time, by slower kernels
-    sync_batchnorm: bool = False  # batch statistics over all ranks; needs CUDA
+    sync_batchnorm: bool = False  # batch statistics over all processes; needs CUDA
     seed: Seed = 0  # seed of new weights, order of images and augmentation
     # Processes of each loader that read images; auto: a quarter of the cores, 1 to 8.
     workers: WholeNumber | Literal["auto"] = "auto"
     log_every: Count = 20  # steps between two lines of metrics.jsonl
     validate_every: Count = 1000  # steps between two validations
-    # Training batches whose mean batch norm's running statistics are in validations and their
-    # checkpoints; 0: exponential averages over the last ten or so.
+    # Training batches over which batch norm's running statistics are averaged before a validation;
+    # 0: as training leaves them, exponential averages over the last ten or so.
     statistics_batches: WholeNumber = 0
     checkpoint_every: Count = 1000  # steps between two checkpoints
     panel_images: WholeNumber = 4  # images in the panel of each validation
