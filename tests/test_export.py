@@ -215,4 +215,6 @@ def test_other_channels_than_three(tmp_path):
     assert result.agreement == 1
     metadata = json.loads((tmp_path / "best-state.json").read_text())
     assert metadata["input"].startswith("float32 0..1 (batch, 4, height, width)")
+    assert metadata["output"].endswith("about a quarter of the input's height and width")
+    assert metadata["output"] in (tmp_path / "best-card.md").read_text()
     assert len(metadata["mean"]) == 4

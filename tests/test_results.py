@@ -56,15 +56,15 @@ def test_pairs_by_hand():
         row("ReCo", 7, 41.0, 42.0),
         row("plain", 7, 41.0, 44.0),
         row("ReCo", 9, 0.0, 0.0),  # has no pair
-        row("supervised", 1, 40.0, None),
+        row("supervised", 1, 40.5, None)._replace(student_boundary_miou=29.0),
     ]
     title, _, reco, supervised = entries(pairs_table(rows, "plain"))
     assert title[2] == "differences to plain"
     assert reco[:3] == ["ReCo", "1, 2, 7", "+1.5, +3.0, -2.0"]
     assert reco[3].startswith("+0.8 [")
     assert reco[4] == "+1.5, -0.5, -2.0"
-    # Without a teacher both figures are the student's: 40.0 and 30.0, to plain's 44.0 and 44.0.
-    assert supervised == ["supervised", "1", "-4.0", "-4.0", "-14.0", "-14.0"]
+    # Without a teacher they are between the students: 40.5 and 29.0, to plain's 41.0 and 30.0.
+    assert supervised == ["supervised", "1", "-0.5", "-0.5", "-1.0", "-1.0"]
     _, _, one, two, both, *_ = entries(pairs_table(rows, "plain", [(1, 2), (3, 9)]))
     assert (one[1:3], two[1:4]) == (["1, 2", "+1.5, +3.0"], ["7", "-2.0", "-2.0"])
     assert both[1:4] == ["all 3", "", reco[3]]
@@ -84,7 +84,7 @@ def test_table_by_hand(tmp_path):
     assert lines[4][-3:] == ["-", "0.75", "1,000"]
     assert lines[5][-3] == "+2.0 [+1.0, +3.0]"
     assert lines[6][2:4] == ["30.0", "-"]
-    assert lines[6][-3] == "-12.0"
+    assert lines[6][-3] == "-10.0"  # between the students
     free = results_table([row._replace(step_seconds=None, memory_mib=None) for row in ROWS])
     assert free.splitlines()[2].endswith("rarest third |")
     more = results_table([*ROWS, row("ReCo", 2, 44.0, 46.0)], "plain")

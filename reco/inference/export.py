@@ -145,10 +145,11 @@ def export_checkpoint(
     folder = path.parent if output is None else output
     targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
     metadata = _metadata(run, trained, input)
-    card = model_card(run, run.which(network), metadata)
-    runs = _write(deployable, targets, metadata, card)
+    bare = _of_bare_network(metadata, trained)
+    runs = _write(deployable, targets, metadata, bare, model_card(run, run.which(network), bare))
     card_path = folder / f"{path.stem}-card.md"
-    write_text_whole(card_path, card)
+    whole = "pt2" in targets or "onnx" in targets
+    write_text_whole(card_path, model_card(run, run.which(network), metadata if whole else bare))
     if written is not None:
         described = [_description(targets["state_dict"])] if "state_dict" in targets else []
         written += [*targets.values(), *described, card_path]
@@ -211,9 +212,10 @@ def _write(
     deployable: Deployable,
     targets: Mapping[Format, Path],
     metadata: dict[str, Any],
+    bare: dict[str, Any],
     card: str,
 ) -> dict[Format, Callable[[Tensor], Tensor]]:
-    """Write the files, read them again, and return what runs each."""
+    """Write the files, read them again, and return what runs each; ``card`` is that of ``bare``."""
     runs: dict[Format, Callable[[Tensor], Tensor]] = {}
     if "pt2" in targets or "onnx" in targets:
         program = trace(deployable)
@@ -222,9 +224,9 @@ def _write(
         if "onnx" in targets:
             runs["onnx"] = _write_onnx(program, targets["onnx"], metadata)
     if "state_dict" in targets:
-        runs["state_dict"] = _write_state(deployable, targets["state_dict"], metadata)
+        runs["state_dict"] = _write_state(deployable, targets["state_dict"], bare)
     if "hub" in targets:
-        runs["hub"] = _write_hub(deployable, targets["hub"], metadata, card)
+        runs["hub"] = _write_hub(deployable, targets["hub"], bare, card)
     return runs
 
 
@@ -327,8 +329,7 @@ def _write_state(
     deployable: Deployable, path: Path, metadata: dict[str, Any]
 ) -> Callable[[Tensor], Tensor]:
     write_binary_whole(path, lambda file: torch.save(deployable.network.state_dict(), file))
-    described = _of_bare_network(metadata, deployable)
-    write_text_whole(_description(path), json.dumps(described, indent=1) + "\n")
+    write_text_whole(_description(path), json.dumps(metadata, indent=1) + "\n")
     again = SegmentationNetwork(**metadata["model"])
     again.load_state_dict(torch.load(path, weights_only=True))
     rebuilt = Deployable(again, input=deployable.input)
@@ -343,11 +344,16 @@ def _description(state: Path) -> Path:
 def _write_hub(
     deployable: Deployable, folder: Path, metadata: dict[str, Any], card: str
 ) -> Callable[[Tensor], Tensor]:
-    write_pretrained(deployable.network, _of_bare_network(metadata, deployable), card, folder)
+    write_pretrained(deployable.network, metadata, card, folder)
     rebuilt = Deployable(Pretrained.read(folder).network, input=deployable.input)
     return torch.no_grad()(rebuilt)
 
 
-def _of_bare_network(metadata: dict[str, Any], deployable: Deployable) -> dict[str, Any]:
-    """Metadata of the network alone, which takes floats in 0..1 whatever the export takes."""
-    return {**metadata, "input": _describe("float", len(deployable.network.mean))}
+def _of_bare_network(metadata: dict[str, Any], network: SegmentationNetwork) -> dict[str, Any]:
+    """Metadata of the network alone: floats in 0..1 and its own size, whatever the export has."""
+    size = "about a quarter of the input's height and width"
+    return {
+        **metadata,
+        "input": _describe("float", len(network.mean)),
+        "output": f"float32 logits (batch, classes, height, width) at {size}",
+    }

@@ -37,9 +37,10 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
     pairs = [len(_pairs(groups, name, baseline)) for name in groups if name[2] != baseline]
     if baseline is not None and any(pairs):
         tables.append(
-            "Differences are the teacher's, or the student's where there is no teacher: the mean "
-            "over pairs of runs with the same seed and split, and in brackets its 95 % bootstrap "
-            "interval over the pairs. " + _caveat(min(number for number in pairs if number))
+            "Differences are between the teachers, or between the students where one of the two "
+            "has no teacher: the mean over pairs of runs with the same seed and split, and in "
+            "brackets its 95 % bootstrap interval over the pairs. "
+            + _caveat(min(number for number in pairs if number))
         )
     elif min(map(len, groups.values())) < _ENOUGH_PAIRS:
         tables.append("With so few seeds, small differences cannot be told from chance.")
@@ -78,7 +79,7 @@ def _table_of_split(rows: Sequence[Result], baseline: str | None) -> Iterator[st
             mean_and_deviation(teachers),
             mean_and_deviation([row.boundary_miou for row in group]),
             mean_and_deviation([row.rare_miou for row in group]),
-            _difference([run.miou - other.miou for run, other in pairs], len(group)),
+            _difference([_gain(*pair, "miou") for pair in pairs], len(group)),
             _median([row.step_seconds for row in group], ".2f"),
             _median([row.memory_mib for row in group], ",.0f"),
         ]
@@ -95,8 +96,9 @@ def pairs_table(
     """Markdown: the difference to the baseline of each pair of runs, and their mean.
 
     A line for each method, seeds ascending; nothing where no run has a seed of the baseline's runs.
-    The differences are the teacher's, or the student's where there is no teacher, in points of
-    mIoU: over all pixels, and near boundaries. Means have the interval of :func:`results_table`.
+    The differences are in points of mIoU, over all pixels and near boundaries: between teachers, or
+    between students where one of the two has no teacher. Means have the interval of
+    :func:`results_table`.
 
     Args:
         rows: of any splits of the data.
@@ -124,9 +126,16 @@ def pairs_table(
 
 def _pairs_entries(pairs: Sequence[tuple[Result, Result]], single: bool = False) -> Iterator[str]:
     for figure in ("miou", "boundary_miou"):
-        differences = [getattr(run, figure) - getattr(other, figure) for run, other in pairs]
+        differences = [_gain(*pair, figure) for pair in pairs]
         yield ", ".join(f"{difference:+.1f}" for difference in differences) if single else ""
         yield _difference(differences, len(differences))
+
+
+def _gain(run: Result, other: Result, figure: str) -> float:
+    """Difference in ``miou`` or ``boundary_miou`` between the same networks of two runs."""
+    teachers = run.teacher_miou is not None and other.teacher_miou is not None
+    name = f"{'teacher' if teachers else 'student'}_{figure}"
+    return float(getattr(run, name) - getattr(other, name))
 
 
 def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
