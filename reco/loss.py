@@ -412,6 +412,8 @@ def reco_loss_with_statistics(
             weights = weights * class_weights.to(weights)
         total = weights.sum()
         loss = (terms.sum(1) / num_queries * weights).sum() / torch.where(total > 0, total, 1.0)
+        # With means that are NaN or infinite there are no pairs, and the sum is 0: NaN tells of it.
+        loss = torch.where(means.isfinite().all(), loss, torch.nan)
         if joint:
             # A rank has the terms of its queries: the average over ranks, as of DDP, is their sum.
             loss = loss * distributed.world_size()
@@ -556,8 +558,8 @@ class ReCoLoss(nn.Module):
             generator: makes an eager call repeatable; compiled, use the global seed.
 
         Returns:
-            A scalar of at least float32, finite and connected to ``representations`` whatever the
-            batch holds.
+            A scalar of at least float32, connected to ``representations`` and finite whatever
+            classes the batch holds; NaN where the mean of a class is NaN or infinite.
 
         Raises:
             ValueError: shapes or dtypes that do not fit together. Label values are checked on

@@ -284,6 +284,9 @@ def test_a_study_takes_no_figures_of_other_data(study, tmp_path):
     # A relabelled pixel is enough.
     relabel(sorted((root / "testannot").iterdir())[0])
     assert rows(study, overrides) == []
+    changed = Progress(study, [run])
+    assert "1 trained, but without figures on the images of now" in changed.summary()
+    assert "to evaluate" in changed.table()
     carry_out(study, run)
     assert rows(study, overrides)
 

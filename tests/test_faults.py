@@ -21,6 +21,7 @@ from conftest import TINY
 from make_data import make_camvid
 from test_trainer import assert_same
 
+from reco import cli
 from reco.config import Config, load_config
 from reco.data import open_dataset
 from reco.data.datasets import synthetic
@@ -292,6 +293,25 @@ def test_a_signal_to_all_processes_stops_a_run_with_a_checkpoint(tiny, tmp_path,
     at_step(trainer, 1, signal_all)
     assert not trainer.run().finished
     assert_resumes(config, tmp_path / "run", 2)
+
+
+def test_a_stopped_training_has_another_exit_code_than_a_finished_one(tmp_path, monkeypatch):
+    """``reco train … && reco eval …`` of a study's commands ends with it."""
+    real = Trainer.train_step
+
+    def stopping(trainer, *batch):
+        if trainer.iteration == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(trainer, *batch)
+
+    words = ["train", "--config", "demo.yaml", "--resume", "--set", *OVERRIDES]
+    words += [f"output_dir={tmp_path}", "train.iterations=3"]
+    with monkeypatch.context() as changed:
+        changed.setattr(Trainer, "train_step", stopping)
+        changed.setattr(synthetic, "SCENES", {"train": 12, "val": 2, "test": 2})
+        assert cli.main([*words, "train.checkpoint_every=100"]) == 130
+        changed.setattr(Trainer, "train_step", real)
+        assert cli.main(words) == 0
 
 
 def kill_loaders() -> None:

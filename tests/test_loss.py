@@ -531,6 +531,22 @@ def test_any_batch_gives_a_finite_connected_scalar(
         assert name == "hard_share" or each.isfinite().all(), name
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_representations_that_are_not_finite_are_not_hidden(
+    value: float, layout: torch.memory_format
+) -> None:
+    """They leave no pair of query and key, so that the sum alone would be 0."""
+    representations, logits, labels = make_batch()
+    labels[0, 0, 0] = 1
+    with torch.no_grad():
+        representations[0, 0, 0, 0] = value
+    found, _ = reco_loss_with_statistics(
+        representations.to(memory_format=layout), logits, labels, num_queries=5, num_negatives=7
+    )
+    assert found.isnan()
+
+
 @pytest.mark.parametrize("classes", [1, 2, 150, 300])
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (17, 23)])
 def test_any_size_and_number_of_classes(size: tuple[int, int], classes: int) -> None:

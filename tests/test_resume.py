@@ -125,7 +125,16 @@ def test_another_split_is_refused(tiny, tmp_path):
     checkpoint = load_checkpoint(folder / "last.pt")
     checkpoint["split"]["hash"] = "another"
     save_checkpoint(checkpoint, folder / "last.pt")
-    with pytest.raises(ConfigError, match="trained on split another"):
+    split = json.loads((folder / "split.json").read_text())
+    new, split["unlabelled"][0] = split["unlabelled"][0], "gone.jpg"
+    (folder / "split.json").write_text(json.dumps(split))
+    message = (
+        f"other images .split another, now .*; no longer unlabelled: gone.jpg; newly unl.*: {new}"
+    )
+    with pytest.raises(ConfigError, match=message):
+        train(tiny("train.iterations=1"), folder, resume=True)
+    (folder / "split.json").unlink()
+    with pytest.raises(ConfigError, match=r"now \w+\). Restore the files or masks, or train anew"):
         train(tiny("train.iterations=1"), folder, resume=True)
 
 

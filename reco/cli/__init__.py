@@ -42,7 +42,7 @@ COMMANDS: dict[str, Callable[[ArgumentParser], Work]] = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command. Errors of the user or the machine are one line on stderr and exit code 1.
 
-    Ctrl-C is exit code 130.
+    Ctrl-C is exit code 130, and so is SIGTERM of a training, which leaves a checkpoint.
 
     Args:
         words: the command and its options; by default those of the command line.

@@ -87,6 +87,6 @@ def train(parser: ArgumentParser) -> Work:
             raise ValueError(str(error)) from error
         if os.environ.get("RANK", "0") == "0":  # the processes have left their group by now
             print(outcome.summary())
-        return 0
+        return 0 if outcome.finished else 130
 
     return work

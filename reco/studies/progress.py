@@ -89,14 +89,25 @@ class Progress:
         for state, folders in (("failed", self.failed), ("running", self.running)):
             if run.folder in folders:
                 return state
+        if self._is_trained(run):
+            return "to evaluate"
         done = last_iteration(run.folder)
         return f"stopped at {done:,}" if done else "to do"
+
+    def _is_trained(self, run: StudyRun) -> bool:
+        return last_iteration(run.folder) >= run.config.train.iterations
 
     def summary(self) -> str:
         """How many runs are finished, running and left, and which failed and why."""
         left = self.unfinished()
-        waiting = len(left) - len(self.running) - len(self.failed)
-        counts = {"running": len(self.running), "to do": waiting, "failed": len(self.failed)}
+        waiting = [r for r in left if r.folder not in self.failed and r.folder not in self.running]
+        trained = sum(map(self._is_trained, waiting))
+        counts = {
+            "running": len(self.running),
+            "to do": len(waiting) - trained,
+            "trained, but without figures on the images of now: the study evaluates them": trained,
+            "failed": len(self.failed),
+        }
         parts = [f"{number} {state}" for state, number in counts.items() if number]
         done = len(self.runs) - len(left)
         lines = [", ".join([f"{done} of {len(self.runs)} runs finished", *parts])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 from reco import distributed
 from reco.config import Config, ConfigError
+from reco.data.splits import Split
 from reco.printing import join_first, say
 from reco.runs.checkpoint import Checkpoint
 
@@ -55,6 +58,26 @@ def check_labelled_images(
         )
     if changed and distributed.rank() == 0:
         say(f"note: since {folder} was saved, labelled images changed: {join_first(changed)}")
+
+
+def split_error(folder: Path, before: str, split: Split) -> str:
+    """Error text: which training images came or went since a run began, and what to do.
+
+    Args:
+        folder: of the run.
+        before: hash of its split.
+        split: of the images that are there.
+    """
+    text = f"--resume: {folder} was trained on other images (split {before}, now {split.hash})"
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        content = json.loads((folder / "split.json").read_text(encoding="utf-8"))
+        for role in ("labelled", "unlabelled"):
+            then, now = content[role], getattr(split, role)
+            if gone := sorted(set(then) - set(now)):
+                text += f"; no longer {role}: {join_first(gone)}"
+            if new := sorted(set(now) - set(then)):
+                text += f"; newly {role}: {join_first(new)}"
+    return text + ". Restore the files or masks, or train anew under another output_dir"
 
 
 def resume_error(folder: str, changed: dict[str, tuple[Any, Any]]) -> str:

@@ -65,7 +65,7 @@ from reco.training.interrupts import (
 from reco.training.log_figures import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
 from reco.training.profiling import StepProfiler
-from reco.training.resume import check_labelled_images, extended, resume_error
+from reco.training.resume import check_labelled_images, extended, resume_error, split_error
 from reco.training.validation import Validation
 from reco.writing import WriteError
 
@@ -539,10 +539,8 @@ class Trainer:
         if changed:
             raise ConfigError(resume_error(source, changed))
         if checkpoint["split"]["hash"] != self.parts.split.hash:
-            raise ConfigError(
-                f"--resume: {source} was trained on split {checkpoint['split']['hash']}, the data "
-                f"now give {self.parts.split.hash}: the images or their labels have changed"
-            )
+            before_split = checkpoint["split"]["hash"]
+            raise ConfigError(split_error(self.folder.path, before_split, self.parts.split))
         check_labelled_images(source, checkpoint.get("labelled_images"), self.labelled_images)
         load_state(self.student, checkpoint["student"], source)
         if self.teacher is not None:
