@@ -121,7 +121,7 @@ def test_a_refusal_names_key_values_and_remedy(command, tiny, tmp_path):
 
 def test_another_split_is_refused(tiny, tmp_path):
     folder = tmp_path / "run"
-    train(tiny("train.iterations=1"), folder)
+    train(tiny("train.iterations=1"), str(folder))
     checkpoint = load_checkpoint(folder / "last.pt")
     checkpoint["split"]["hash"] = "another"
     save_checkpoint(checkpoint, folder / "last.pt")

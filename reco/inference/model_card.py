@@ -76,7 +76,9 @@ def _method(run: TrainedRun) -> str:
 
 
 def _size(size: Sequence[int] | None) -> str:
-    return "as the image comes" if size is None else f"{size[0]} x {size[1]} (height x width)"
+    if size is None:
+        return "as the image comes"
+    return f"{size[0]} x {size[1]} (height x width): resize images to it, and probabilities back"
 
 
 def _commit(folder: Path) -> str:

@@ -58,7 +58,8 @@ class FilesOutcome(NamedTuple):
             return f"no image labelled: {len(self.failures)} failed"
         text = f"{self.predicted} images labelled; results are in {output}"
         if self.value_range is not None:
-            text += f"\nblack and white are the values {value_range_text(self.value_range)}"
+            values = value_range_text(self.value_range)
+            text += f"\nblack and white are the values {values}, found over all files of this call"
         if self.passed_over:
             text += f"\n{self.passed_over} other files passed over"
         text += "".join(f"\n{note}" for note in self.notes)

@@ -100,7 +100,7 @@ class TrainingOutcome(NamedTuple):
 
 def train(
     config: Config,
-    folder: Path,
+    folder: str | Path,
     *,
     resume: bool = False,
     extend_to: int | None = None,
@@ -108,6 +108,7 @@ def train(
     profile: bool = False,
 ) -> TrainingOutcome:
     """Train by ``config`` and keep everything in ``folder``; see :class:`Trainer`."""
+    folder = Path(folder)
     group_existed = distributed.in_group()  # a program that has joined a group leaves it itself
     with exclusive_use(folder), ensure_stderr():
         try:
