@@ -293,11 +293,11 @@ def test_an_image_that_a_list_names_twice(tmp_path, again):
     expected = f"train.txt: names photos/1.png twice, by '1.png masks/1.png' and '{again}': remove"
     with pytest.raises(ValueError, match=re.escape(expected)):
         folder(tmp_path, images="train.txt", masks="masks/{stem}.*").ids("train")
-    write_lines(tmp_path / "val.txt", ["1", again])
-    with pytest.raises(ValueError, match=r"dataset.validation: .*val.txt: names photos/1.png twi"):
-        folder(
-            tmp_path, images="photos", masks="masks/{stem}.*", validation=str(tmp_path / "val.txt")
-        ).ids("val")
+    layout = {"images": "photos", "masks": "masks/{stem}.*", "validation": "val.txt"}
+    for second in (again, "1"):
+        write_lines(tmp_path / "val.txt", ["1", second])
+        with pytest.raises(ValueError, match=r"dataset.validation: .*val.txt: names photos/1.png"):
+            folder(tmp_path, **layout).ids("val")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -96,13 +96,13 @@ def read_ids(path: Path, index: NameIndex, key: str) -> dict[str, str | None]:
             raise ValueError(f"{key}: {path}: {error}") from None
         if pair is None:
             unknown.append(line)
-        elif line_of.setdefault(pair[0], line) is not line:
+        elif pair[0] in found:
             raise ValueError(
                 f"{key}: {path}: names {pair[0]} twice, by {line_of[pair[0]]!r} and {line!r}: "
                 "remove one of the lines"
             )
         else:
-            found[pair[0]] = pair[1]
+            found[pair[0]], line_of[pair[0]] = pair[1], line
     if unknown:
         example = next(iter(index.ids), None)
         raise ValueError(
