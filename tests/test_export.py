@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from fractions import Fraction
 from importlib.util import find_spec
 
 import numpy as np
@@ -215,6 +216,18 @@ def test_other_channels_than_three(tmp_path):
     assert result.agreement == 1
     metadata = json.loads((tmp_path / "best-state.json").read_text())
     assert metadata["input"].startswith("float32 0..1 (batch, 4, height, width)")
-    assert metadata["output"].endswith("about a quarter of the input's height and width")
+    assert metadata["output"].endswith("about 1/4 of the input's height and width")
     assert metadata["output"] in (tmp_path / "best-card.md").read_text()
     assert len(metadata["mean"]) == 4
+
+
+def test_size_of_a_bare_networks_logits():
+    """It is four cells to a patch of a vision transformer, a quarter only where that has 16."""
+    pytest.importorskip("timm")
+    for patch, share in ((8, "1/2"), (32, "1/8")):
+        name = f"timm/vit_small_patch{patch}_224"
+        network = SegmentationNetwork(3, backbone=name, weights="none", channels=16)
+        described = export._of_bare_network({}, network)["output"]
+        assert described.endswith(f"at about {share} of the input's height and width")
+        logits = network.eval()(torch.rand(1, 3, 64, 64)).logits
+        assert logits.shape[2] == 64 * Fraction(share)

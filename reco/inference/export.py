@@ -351,7 +351,7 @@ def _write_hub(
 
 def _of_bare_network(metadata: dict[str, Any], network: SegmentationNetwork) -> dict[str, Any]:
     """Metadata of the network alone: floats in 0..1 and its own size, whatever the export has."""
-    size = "about a quarter of the input's height and width"
+    size = f"about {1 / network.stride} of the input's height and width"
     return {
         **metadata,
         "input": _describe("float", len(network.mean)),
