@@ -296,6 +296,9 @@ def test_masks_of_few_bits_hold_their_own_values(tmp_path):
         mask = read_mask(path)
         assert mask.kind == "value", name
         assert np.array_equal(mask.values, values), name
+    path = tmp_path / "bits.pgm"
+    path.write_bytes(b"P1 3 1 0 1 1\n")  # has no highest value, 1 is black
+    assert read_mask(path).values.tolist() == [[1, 0, 0]]
     path = tmp_path / "colour.ppm"
     path.write_bytes(b"P6 1 1 3\n" + bytes([0, 1, 2]))
     with pytest.raises(ValueError, match=r"colour.ppm: .*its colours end at 3 \(maxval of PPM\)"):
@@ -465,6 +468,7 @@ def test_classes_that_are_no_table(tmp_path, text, message):
         ("classes: {a: 0}\n  ignore: #00ff00", "ignore = None: expected a whole number or text"),
         ("classes: {b: 0x804080, c: 1}", "classes: b = 0x804080: a colour needs quotes and #"),
         ("classes: {b: [1, 000080]}", 'b = 000080: a colour needs quotes and #: "#000080"'),
+        ("classes: {b: 000000}", 'classes: b = 000000: a colour needs quotes and #: "#000000"'),
         ("classes: {b: ffffff}", 'classes: b = ffffff: a colour needs quotes and #: "#ffffff"'),
         ("ignore: 0x000080", 'ignore = 0x000080: a colour needs quotes and #: "#000080"'),
     ],
@@ -487,6 +491,8 @@ def test_a_colour_without_quotes_is_named(tmp_path, text, message):
         ("classes={b: #804080, c: 1}", "c: 1}': dataset.classes: a colour needs quotes"),
         ("classes={b: 0x804080, c: 1}", "--set: dataset.classes: b = 0x804080: a colour needs"),
         ("ignore=0x804080", "--set: dataset.ignore = 0x804080: a colour needs quotes"),
+        ("ignore=000000", "--set: dataset.ignore = 000000: a colour needs quotes"),
+        ("classes={b: 000000, c: 1}", "--set: dataset.classes: b = 000000: a colour needs"),
     ],
 )
 def test_a_colour_without_quotes_behind_set_is_named(override, message):

@@ -130,9 +130,9 @@ class Layers:
             if not equals or not key:
                 raise ConfigError(f"--set {override!r}: expected key=value, e.g. train.seed=1")
             try:
-                value = _read_value(text, _hint(key))
-                if key in COLOUR_KEYS and not isinstance(value, str):
+                if key in COLOUR_KEYS:  # before it is read, as in a file
                     refuse_unquoted_colours(yaml.compose(text, yaml.SafeLoader), f"--set: {key}")
+                value = _read_value(text, _hint(key))
             except yaml.constructor.ConstructorError as error:
                 raise ConfigError(f"--set {override!r}: {error.problem}") from error
             except yaml.YAMLError as error:

@@ -34,6 +34,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         text = read_text(path)
         loader = _Loader(text)
         node = loader.get_single_node()
+        for key in COLOUR_KEYS:  # before its values are read: black is 000000, a number to base 8
+            refuse_unquoted_colours(_below(node, key.split(".")), f"{path}: {key}")
         content = None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         if commented := commented_colour(text):
@@ -46,8 +48,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {what}{error}{hint}") from error
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    for key in COLOUR_KEYS:
-        refuse_unquoted_colours(_below(node, key.split(".")), f"{path}: {key}")
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected `key: value` lines, got {content!r}")

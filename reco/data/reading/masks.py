@@ -141,8 +141,8 @@ def _highest(image: Image.Image) -> int | None:
     """What a file holds at most, where Pillow brings that to 255 or 65535; before it is decoded."""
     for codec, _, _, given in getattr(image, "tile", ())[:1]:
         kind, *others = given if isinstance(given, tuple) else (given,)
-        if codec in ("ppm", "ppm_plain") and others:
-            return int(others[0])
+        if codec in ("ppm", "ppm_plain"):  # of one bit there is none, or None
+            return others[0] if others and isinstance(others[0], int) else None
         return {"L;2": 3, "L;4": 15}.get(str(kind)[:3])  # grey of 2 and 4 bit, PNG and TIFF
     return None
 
