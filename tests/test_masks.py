@@ -312,10 +312,15 @@ def test_files_that_a_program_reduced_to_few_bits_may_mean_what_they_show(tmp_pa
     for classes in (
         {"a": 0, "b": 85, "c": 170, "d": 255},
         {"a": 0, "b": 1, "c": 2, "d": 3},
-        {"a": [0, 255], "b": [1, 85], "c": [2, 170], "d": 3},
+        {"a": 0, "b": [1, 85], "c": [2, 170], "d": [3, 255]},
         {"a": "black", "b": "#555555", "c": "#aaaaaa", "d": "white"},
     ):
         assert np.array_equal(class_table(None, classes).read(read_mask(path), path), values)
+    path.write_bytes(low_png(np.array([[0, 1]]), 4))
+    names = [f"class {i}" for i in range(18)]
+    assert class_table(names[:17]).read(read_mask(path), path).tolist() == [[0, 1]]
+    with pytest.raises(ValueError, match=r"0-1 as stored and 0, 17 as shown, and both are classes"):
+        class_table(names).read(read_mask(path), path)
 
 
 def test_what_does_not_fit_is_named_with_the_remedy(tmp_path):

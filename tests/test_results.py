@@ -114,12 +114,12 @@ def test_classes_by_hand():
         ]
     ]
     title, _, head, _, road, sky = classes_table(rows).splitlines()
-    assert title == "IoU in % of each class on val:"
+    assert title == "IoU in % of each class on val, of the teacher or, without one, the student:"
     assert head == "| class | plain | ReCo |"
     assert road == "| road | 91.0 ± 1.4 | 95.0 |"
     assert sky == "| sky | - | 0.0 |"
     title, _, head, _, road, sky = classes_table(rows, "plain").splitlines()
-    assert title.endswith("each class on val, in brackets the mean difference to plain by seed:")
+    assert title.endswith("student, in brackets the mean difference to plain by seed:")
     assert road == "| road | 91.0 ± 1.4 | 95.0 (+5.0 of 1) |"  # to the run of the same seed alone
     assert sky == "| sky | - | 0.0 |"
 

@@ -164,7 +164,7 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
                 others = by_column.get((baseline or "", budget), {})
                 entries.append(_class_entry(runs, others if method != baseline else {}))
             lines.append(entries)
-        title = f"IoU in % of each class on {split}:"
+        title = f"IoU in % of each class on {split}, of the teacher or, without one, the student:"
         if baseline:
             title = f"{title[:-1]}, in brackets the mean difference to {baseline} by seed:"
         tables.append(f"{title}\n\n{markdown_table(['class', *titles], lines)}")

@@ -91,6 +91,8 @@ class ClassTable:
         lossy = mask.lossy or self._went_through_jpeg
         if lossy and (problem := self._jpeg_problem):
             raise ValueError(f"{source}: went through JPEG or lossy WebP: {problem}")
+        if mask.white in (3, 15) and not self.by_colour:  # 2 or 4 bit
+            self._refuse_two_meanings(mask, source)
         classes = self._convert(mask)
         unknown = classes == _UNKNOWN
         if not unknown.any():
@@ -131,6 +133,21 @@ class ClassTable:
             places = values.astype(np.int64).clip(_LOWEST - 1, _HIGHEST + 1) - _LOWEST + 1
             classes = self._of_value[places]
         return classes
+
+    def _refuse_two_meanings(self, mask: Mask, source: object) -> None:
+        """Raise for values that are classes as stored, and other classes as shown.
+
+        A program that makes files smaller stores 0 and 17 of 8 bit as 0 and 1 of 4 bit.
+        """
+        stored = np.unique(mask.values)
+        shown = brightness(stored, mask.white).tolist()
+        classes = [[self.named.get(value) for value in values] for values in (stored, shown)]
+        if classes[0] != classes[1] and not any(None in each for each in classes):
+            raise ValueError(
+                f"{source}: white is {mask.white} there, so its values are "
+                f"{ranges(stored.tolist())} as stored and {ranges(shown)} as shown, and both are "
+                "classes: save it with 8 bit"
+            )
 
     def _names_brightness(self, white: int) -> bool:
         """Whether values as shown are meant, in a file that a program reduced to fewer bits."""
