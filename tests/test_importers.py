@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import zlib
 from pathlib import Path
 
@@ -157,6 +158,111 @@ def test_coco_what_is_not_as_it_should_be_is_told(tmp_path):
     assert len(again.reader.unlabelled_ids()) == 2
 
 
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[0, 0, float("nan"), 5, 5, 5]], "coordinate nan: expected numbers up to 10 times"),
+        ([[0, 0, 9, 0, float("inf"), 9]], "coordinate inf: expected"),
+        ([[0, 0, 9, 0, 9, 1e12]], r"coordinate 1e\+12: expected"),
+        ([[0, 0, 9, 0, 9, 9, 9]], "7 coordinates: expected x, y of at least 3 points"),
+        ([[0, 0, 9, 0, 9, "9"]], r"\[\[0, 0, 9, 0, 9, '9'\]\]: expected polygons"),
+        ([0, 0, 9, 0, 9, 9], r"\[0, 0, 9, 0, 9, 9\]: expected polygons"),
+        ({"counts": [100, 200], "size": [20, 30]}, "run lengths of 300 pixels.* expected 600"),
+        ({"counts": [700, -100], "size": [20, 30]}, "the least -100"),
+        ({"counts": "zzzz", "size": [20, 30]}, "'z' in compressed run lengths"),
+        ({"counts": "P", "size": [20, 30]}, "compressed run lengths end within a number"),
+        ({"counts": "44", "size": [20, 30]}, "run lengths of 8 pixels"),
+        ({"counts": [600]}, "expected polygons"),
+        ({"counts": [600], "size": [30, 20]}, "run lengths for size"),
+    ],
+)
+def test_a_coco_image_with_a_broken_area_is_left_out(tmp_path, segmentation, message):
+    pytest.importorskip("pycocotools")
+    areas = [
+        {"category_id": 8, "segmentation": segmentation},
+        {"category_id": 7, "segmentation": [corners(0, 0, 9, 9)], "image_id": 2},
+    ]
+    path = coco(tmp_path, areas, images=("a", "b", "c"))
+    done = Imported("coco", path, tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert re.search(rf"a\.png: annotation 0: .*{message}", left_out), left_out
+    assert done.names == ["background", "cat"]
+    assert len(done.reader.ids("train")) == len(done.reader.ids("val")) == 1
+    assert done.reader.unlabelled_ids() == []
+
+
+def change(path: Path, key: str, index: int, **values: object) -> Path:
+    """A COCO file with other values in one of its items."""
+    content = json.loads(path.read_text())
+    content[key][index] |= values
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_coco_images_that_are_not_as_they_should_be_are_left_out(tmp_path):
+    pytest.importorskip("pycocotools")
+    names = [*"abcdefghi"]
+    cats = [
+        {"category_id": 7, "segmentation": [corners(0, 0, 9, 9)], "image_id": i} for i in range(9)
+    ]
+    path = coco(tmp_path, cats, images=names)
+    change(path, "images", 2, width="30")
+    change(path, "images", 3, file_name="e.png")  # the same as the next
+    change(path, "images", 5, file_name=None)
+    change(path, "images", 6, width=10**9, height=10**9)
+    change(path, "images", 7, id=1)
+    done = Imported("coco", path, tmp_path / "out")
+    reasons = "\n".join(done.summary.left_out)
+    for text in (
+        "c.png: .*width = '30': expected a int",
+        "e.png: annotated 2 times, expected once: e.png in .*, e.png in ",
+        "image 5: file_name = None: expected a str",
+        "g.png: annotated at 1000000000 x 1000000000 pixels, but the image is 30 x 20",
+        "b.png: .* 2 images have this id, expected one",
+        "h.png: .* 2 images have this id, expected one",
+    ):
+        assert re.search(text, reasons), reasons
+
+
+def test_coco_ids_that_contradict_each_other_stop_the_import(tmp_path):
+    pytest.importorskip("pycocotools")
+    path = change(coco(tmp_path, []), "categories", 1, id=7)
+    with pytest.raises(ValueError, match="categories: id 7 is both cat and dog"):
+        import_dataset("coco", path, tmp_path / "out")
+    path = change(coco(tmp_path, []), "annotations", 0, image_id=[1])
+    with pytest.raises(ValueError, match=r"annotations, item 1: .*expected an object"):
+        import_dataset("coco", path, tmp_path / "out")
+
+
+def test_more_classes_than_a_mask_can_hold_are_an_error(tmp_path):
+    pytest.importorskip("pycocotools")
+    names = [f"k{number}" for number in range(254)]
+    areas = [
+        {"category_id": 7 + number, "segmentation": [corners(0, 0, 9, 9)]} for number in range(254)
+    ]
+    with pytest.raises(ValueError, match=r"255 classes, expected at most 254: .* --classes"):
+        import_dataset("coco", coco(tmp_path, areas, names=names), tmp_path / "out")
+
+
+def test_an_image_in_another_folder_than_its_annotation_says_is_told(tmp_path):
+    """Not where the folders of another machine come before those here, or a name has none."""
+    pytest.importorskip("pycocotools")
+    areas = [{"category_id": 7, "segmentation": [corners(0, 0, 9, 9)], "image_id": 2}]
+    path = coco(tmp_path, areas, images=("a", "b", "c"))
+    change(path, "images", 0, file_name="/home/x/images/a.png")
+    change(path, "images", 1, file_name="set2/b.png")
+    done = Imported("coco", path, tmp_path / "out")
+    assert "1 images are from other folders than their annotations say" in done.text
+    assert "say: images/b.png for set2/b.png" in done.text
+    picture(tmp_path / "p" / "a" / "one.png")
+    labelme(tmp_path / "p" / "b" / "one.json", [square("cat", 1, 1, 5, 5)])
+    picture(tmp_path / "p" / "two.png")
+    labelme(tmp_path / "p" / "two.json", [square("cat", 1, 1, 5, 5)])
+    done = Imported("labelme", tmp_path / "p", tmp_path / "labelme")
+    assert "1 images are from other folders" in done.text
+    assert "say: a/one.png for b/one.png" in done.text
+
+
 def test_coco_splits_of_roboflow_and_of_datumaro(tmp_path):
     pytest.importorskip("pycocotools")
     for split in ("train", "valid"):
@@ -293,6 +399,64 @@ def test_photos_that_exif_turns(tmp_path):
     assert "1 photos that EXIF turns, annotated as stored: masks are turned too" in done.text
 
 
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (shape("cat", [[float("nan"), 10], [12, 12], [5, 8]]), "coordinate nan: expected numbers"),
+        (shape("cat", [[1e9, 10], [12, 12], [5, 8]]), r"coordinate 1e\+09: expected numbers"),
+        (
+            shape("cat", [["5", 10], [12, 12], [5, 8]]),
+            r"\[\['5', 10\].*expected numbers \[\[x, y\]",
+        ),
+        (shape("cat", [[None, 10], [12, 12], [5, 8]]), "expected numbers"),
+        (shape("cat", [[1, 2], [3, 4]]), "4 coordinates: expected x, y of at least 3 points"),
+        (shape("cat", [[1, 2], [3, 4], [5, 6]], "rectangle"), "expected .*two pairs for a rect"),
+        (shape("cat", [[1, 2], [3, 4]], "sphere"), "sphere: expected as shape_type one of polygon"),
+        (
+            shape("cat", [[1, 2], [3, 4]], "mask", mask="?"),
+            "mask: '?.*: expected a PNG file in base",
+        ),
+        ({"label": "cat"}, "0 coordinates: expected"),
+        ({"points": []}, "label = None: expected a str"),
+        (5, "label = None: expected a str"),
+    ],
+)
+def test_a_labelme_image_with_a_broken_shape_is_left_out(tmp_path, broken, message):
+    for name in "abc":
+        picture(tmp_path / "p" / f"{name}.png")
+        labelme(tmp_path / "p" / f"{name}.json", [square("dog", 1, 1, 5, 5)])
+    labelme(tmp_path / "p" / "a.json", [square("cat", 1, 1, 5, 5), broken])
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert re.search(rf"a\.png: shape 2 of a\.json: .*{message}", left_out), left_out
+    assert "no classes, since no mask holds them: cat" in done.text
+    assert done.names == ["background", "dog"]
+    np.testing.assert_array_equal(done.label("b"), box(1, 1, 6, 6))
+
+
+def test_labelme_files_that_cannot_be_read_are_left_out(tmp_path):
+    for name in "abcdefg":
+        picture(tmp_path / "p" / f"{name}.png")
+        labelme(tmp_path / "p" / f"{name}.json", [square(" dog ", 1, 1, 5, 5)])
+    labelme(tmp_path / "p" / "a.json", [square("dog", 1, 1, 5, 5)])
+    (tmp_path / "p" / "c.json").write_text("{")
+    labelme(tmp_path / "p" / "d.json", "shapes")
+    labelme(tmp_path / "p" / "e.json", [], size=("x", 20))
+    labelme(tmp_path / "p" / "f.json", [], image="g.png")
+    labelme(tmp_path / "p" / "h.json", [], data="junk")
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    assert done.names == ["background", "dog"]
+    reasons = "\n".join(done.summary.left_out)
+    for text in (
+        "c.json: not a JSON file",
+        "d.json: shapes = 'shapes': expected a list",
+        "e.png: .*imageWidth, imageHeight: \\('x', 20\\): expected whole numbers",
+        "g.png: annotated 2 times, expected once: .*f.json, .*g.json",
+        "h.json: imageData: 'junk': expected an image file in base64",
+    ):
+        assert re.search(text, reasons), reasons
+
+
 CVAT = """<?xml version="1.0" encoding="utf-8"?>
 <annotations><version>1.1</version><meta><job><labels>
 <label><name>cat</name></label><label><name>dog</name></label></labels></job></meta>
@@ -336,6 +500,79 @@ def test_cvat_xml(tmp_path):
         import_dataset("cvat", source, tmp_path / "other")
 
 
+POLYGON = '<polygon label="cat" points="0,0;9,0;9,9"/>'
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ('width="30" height="20"><polygon label="cat" points="5,5;9,9"/>', "4 coordinates"),
+        ('width="30" height="20"><polygon label="cat" points=""/>', "expected points="),
+        ('width="30" height="20"><polygon label="cat" points="nan,0;9,0;9,9"/>', "coordinate nan"),
+        ('width="30" height="20"><box label="cat" xtl="1"/>', "expected numbers xtl, ytl, xbr"),
+        ('width="30" height="20"><box label="cat" z_order="a"/>', "z_order: .* whole numbers"),
+        (
+            'width="30" height="20"><mask label="cat" rle="3" left="0" top="0" width="2" '
+            'height="1"/>',
+            "a mask of 3 pixels in a box of 2 x 1",
+        ),
+        (
+            'width="30" height="20"><mask label="cat" rle="90000" left="0" top="0" width="300" '
+            'height="300"/>',
+            "a box of 300 x 300 pixels: expected",
+        ),
+        (f'height="20">{POLYGON}', "expected whole numbers width, height"),
+    ],
+)
+def test_a_cvat_image_with_a_broken_shape_is_left_out(tmp_path, image, message):
+    pytest.importorskip("pycocotools")
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    sound = [f'<image name="{n}.png" width="30" height="20">{POLYGON}</image>' for n in "bc"]
+    (tmp_path / "in" / "annotations.xml").write_text(
+        "<annotations><meta><job><labels><label><name> cat</name></label></labels></job></meta>"
+        f'<image name="a.png" {image}</image>{"".join(sound)}</annotations>'
+    )
+    done = Imported("cvat", tmp_path / "in", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert re.search(rf"a\.png: .*{message}", left_out), left_out
+    assert done.names == ["background", "cat"]
+
+
+def test_cvat_annotations_that_share_an_image_are_left_out(tmp_path):
+    pytest.importorskip("pycocotools")
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.png")
+    names = ("t1/a", "t2/a", "b", "c")
+    images = [f'<image name="{n}.png" width="30" height="20">{POLYGON}</image>' for n in names]
+    (tmp_path / "in" / "annotations.xml").write_text(
+        "<annotations><meta><job><labels><label><name>cat</name></label></labels></job></meta>"
+        f"{''.join(images)}<image/></annotations>"
+    )
+    done = Imported("cvat", tmp_path / "in", tmp_path / "out")
+    assert "a.png: annotated 2 times, expected once: t1/a.png in " in done.text
+    assert "image None has no name" in done.text
+    assert done.reader.unlabelled_ids() == []
+
+
+def test_cvat_masks_over_the_border_are_cut_off(tmp_path):
+    pytest.importorskip("pycocotools")
+    box_of = 'label="cat" rle="0,12" width="4" height="3"'
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.png")
+    images = [
+        f'<image name="{n}.png" width="30" height="20"><mask {box_of} left="-2" top="-1"/>'
+        f'<mask {box_of} left="28" top="18"/></image>'
+        for n in "ab"
+    ]
+    (tmp_path / "in" / "annotations.xml").write_text(
+        "<annotations><meta><job><labels><label><name>cat</name></label></labels></job></meta>"
+        f"{''.join(images)}</annotations>"
+    )
+    done = Imported("cvat", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), box(0, 0, 2, 2) | box(28, 18, 30, 20))
+
+
 def test_cvat_segmentation_masks(tmp_path):
     root = tmp_path / "export"
     values = np.zeros((20, 30, 3), np.uint8)
@@ -375,7 +612,7 @@ def test_instances(tmp_path):
 
 def test_roboflow_masks(tmp_path):
     values = np.zeros((20, 30), np.uint8)
-    values[2:5, 2:5], values[8, 8] = 2, 9
+    values[2:5, 2:5], values[8, 8], values[9, 9] = 2, 9, 1
     for split in ("train", "valid"):
         (tmp_path / "in" / split).mkdir(parents=True)
         (tmp_path / "in" / split / "_classes.csv").write_text(
@@ -391,6 +628,44 @@ def test_roboflow_masks(tmp_path):
     np.testing.assert_array_equal(np.array(done.reader.label("val/a_jpg.rf.12")), values)
     assert done.reader.unlabelled_ids() == ["unlabelled/train/without"]
     assert "2 pixels of a value that _classes.csv does not have: void" in done.text
+
+
+def test_roboflow_tables(tmp_path):
+    values = np.zeros((20, 30), np.uint8)
+    values[2:5, 2:5] = 2
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.jpg")
+        save_mask(tmp_path / "in" / f"{name}_mask.png", values)
+    table = tmp_path / "in" / "_classes.csv"
+    table.write_text('Pixel Value, Class\n0, background\n1, never\n2, "dog, big"\n')
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    assert done.names == ["background", "dog, big"]
+    assert "no classes, since no mask holds them: never" in done.text
+    np.testing.assert_array_equal(done.label("a"), values // 2)
+    assert done.summary.pixels[[0, 1, 2, 255]].tolist() == [2 * 591, 18, 0, 0]
+    table.write_text("Pixel Value, Class\n0, background\n2, cat\n2, dog\n")
+    with pytest.raises(ValueError, match=r"_classes.csv: value 2 is both cat and dog"):
+        import_dataset("roboflow", tmp_path / "in", tmp_path / "other")
+    table.write_text("Pixel Value, Class\n0, background\n1, cat\n")
+    with pytest.raises(ValueError, match="classes without a pixel in any mask: cat"):
+        import_dataset("roboflow", tmp_path / "in", tmp_path / "third")
+
+
+def test_an_image_that_alone_holds_a_class_stays_in_training(tmp_path):
+    names = "abcdefghij"
+    for number, rare in enumerate(names[:4]):
+        for name in names:
+            picture(tmp_path / str(number) / f"{name}.png")
+            label = "dog" if name == rare else "cat"
+            labelme(tmp_path / str(number) / f"{name}.json", [square(label, 1, 1, 5, 5)])
+        done = Imported("labelme", tmp_path / str(number), tmp_path / f"out{number}")
+        assert f"train/{rare}" in done.reader.ids("train")
+        assert len(done.reader.ids("val")) == 2
+    for name in "ab":  # each alone
+        picture(tmp_path / "two" / f"{name}.png")
+        labelme(tmp_path / "two" / f"{name}.json", [square(name, 1, 1, 5, 5)])
+    text = import_dataset("labelme", tmp_path / "two", tmp_path / "out").format()
+    assert re.search("no training image holds [ab], which stops a run", text)
 
 
 def test_validation_images_depend_on_names_alone(tmp_path):
@@ -411,10 +686,12 @@ def test_areas_that_cover_all_but_slivers_are_pointed_out(tmp_path):
     for name in "ab":
         picture(tmp_path / "p" / f"{name}.png", (60, 50))
         shapes = [square("sky", 0, 0, 59, 30), square("road", 0, 31, 59, 49)]
+        shapes.append(square("_background_", 0, 0, 0, 0))
         labelme(tmp_path / "p" / f"{name}.json", shapes, size=(60, 50))
     told = import_dataset("labelme", tmp_path / "p", tmp_path / "one").format()
-    assert "background, the pixels of no area, fills 0.000%" in told
-    done = Imported("labelme", tmp_path / "p", tmp_path / "two", uncovered="void")
+    assert "background, the pixels of no area, fills 0.033%" in told
+    options = {"uncovered": "void", "void_names": ("_background_",)}
+    done = Imported("labelme", tmp_path / "p", tmp_path / "two", **options)
     assert done.names == ["road", "sky"]
     assert "import with --uncovered void" not in done.text
 

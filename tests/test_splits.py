@@ -251,6 +251,14 @@ def test_class_that_no_labelled_mask_holds_stops_the_run(tmp_path):
     assert sum(id.startswith("unlabelled/") for id in split.unlabelled) == 4
 
 
+def test_void_is_not_proposed_for_the_class_that_no_mask_holds(tmp_path):
+    make_folder(tmp_path, values=(0, 1, 255))
+    names = ("sound", "crack", "never")
+    folder = DatasetConfig(name="folder", root=str(tmp_path), class_names=names)
+    with pytest.raises(ValueError, match=r"holds never\..* hold 0, 1; dataset.classes \(such as"):
+        make_split(open_dataset(folder), folder)
+
+
 def test_bad_mask_is_found_before_training(tmp_path):
     make_folder(tmp_path)
     save_mask(tmp_path / "labels/train/site 1/003.png", make_mask([0, 1, 9], 0))

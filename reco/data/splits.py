@@ -339,6 +339,10 @@ def _remedy(reader: FolderReader, labelled: Sequence[str]) -> str:
     contents = [reader.content(id) for id in labelled]
     by_colour = reader.table.by_colour or any(c.kind == "colour" for c in contents)
     values = sorted({value for content in contents for value in content.values})
+    if not by_colour:
+        # 255 beside several values is void; 0 and 255 alone are two classes.
+        classes = [value for value in values if value not in reader.table.implied]
+        values = classes if len(classes) > 1 else values
     found = [colour_name(v) for v in values] if by_colour else [str(v) for v in values]
     names = reader.spec.class_names
     line = "dataset.classes (such as {background: 0, crack: 255})"

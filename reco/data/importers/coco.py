@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -18,21 +19,25 @@ from typing import Any, NamedTuple
 
 from reco import IGNORE
 from reco.data.importers.source import (
-    OUTSIDE,
     Annotated,
     Annotations,
     AreaMask,
     Classes,
     Images,
     ImportOptions,
+    Malformed,
     Rasterised,
+    by_image,
     choose_classes,
+    coordinates,
     paint,
-    reaches_outside,
+    reading,
     require,
     split_of,
 )
 from reco.optional_packages import import_extra
+
+_EXPECTED = "polygons [[x, y, x, y, …], …], or run lengths with size and counts"
 
 
 class _Area(NamedTuple):
@@ -64,17 +69,13 @@ def read_coco(source: Path, options: ImportOptions) -> Annotations:
     used = [name for with_areas, _ in names for name in with_areas]
     classes = choose_classes(used, options)
     classes.note_unused(name for _, without in names for name in without)
-    annotated: dict[Path, Annotated] = {}
-    for path, content in contents.items():
-        for item in _images_of(
+    annotated = by_image(
+        found
+        for path, content in contents.items()
+        for found in _images_of(
             path, content, images, classes, masks, left_out, split_of(path, root)
-        ):
-            if item.image in annotated:
-                raise ValueError(
-                    f"{path}: describes {item.image}, as another file in {source} does; import "
-                    "one of them"
-                )
-            annotated[item.image] = item
+        )
+    )
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
@@ -90,13 +91,10 @@ def coco_masks() -> ModuleType:
     return module
 
 
-def polygon_runs(
-    masks: ModuleType, polygons: Sequence[Sequence[float]], size: tuple[int, int]
-) -> Any:
-    """The union of polygons x, y, x, y, … in (width, height), in pycocotools' run lengths."""
+def polygon_runs(masks: ModuleType, polygons: list[list[float]], size: tuple[int, int]) -> Any:
+    """The union of polygons, as ``coordinates`` gives them, in pycocotools' run lengths."""
     width, height = size
-    parts = [list(map(float, polygon)) for polygon in polygons]
-    return masks.merge(masks.frPyObjects(parts, height, width))
+    return masks.merge(masks.frPyObjects(polygons, height, width))
 
 
 def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
@@ -112,6 +110,10 @@ def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
         isinstance(a, dict) and "category_id" in a for a in content["annotations"][:1]
     )
     if instances and content["categories"]:
+        for key in keys:
+            for number, item in enumerate(content[key], 1):
+                with reading(f"{path}: {key}, item {number}", item, "an object, its ids no lists"):
+                    hash((item.get("id"), item.get("image_id"), item.get("category_id")))
         found: dict[str, Any] = content
         return found
     if strict:
@@ -124,9 +126,12 @@ def _read(path: Path, *, strict: bool) -> dict[str, Any] | None:
 
 def _names(path: Path, content: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Categories that have annotations, in the order of their ids, and the names of the others."""
+    names: dict[int, str] = {}
     for category in content["categories"]:
-        require(category, "name", str, f"{path}: categories")
-        require(category, "id", int, f"{path}: categories")
+        name = require(category, "name", str, f"{path}: categories").strip()
+        id = require(category, "id", int, f"{path}: categories")
+        if names.setdefault(id, name) != name:
+            raise ValueError(f"{path}: categories: id {id} is both {names[id]} and {name}")
     categories = sorted(content["categories"], key=lambda c: int(c["id"]))
     used = {annotation.get("category_id") for annotation in content["annotations"]}
     return (
@@ -148,27 +153,39 @@ def _images_of(
     masks: ModuleType,
     left_out: list[str],
     split: str | None,
-) -> Iterator[Annotated]:
+) -> Iterator[tuple[str, Annotated]]:
+    """Images with annotations, and where they stand."""
     category = {c["id"]: c["name"] for c in content["categories"]}
     areas: dict[Any, list[_Area]] = defaultdict(list)
     for annotation in content["annotations"]:
         if annotation.get("category_id") is not None:
             name = category.get(annotation["category_id"], f"id {annotation['category_id']}")
             areas[annotation.get("image_id")].append(_Area(name, annotation))
-    known = {image.get("id") for image in content["images"]}
+    known = Counter(image.get("id") for image in content["images"])
     strangers = sum(len(found) for id, found in areas.items() if id not in known)
     if strangers:
         left_out.append(f"{path}: {strangers} annotations of images that the file does not list")
     for image in content["images"]:
-        where = f"{path}: image {image.get('id')!r}"
-        file_name = require(image, "file_name", str, where)
-        size = (require(image, "width", int, where), require(image, "height", int, where))
+        id = image.get("id")
+        where = f"{path}: image {id!r}"
+        file_name = image.get("file_name")
+        if not isinstance(file_name, str):
+            left_out.append(f"{where}: file_name = {file_name!r}: expected a str")
+            continue
         found = images.find(file_name, split)
         if found is None:
             left_out.append(f"{file_name}: not in {images.folder}")
             continue
-        rasterise = partial(_rasterise, areas[image.get("id")], classes, masks)
-        yield Annotated(found, images.name(found), size, rasterise, split)
+        rasterise = partial(_rasterise, areas[id], classes, masks)
+        item = Annotated(found, images.name(found), None, rasterise, split)
+        try:
+            size = (require(image, "width", int, where), require(image, "height", int, where))
+            item = replace(item, size=size)
+        except Malformed as error:
+            item = item.unusable(str(error))
+        if known[id] > 1:
+            item = item.unusable(f"{where}: {known[id]} images have this id, expected one")
+        yield f"{file_name} in {path}", item
 
 
 def _rasterise(
@@ -196,29 +213,74 @@ def _masks(
     events: Counter[str],
 ) -> Iterator[tuple[tuple[int, int], int, Any]]:
     """Order from the bottom, class and compressed mask of each area."""
-    width, height = size
     for name, annotation in areas:
         segmentation, label = annotation.get("segmentation"), classes.of(name, events)
         rank = 1
-        if isinstance(segmentation, dict):
-            if list(segmentation["size"]) != [height, width]:
-                raise ValueError(
-                    f"annotation {annotation.get('id')!r}: run lengths for size "
-                    f"{segmentation['size']}, the image is {[height, width]} (height, width)"
-                )
-            as_list = isinstance(segmentation["counts"], list)
-            mask = masks.frPyObjects(segmentation, height, width) if as_list else segmentation
-        else:
-            polygons = [p for p in segmentation or [] if len(p) >= 6]
-            if len(polygons) < len(segmentation or []):
-                events["polygons with fewer than three points left out"] += 1
-            if not polygons:
-                events["annotations have a box but no shape: the box is void"] += 1
-                rank, label = 0, IGNORE
-                x, y, w, h = annotation.get("bbox") or (0, 0, 0, 0)
-                polygons = [[x, y, x + w, y, x + w, y + h, x, y + h]]
-            events[OUTSIDE] += any(reaches_outside(p, size) for p in polygons)
-            mask = polygon_runs(masks, polygons, size)
+        with reading(f"annotation {annotation.get('id')!r}", segmentation, _EXPECTED):
+            if isinstance(segmentation, dict):
+                mask = _checked_runs(masks, segmentation, size)
+            else:
+                polygons = [p for p in segmentation or [] if len(p) >= 6]
+                if len(polygons) < len(segmentation or []):
+                    events["polygons with fewer than three points left out"] += 1
+                if not polygons:
+                    events["annotations have a box but no shape: the box is void"] += 1
+                    rank, label = 0, IGNORE
+                    polygons = [_box(annotation.get("bbox") or (0, 0, 0, 0))]
+                checked = [coordinates(polygon, size, events) for polygon in polygons]
+                mask = polygon_runs(masks, checked, size)
         if annotation.get("iscrowd"):
             events["crowd areas count as areas of their class"] += 1
         yield (rank, -int(masks.area(mask))), label, mask
+
+
+def _box(box: Any) -> list[float]:
+    with reading("bbox", box, "[x, y, width, height]"):
+        x, y, w, h = box
+        return [x, y, x + w, y, x + w, y + h, x, y + h]
+
+
+def _checked_runs(masks: ModuleType, segmentation: dict[str, Any], size: tuple[int, int]) -> Any:
+    """Run lengths that cover an image of (width, height), as pycocotools takes them.
+
+    Raises:
+        Malformed: they are for another size, or cover less or more.
+    """
+    width, height = size
+    if list(segmentation["size"]) != [height, width]:
+        raise Malformed(
+            f"run lengths for size {segmentation['size']}, the image is {[height, width]} "
+            "(height, width)"
+        )
+    counts = segmentation["counts"]
+    runs = [int(run) for run in counts] if isinstance(counts, list) else _unpacked(counts)
+    if min(runs) < 0 or sum(runs) != height * width:
+        raise Malformed(
+            f"run lengths of {sum(runs)} pixels, the least {min(runs)}: expected {height * width} "
+            "pixels and none below 0"
+        )
+    return masks.frPyObjects({"size": [height, width], "counts": runs}, height, width)
+
+
+def _unpacked(packed: str) -> list[int]:
+    """The run lengths in COCO's compressed string.
+
+    A character holds five bits of a number, the lowest first, and whether another follows. From the
+    fourth on, a number is the difference to the run length two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in packed:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise Malformed(f"{character!r} in compressed run lengths")
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            negative = bits & 16
+            value -= (1 << shift) if negative else 0
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise Malformed("compressed run lengths end within a number")
+    return runs

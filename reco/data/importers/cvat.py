@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +23,6 @@ from PIL import Image
 from reco import IGNORE
 from reco.data.importers.coco import coco_masks, polygon_runs
 from reco.data.importers.source import (
-    OUTSIDE,
     Annotated,
     Annotations,
     AreaMask,
@@ -30,11 +30,14 @@ from reco.data.importers.source import (
     Images,
     ImportOptions,
     Labels,
+    Malformed,
     Rasterised,
+    by_image,
     choose_classes,
+    coordinates,
     find_images,
     paint,
-    reaches_outside,
+    reading,
     split_of,
 )
 from reco.paths import read_lines
@@ -42,6 +45,12 @@ from reco.paths import read_lines
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton")
 _ELLIPSE_POINTS = 90
+_EXPECTED = {
+    "polygon": 'points="x,y;x,y;x,y"',
+    "box": "numbers xtl, ytl, xbr, ybr",
+    "ellipse": "numbers cx, cy, rx, ry",
+    "mask": "whole numbers left, top, width, height, and rle of the box",
+}
 
 
 def read_cvat(source: Path, options: ImportOptions) -> Annotations:
@@ -65,31 +74,41 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
     images = Images(options.images or root)
     trees = {path: _read_xml(path) for path in files}
     declared = [
-        name.text or ""
+        (name.text or "").strip()
         for tree in trees.values()
         for name in tree.findall("./meta//labels/label/name")
     ]
     used = {
-        shape.get("label")
+        shape.get("label", "").strip()
         for tree in trees.values()
         for shape in tree.iterfind("image/*")
         if shape.tag in _AREAS
     }
     classes = choose_classes([name for name in declared if name in used], options)
     classes.note_unused(name for name in declared if name not in used)
-    annotated: dict[Path, Annotated] = {}
+    found: list[tuple[str, Annotated]] = []
     left_out: list[str] = []
     for path, tree in trees.items():
         for element in tree.iter("image"):
-            name = element.attrib["name"]
+            name = element.get("name")
+            if name is None:
+                left_out.append(f"{path}: image {element.get('id')} has no name")
+                continue
             split = split_of(Path(element.get("subset") or path.stem), root)
             image = images.find(name, split)
             if image is None:
                 left_out.append(f"{name}: not in {images.folder}")
                 continue
-            size = (int(element.attrib["width"]), int(element.attrib["height"]))
             rasterise = partial(_rasterise, element, classes, masks)
-            annotated[image] = Annotated(image, images.name(image), size, rasterise, split)
+            item = Annotated(image, images.name(image), None, rasterise, split)
+            try:
+                with reading(f"{name} in {path}", element.attrib, "whole numbers width, height"):
+                    size = (int(element.attrib["width"]), int(element.attrib["height"]))
+                item = replace(item, size=size)
+            except Malformed as error:
+                item = item.unusable(str(error))
+            found.append((f"{name} in {path}", item))
+    annotated = by_image(found)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
@@ -115,17 +134,19 @@ def _rasterise(
     for shape in image:
         if shape.tag in _OTHER_SHAPES:
             events[f"shapes of the kind {shape.tag} left out: they enclose no area"] += 1
-    shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: then as in the file
+    with reading("z_order", [shape.get("z_order") for shape in shapes], "whole numbers"):
+        shapes.sort(key=lambda shape: int(shape.get("z_order", 0)))  # stable: then as in the file
 
     def painted() -> Iterator[tuple[int, AreaMask]]:
         for shape in shapes:
             label = classes.of(shape.get("label", ""), events)
-            if shape.tag == "mask":
-                yield label, _run_lengths(shape, size)
-                continue
-            points = _outline(shape)
-            events[OUTSIDE] += reaches_outside(points, size)
-            yield label, masks.decode(polygon_runs(masks, [points], size)).astype(bool)
+            with reading(shape.tag, shape.attrib, _EXPECTED[shape.tag]):
+                if shape.tag == "mask":
+                    mask = _run_lengths(shape, size, events)
+                else:
+                    points = coordinates(_outline(shape), size, events)
+                    mask = masks.decode(polygon_runs(masks, [points], size)).astype(bool)
+            yield label, mask
 
     rule = "the higher z_order, then the later one in the file, is on top"
     return paint(size, painted(), classes.uncovered, events, rule)
@@ -164,16 +185,20 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _run_lengths(shape: Element, size: tuple[int, int]) -> AreaMask:
+def _run_lengths(shape: Element, size: tuple[int, int], events: Counter[str]) -> AreaMask:
     """A mask in its box: runs of outside and inside in turns, row by row."""
     left, top, width, height = (int(shape.attrib[k]) for k in ("left", "top", "width", "height"))
+    coordinates([left, top, left + width, top + height], size, events, 2)
+    if width * height > 4 * size[0] * size[1]:
+        raise Malformed(f"a box of {width} x {height} pixels: expected one of the image's size")
     runs = [int(run) for run in shape.attrib["rle"].split(",")]
     if sum(runs) != width * height:
-        raise ValueError(f"a mask of {sum(runs)} pixels in a box of {width} x {height}")
+        raise Malformed(f"a mask of {sum(runs)} pixels in a box of {width} x {height}")
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(height, width)
+    inside = inside[max(0, -top) : max(0, size[1] - top), max(0, -left) : max(0, size[0] - left)]
+    top, left = max(0, top), max(0, left)
     mask = np.zeros((size[1], size[0]), dtype=bool)
-    # Boxes may reach over the border by a pixel.
-    mask[top : top + height, left : left + width] = inside[: size[1] - top, : size[0] - left]
+    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return mask
 
 
@@ -208,13 +233,15 @@ def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
         if line.startswith("#"):
             continue
         name, _, rest = line.partition(":")
+        name = name.strip()
         values = rest.partition(":")[0].split(",")
         if len(values) != 3 or not all(v.strip().isdigit() for v in values):
             raise ValueError(f"{path}: {line!r}: expected name:red,green,blue:parts:actions")
         colour = (int(values[0]), int(values[1]), int(values[2]))
         if colour in colours.values():
             raise ValueError(f"{path}: {line!r}: two classes have this colour")
-        colours[name] = colour
+        if colours.setdefault(name, colour) != colour:
+            raise ValueError(f"{path}: {line!r}: this class has another colour above")
     return colours
 
 

@@ -8,12 +8,12 @@ is void. Images without a JSON file are unlabelled.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,17 +23,19 @@ from PIL import Image, ImageDraw
 
 from reco.data.finding.patterns import IMAGE_ENDINGS
 from reco.data.importers.source import (
-    OUTSIDE,
     Annotated,
     Annotations,
     AreaMask,
     Classes,
     Images,
     ImportOptions,
+    Malformed,
     Rasterised,
+    by_image,
     choose_classes,
+    coordinates,
     paint,
-    reaches_outside,
+    reading,
     require,
     split_of,
 )
@@ -51,7 +53,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
     """A folder with JSON files and images, in sub-folders too.
 
     Raises:
-        ValueError: no LabelMe file there, or one that cannot be read; it is named.
+        ValueError: no LabelMe file there.
     """
     if not source.is_dir():
         raise ValueError(f"{source}: expected the folder with LabelMe's JSON files and the images")
@@ -59,7 +61,11 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
     contents: dict[Path, dict[str, Any]] = {}
     left_out: list[str] = []
     for path in sorted(source.rglob("*.json")):
-        content = _read(path)
+        try:
+            content = _read(path)
+        except Malformed as error:
+            left_out.append(str(error))
+            continue
         if content is None:
             left_out.append(f"{path}: JSON, but not LabelMe's (no shapes and imagePath)")
         else:
@@ -67,68 +73,73 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
     if not contents:
         raise ValueError(f"{source}: no LabelMe file: expected JSON with shapes and imagePath")
     # Sorted: the order in the files depends on the order of annotation.
-    found = sorted({shape["label"] for c in contents.values() for shape in c["shapes"]})
-    classes = choose_classes(found, options)
-    annotated: dict[Path, Annotated] = {}
+    shapes = [s for c in contents.values() for s in c["shapes"] if isinstance(s, dict)]
+    labels = {s["label"] for s in shapes if isinstance(s.get("label"), str)}
+    classes = choose_classes(sorted(labels), options)
+    found: list[tuple[str, Annotated]] = []
     for path, content in contents.items():
-        image = _image_of(path, content, images)
+        image = _image_of(path, content, images, source)
         embedded = None
         if image is None and content["imageData"]:
             image, embedded = path, partial(_embedded_image, path)
         if image is None:
             left_out.append(f"{path}: its image {content['imagePath']} is not there")
             continue
-        if image in annotated:
-            left_out.append(f"{path}: a second file for {image}")
-            continue
-        size = (content.get("imageWidth"), content.get("imageHeight"))
         root = source if embedded else images.folder
-        annotated[image] = Annotated(
+        item = Annotated(
             image,
             PurePosixPath(image.relative_to(root).with_suffix("").as_posix()),
-            (int(size[0]), int(size[1])) if size[0] and size[1] else None,
+            None,
             partial(_rasterise, path, content["shapes"], classes),
             split_of(image.parent, root),
             embedded,
         )
+        size = (content.get("imageWidth"), content.get("imageHeight"))
+        try:
+            with reading(f"{path}: imageWidth, imageHeight", size, "whole numbers"):
+                if size[0] and size[1]:
+                    item = replace(item, size=(int(size[0]), int(size[1])))
+        except Malformed as error:
+            item = item.unusable(str(error))
+        found.append((str(path), item))
+    annotated = by_image(found)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The content of a LabelMe file, ``None`` for others; ``imageData`` becomes a bool."""
+    """The content of a LabelMe file, ``None`` for others; ``imageData`` becomes a bool.
+
+    Raises:
+        Malformed: no JSON, or its shapes are no list.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from error
+        raise Malformed(f"{path}: not a JSON file: {error}") from error
     if not (isinstance(content, dict) and {"shapes", "imagePath"} <= content.keys()):
         return None
     content["imageData"] = bool(content.get("imageData"))  # megabytes, read again when written
-    for number, shape in enumerate(require(content, "shapes", list, str(path)), 1):
-        where = f"{path}: shape {number}"
-        require(shape, "label", str, where)
-        kind = shape.setdefault("shape_type", "polygon") or "polygon"
-        points = require(shape, "points", list, where)
-        if kind not in _KINDS:
-            raise ValueError(f"{where}: shape_type = {kind!r}: expected {', '.join(_KINDS)}")
-        if len(points) < _KINDS[kind]:
-            raise ValueError(f"{where}: {kind} of {len(points)} points: expected {_KINDS[kind]}")
-        shape["shape_type"] = kind
+    require(content, "shapes", list, str(path))
     return content
 
 
-def _image_of(path: Path, content: dict[str, Any], images: Images) -> Path | None:
+def _image_of(path: Path, content: dict[str, Any], images: Images, source: Path) -> Path | None:
     """The image of a JSON file: by ``imagePath``, else by the name of the JSON file."""
     name = str(content["imagePath"]).replace("\\", "/")
     at = [path.parent / name, *(path.with_suffix(ending) for ending in sorted(IMAGE_ENDINGS))]
     found = (images.at(candidate) for candidate in at)
-    return next((image for image in found if image is not None), None) or images.find(name)
+    below = PurePosixPath(path.parent.relative_to(source).as_posix()) / name
+    return next((image for image in found if image is not None), None) or images.find(str(below))
 
 
 def _embedded_image(path: Path) -> bytes:
-    content = json.loads(path.read_text(encoding="utf-8-sig"))
-    return base64.b64decode(content["imageData"])
+    data = json.loads(path.read_text(encoding="utf-8-sig"))["imageData"]
+    with reading("imageData", data, "an image file in base64"):
+        decoded = base64.b64decode(data)
+        Image.open(io.BytesIO(decoded)).close()
+    return decoded
 
 
 def _rasterise(
@@ -137,23 +148,33 @@ def _rasterise(
     events: Counter[str] = Counter()
 
     def painted() -> Iterator[tuple[int, AreaMask]]:
-        for shape in shapes:
-            points = [value for point in shape["points"] for value in point]
-            events[OUTSIDE] += reaches_outside(points, size)
-            if shape["shape_type"] in ("line", "linestrip", "point", "points"):
+        for number, shape in enumerate(shapes, 1):
+            where = f"shape {number} of {path.name}"
+            label = classes.of(require(shape, "label", str, where), events)
+            kind = shape.get("shape_type") or "polygon"
+            if kind in ("line", "linestrip", "point", "points"):
                 events["lines and points painted as labelme does, 10 pixels wide"] += 1
-            yield classes.of(shape["label"], events), _mask(path, shape, size)
+            points = shape.get("points")
+            expected = "numbers [[x, y], …], two pairs for a rectangle or a circle"
+            with reading(f"{where}: {kind}", points, expected):
+                if kind not in _KINDS:
+                    raise Malformed(f"expected as shape_type one of {', '.join(_KINDS)}")
+                values = [value for x, y in points or () for value in (x, y)]
+                values = coordinates(values, size, events, _KINDS[kind])
+                pairs = list(zip(values[::2], values[1::2], strict=True))
+                mask = _mask(kind, pairs, shape, size)
+            yield label, mask
 
     rule = "the later one in the file is on top"
     return paint(size, painted(), classes.uncovered, events, rule)
 
 
-def _mask(path: Path, shape: dict[str, Any], size: tuple[int, int]) -> AreaMask:
+def _mask(
+    kind: str, points: list[tuple[float, float]], shape: dict[str, Any], size: tuple[int, int]
+) -> AreaMask:
     """The pixels of one shape in an image of (width, height)."""
     canvas = Image.new("L", size)
     draw = ImageDraw.Draw(canvas)
-    points: list[tuple[float, float]] = [(x, y) for x, y in shape["points"]]
-    kind = shape["shape_type"]
     if kind in ("polygon", "oriented_rectangle"):
         draw.polygon(points, fill=1, outline=1)
     elif kind == "rectangle":
@@ -165,7 +186,7 @@ def _mask(path: Path, shape: dict[str, Any], size: tuple[int, int]) -> AreaMask:
     elif kind in ("line", "linestrip"):
         draw.line(points, fill=1, width=_LINE_WIDTH)
     elif kind == "mask":
-        canvas.paste(_embedded_mask(path, shape), (int(points[0][0]), int(points[0][1])))
+        canvas.paste(_embedded_mask(shape), (int(points[0][0]), int(points[0][1])))
     else:
         for x, y in points:
             _circle(draw, x, y, _POINT_RADIUS)
@@ -176,10 +197,8 @@ def _circle(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> Non
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1, outline=1)
 
 
-def _embedded_mask(path: Path, shape: dict[str, Any]) -> Image.Image:
+def _embedded_mask(shape: dict[str, Any]) -> Image.Image:
     """The PNG inside a shape of the kind ``mask``."""
-    try:
+    with reading("mask", shape.get("mask"), "a PNG file in base64"):
         picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
         return Image.fromarray(np.asarray(picture).astype(bool).astype(np.uint8))
-    except (KeyError, TypeError, OSError, binascii.Error) as error:
-        raise ValueError(f"{path}: a shape of the kind mask without a readable mask") from error

@@ -66,10 +66,15 @@ def read_roboflow(source: Path, options: ImportOptions) -> Annotations:
 
 def _read_classes(path: Path) -> dict[int, str]:
     """Mask value -> class name, from lines ``value, name`` below a header."""
-    rows = [[value.strip() for value in row] for row in csv.reader(read_lines(path))][1:]
+    lines = csv.reader(read_lines(path), skipinitialspace=True)
+    rows = [[value.strip() for value in row] for row in lines][1:]
     if not rows or any(len(row) < 2 or not row[0].isdigit() for row in rows):
         raise ValueError(f"{path}: expected lines such as `1, road` below `Pixel Value, Class`")
-    return {int(row[0]): row[1] for row in rows}
+    values: dict[int, str] = {}
+    for value, name, *_ in rows:
+        if values.setdefault(int(value), name) != name:
+            raise ValueError(f"{path}: value {value} is both {values[int(value)]} and {name}")
+    return values
 
 
 def _rasterise(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:

@@ -6,23 +6,30 @@ Shapes: masks (H, W) bool, labels (H, W) uint8 with a class index or IGNORE.
 from __future__ import annotations
 
 import re
+import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
 from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
+from reco.printing import join_first
 
 Labels = npt.NDArray[np.uint8]
 AreaMask = npt.NDArray[np.bool_]
 
 _BACKGROUND = {"background", "_background_", "__background__"}
 _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
+_MAX_CLASSES = 254
+_FAR = 10  # coordinates beyond so many times an image's longer side are mistakes
+_EXCERPT = reprlib.Repr()
+_EXCERPT.maxdict, _EXCERPT.maxstring = 8, 60
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,26 @@ class ImportOptions:
             raise ValueError(f"val_share = {self.val_share}: expected a share in (0, 1)")
 
 
+class Malformed(ValueError):
+    """An annotation that cannot be used, and why, in words for the user."""
+
+
+@contextmanager
+def reading(where: str, value: object, expected: str) -> Iterator[None]:
+    """Name an annotation in its errors. Any but :class:`Malformed` says what came and was expected.
+
+    Raises:
+        Malformed: whatever was raised within.
+    """
+    try:
+        yield
+    except Malformed as error:
+        raise Malformed(f"{where}: {error}") from error
+    except Exception as error:
+        came = _EXCERPT.repr(value)
+        raise Malformed(f"{where}: {came}: expected {expected}") from error
+
+
 class Rasterised(NamedTuple):
     """Labels of one image, and counts of the events to report."""
 
@@ -84,6 +111,31 @@ class Annotated:
     split: str | None = None
     embedded: Callable[[], bytes] | None = None
 
+    def unusable(self, reason: str) -> Annotated:
+        """The same image, left out for ``reason`` when it is to be rasterised."""
+
+        def fail(_: tuple[int, int]) -> NoReturn:
+            raise Malformed(reason)
+
+        return replace(self, size=None, rasterise=fail)
+
+
+def by_image(found: Iterable[tuple[str, Annotated]]) -> dict[Path, Annotated]:
+    """Images with annotations by their files, from these and where they stand.
+
+    Of several annotations for one file none is sure to be its own: the image is left out.
+    """
+    places: dict[Path, list[str]] = defaultdict(list)
+    items: dict[Path, Annotated] = {}
+    for place, item in found:
+        places[item.image].append(place)
+        items[item.image] = item
+    for image, several in places.items():
+        if len(several) > 1:
+            reason = f"annotated {len(several)} times, expected once: {join_first(several)}"
+            items[image] = items[image].unusable(reason)
+    return items
+
 
 @dataclass(frozen=True)
 class Annotations:
@@ -106,13 +158,15 @@ class Classes(NamedTuple):
 
     def of(self, name: str, events: Counter[str]) -> int:
         """Class of an area's name; one that is not known is void."""
+        name = name.strip()
         if name not in self.class_of:
             events[f"areas of {name!r}, which the annotations do not declare: void"] += 1
         return self.class_of.get(name, IGNORE)
 
     def note_unused(self, names: Iterable[str]) -> None:
         """Note names without any area: a class that no mask holds would stop a run."""
-        unused = [name for name in dict.fromkeys(names) if name not in self.class_of]
+        names = dict.fromkeys(name.strip() for name in names)
+        unused = [name for name in names if name not in self.class_of]
         if unused:
             self.notes.append(f"no classes, since they have no areas: {', '.join(unused)}")
 
@@ -123,7 +177,7 @@ def choose_classes(
     """Classes of the result from the names in a source, in their order.
 
     A name such as ``background`` or ``_background_`` becomes class 0; where there is none, it is
-    added for the pixels that no area covers.
+    added for the pixels that no area covers. Blanks around a name do not count.
 
     Args:
         found: names in the source.
@@ -131,9 +185,10 @@ def choose_classes(
         adds_background: False where the source labels every pixel anyway.
 
     Raises:
-        ValueError: fewer than two classes, or asked for one that the source does not have.
+        ValueError: fewer than two classes, more than 254, or asked for one that the source does not
+            have.
     """
-    found = list(dict.fromkeys(found))
+    found = list(dict.fromkeys(name.strip() for name in found))
 
     def background(name: str) -> bool:
         return name.lower() in _BACKGROUND
@@ -158,6 +213,11 @@ def choose_classes(
     if len(names) < 2:
         raise ValueError(
             f"the source has the class {', '.join(names) or '(none)'} alone: expected at least two"
+        )
+    if len(names) > _MAX_CLASSES:
+        raise ValueError(
+            f"the source has {len(names)} classes, expected at most {_MAX_CLASSES}: choose some "
+            "with --classes"
         )
     index = {name: position for position, name in enumerate(names)}
     index |= dict.fromkeys(for_background, 0) | dict.fromkeys(void, IGNORE)
@@ -194,13 +254,31 @@ def paint(
     return Rasterised(labels, events, num_areas)
 
 
-def reaches_outside(points: Sequence[float], size: tuple[int, int]) -> bool:
-    """Whether x, y, x, y, … leave an image of (width, height) by more than a pixel."""
-    xs, ys = points[0::2], points[1::2]
-    return min(xs) < -1 or min(ys) < -1 or max(xs) > size[0] + 1 or max(ys) > size[1] + 1
+def coordinates(
+    values: Sequence[Any], size: tuple[int, int], events: Counter[str], least: int = 3
+) -> list[float]:
+    """x, y, x, y, … of an area in an image of (width, height).
 
+    ``events`` counts areas that leave the image by more than a pixel.
 
-OUTSIDE = "areas reach beyond their image: cut off at its border"
+    Raises:
+        Malformed: not finite, absurdly far from the image, or fewer than ``least`` points.
+        TypeError: not numbers.
+    """
+    numbers = [0.0 + value for value in values]  # no text, unlike float
+    if len(numbers) % 2 or len(numbers) < 2 * least:
+        raise Malformed(f"{len(numbers)} coordinates: expected x, y of at least {least} points")
+    far = _FAR * max(size)
+    for number in numbers:
+        if not -far <= number <= far:  # nor NaN
+            raise Malformed(
+                f"coordinate {number:g}: expected numbers up to {_FAR} times the image's "
+                f"{max(size)} pixels"
+            )
+    xs, ys = numbers[0::2], numbers[1::2]
+    if min(xs) < -1 or min(ys) < -1 or max(xs) > size[0] + 1 or max(ys) > size[1] + 1:
+        events["areas reach beyond their image: cut off at its border"] += 1
+    return numbers
 
 
 class Images:
@@ -215,6 +293,7 @@ class Images:
         for path in self.files:
             self._by_name[path.name].append(path)
         self._at = {path.resolve(): path for path in self.files}
+        self._elsewhere: list[str] = []  # found by name, in another folder than it says
 
     def at(self, path: Path) -> Path | None:
         """The file at ``path`` in any spelling, if it is among these."""
@@ -224,7 +303,8 @@ class Images:
         """The file that an annotation calls ``name``; ``None`` where there is none.
 
         Of several with equal names, one that is not in a folder of masks, then that which has the
-        most of the name's folders, then that in a folder of the split.
+        most of the name's folders, then that in a folder of the split. The name may begin with
+        folders of another machine, or lack some; that it has others is noted in :meth:`without`.
 
         Raises:
             ValueError: several fit equally well.
@@ -247,7 +327,12 @@ class Images:
                 f"{name}: may be {candidates[0]} or {candidates[1]}; say with --images in which "
                 "folder the images are"
             )
-        return candidates[0] if candidates else None
+        if not candidates:
+            return None
+        found = candidates[0].relative_to(self.folder)
+        if fit(candidates[0])[1] < min(len(wanted.parts), len(found.parts)):
+            self._elsewhere.append(f"{found} for {wanted}")
+        return candidates[0]
 
     def name(self, path: Path) -> PurePosixPath:
         """Path below the folder, without ending: the name of the result."""
@@ -258,8 +343,14 @@ class Images:
     ) -> list[tuple[Path, PurePosixPath]]:
         """The images that have no annotations, with their names.
 
-        Folders whose name means masks are left out; ``notes`` gets a line about them.
+        Folders whose name means masks are left out; ``notes`` gets a line about them, and about
+        images that were found in another folder.
         """
+        if self._elsewhere:
+            notes.append(
+                f"{len(self._elsewhere)} images are from other folders than their annotations say: "
+                f"{join_first(self._elsewhere, 3)}"
+            )
         found = []
         passed_over: Counter[str] = Counter()
         for path in self.files:
@@ -314,9 +405,9 @@ def require(content: Any, key: str, kind: type, where: str) -> Any:
     """``content[key]``, of type ``kind``.
 
     Raises:
-        ValueError: it is not there or is of another type.
+        Malformed: it is not there or is of another type.
     """
     value = content.get(key) if isinstance(content, dict) else None
     if not isinstance(value, kind):
-        raise ValueError(f"{where}: {key} = {value!r}: expected a {kind.__name__}")
+        raise Malformed(f"{where}: {key} = {value!r}: expected a {kind.__name__}")
     return value

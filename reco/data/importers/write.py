@@ -44,6 +44,15 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
+
+class _Written(NamedTuple):
+    """A labelled image of the result."""
+
+    image: Path
+    mask: Path
+    classes: frozenset[int]
+
+
 _SLIVERS = 0.001  # a smaller share of background is gaps between areas
 
 
@@ -64,8 +73,7 @@ class Summary(NamedTuple):
         for index, name in [*enumerate(self.class_names), (IGNORE, "(void)")]:
             share = self.pixels[index] / total
             if index != IGNORE or share:
-                unused = "  never annotated" if not share else ""
-                lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels{unused}")
+                lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels")
         lines += [f"note: {note}" for note in self.notes]
         if self.left_out:
             lines.append(f"left out ({len(self.left_out)}): {join_first(self.left_out)}")
@@ -76,11 +84,12 @@ class Summary(NamedTuple):
 def write_folder(source: Annotations, target: Path, options: ImportOptions) -> Summary:
     """Write a source as the layout of :mod:`reco.data.datasets.folder`, with ``data.yaml`` at last.
 
-    An image whose annotations cannot be rasterised is left out and named in the summary.
+    An image whose annotations cannot be rasterised is left out and named in the summary. A class
+    that no mask holds is none of the result: it would stop a run.
 
     Raises:
         FileExistsError: ``target`` is not empty.
-        ValueError: fewer than two labelled images.
+        ValueError: fewer than two labelled images, or than two classes in their masks.
     """
     if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target}: is not empty; choose another folder, or remove it")
@@ -99,7 +108,7 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
     # All 256 colours: Pillow packs an image with fewer into fewer bits, and void is 255.
     palette = [v for colour in default_palette(256) for v in colour]
     taken: set[PurePosixPath] = set()
-    written: dict[PurePosixPath, list[Path]] = {}  # files of each labelled image, by its name
+    written: dict[PurePosixPath, _Written] = {}  # by name
     for item in tqdm(_with_splits(source.annotated), "importing", unit="image"):
         try:
             rasterised = _rasterise_upright(item)
@@ -113,34 +122,36 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
         if not rasterised.num_areas:
             events[f"annotated images without any area are {options.uncovered} as a whole"] += 1
         events += rasterised.events
-        pixels += np.bincount(rasterised.labels.ravel(), minlength=IGNORE + 1)
+        counts = np.bincount(rasterised.labels.ravel(), minlength=IGNORE + 1)
+        pixels += counts
         assert item.split is not None
         name = _free_name(PurePosixPath(item.split) / _short(item.name), item.image, taken)
         mask = _save_labels(rasterised.labels, palette, target / "labels" / f"{name}.png")
         image = _place_image(item, target / "images" / name, copy=options.copy)
-        written[name] = [image, mask]
+        classes = frozenset(map(int, np.flatnonzero(counts[:IGNORE])))
+        written[name] = _Written(image, mask, classes)
         images[item.split] += 1
-    if not images["val"]:
-        images += _move_to_val(written, options.val_share)
+    moved = 0 if images["val"] else _move_to_val(written, options.val_share)
+    images.update({"val": moved, "train": -moved})
     if images["train"] < 1 or images["val"] < 1:
         reasons = f": {join_first(left_out)}" if left_out else ""
         raise ValueError(
             f"{images['train']} training and {images['val']} validation images have annotations "
             f"that can be used, expected at least one of each{reasons}"
         )
+    notes = [*source.notes]
+    names, pixels = _drop_absent(source.class_names, pixels, written, palette, notes)
     for path, name in unlabelled:
         name = _free_name("unlabelled" / name, path, taken)
         _link(path, target / f"{name}{path.suffix}", copy=options.copy)
         images["unlabelled"] += 1
-    notes = source.notes + [f"{count:,} {event}" for event, count in events.items() if count]
-    if source.class_names[0] == "background" and pixels[0] < _SLIVERS * pixels.sum():
+    notes += [f"{count:,} {event}" for event, count in events.items() if count]
+    if names[0] == "background" and pixels[0] < _SLIVERS * pixels.sum():
         notes.append(
             f"background, the pixels of no area, fills {pixels[0] / pixels.sum():.3%}: where areas "
             "are meant to cover everything, import with --uncovered void"
         )
-    summary = Summary(
-        target / "data.yaml", source.class_names, dict(images), pixels, notes, left_out
-    )
+    summary = Summary(target / "data.yaml", names, dict(images), pixels, notes, left_out)
     write_text_whole(summary.config, _yaml(summary, target))
     return summary
 
@@ -153,21 +164,79 @@ def _with_splits(annotated: list[Annotated]) -> list[Annotated]:
     ]
 
 
-def _move_to_val(written: dict[PurePosixPath, list[Path]], share: float) -> Counter[str]:
-    """Make a share of the training images, at least one, validation images; the change of counts.
+def _move_to_val(written: dict[PurePosixPath, _Written], share: float) -> int:
+    """Make a share of the training images, at least one, validation images; their number.
 
-    The choice depends on their names alone, so that adding images does not move the others.
+    The choice depends on their names, so that adding images does not move the others. An image that
+    alone holds a class stays, unless that is true of all.
     """
     train = [name for name in written if name.parts[0] == "train"]
     train.sort(key=lambda name: hashlib.sha256(str(name).encode()).digest())
-    chosen = train[: max(1, round(share * len(train)))] if len(train) > 1 else []
+    wanted = max(1, round(share * len(train))) if len(train) > 1 else 0
+    holders = Counter(index for name in train for index in written[name].classes)
+    chosen: list[PurePosixPath] = []
+    for name in train:
+        if len(chosen) < wanted and all(holders[index] > 1 for index in written[name].classes):
+            chosen.append(name)
+            holders.subtract(written[name].classes)
+    chosen = chosen or train[:wanted]
     for name in chosen:
-        for path in written[name]:
-            root = path.parents[len(name.parts) - 1]  # images or labels
-            place = root / "val" / path.relative_to(root / "train")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            path.rename(place)
-    return Counter({"val": len(chosen), "train": -len(chosen)})
+        item, depth = written.pop(name), len(name.parts)
+        written[PurePosixPath("val", *name.parts[1:])] = item._replace(
+            image=_move(item.image, depth), mask=_move(item.mask, depth)
+        )
+    return len(chosen)
+
+
+def _move(path: Path, depth: int) -> Path:
+    """Rename a file ``depth`` levels below images or labels, from train to val."""
+    root = path.parents[depth - 1]
+    place = root / "val" / path.relative_to(root / "train")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return path.rename(place)
+
+
+def _drop_absent(
+    names: tuple[str, ...],
+    pixels: npt.NDArray[np.int64],
+    written: dict[PurePosixPath, _Written],
+    palette: Iterable[int],
+    notes: list[str],
+) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Names and pixels of the classes that masks hold; masks of other indices are written again.
+
+    ``notes`` gets a line about the others, and about those that no training mask holds.
+
+    Raises:
+        ValueError: fewer than two.
+    """
+    held = [index for index in range(len(names)) if pixels[index]]
+    in_train = {
+        c for name, item in written.items() if name.parts[0] == "train" for c in item.classes
+    }
+    absent = [name for index, name in enumerate(names) if index not in held]
+    if len(held) < 2:
+        raise ValueError(
+            f"classes without a pixel in any mask: {', '.join(absent)}; expected two or more with "
+            "pixels"
+        )
+    if absent:
+        notes.append(f"no classes, since no mask holds them: {', '.join(absent)}")
+    if unseen := [names[index] for index in held if index not in in_train]:
+        notes.append(
+            f"no training image holds {', '.join(unseen)}, which stops a run: move images from val "
+            "to train, or import with --classes and the other names"
+        )
+    new_index: Labels = np.full(IGNORE + 1, IGNORE, dtype=np.uint8)
+    new_index[held] = np.arange(len(held))
+    if held != list(range(len(held))):
+        for item in written.values():
+            with Image.open(item.mask) as mask:
+                labels = new_index[np.asarray(mask)]
+            _save_labels(labels, palette, item.mask)
+    counts = np.zeros_like(pixels)
+    counts[: len(held)], counts[IGNORE] = pixels[held], pixels[IGNORE]
+    return tuple(names[index] for index in held), counts
 
 
 def _rasterise_upright(item: Annotated) -> Rasterised:
@@ -180,7 +249,10 @@ def _rasterise_upright(item: Annotated) -> Rasterised:
         stored = image.size
         turn = image.getexif().get(_ORIENTATION, 1)
         upright = ImageOps.exif_transpose(image).size if turn in _TURNS else stored
-    rasterised = item.rasterise(item.size or upright)
+    size = item.size or upright
+    if size not in (upright, stored):  # before labels of that size take memory
+        raise _wrong_size(size, upright)
+    rasterised = item.rasterise(size)
     size = (rasterised.labels.shape[1], rasterised.labels.shape[0])
     if size == upright:
         if turn in _TURNS:
@@ -190,8 +262,12 @@ def _rasterise_upright(item: Annotated) -> Rasterised:
         rasterised.events["photos that EXIF turns, annotated as stored: masks are turned too"] += 1
         turned = np.asarray(Image.fromarray(rasterised.labels).transpose(_TURNS[turn]))
         return rasterised._replace(labels=turned)
-    raise ValueError(
-        f"annotated at {size[0]} x {size[1]} pixels, but the image is {upright[0]} x {upright[1]}"
+    raise _wrong_size(size, upright)
+
+
+def _wrong_size(size: tuple[int, int], image: tuple[int, int]) -> ValueError:
+    return ValueError(
+        f"annotated at {size[0]} x {size[1]} pixels, but the image is {image[0]} x {image[1]}"
     )
 
 
