@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -146,10 +147,11 @@ def export_checkpoint(
     targets = {name: folder / f"{path.stem}{_ENDINGS[name]}" for name in formats}
     metadata = _metadata(run, trained, input)
     bare = _of_bare_network(metadata, trained)
-    runs = _write(deployable, targets, metadata, bare, model_card(run, run.which(network), bare))
+    card = partial(model_card, run, run.which(network))
+    runs = _write(deployable, targets, metadata, bare, card)
     card_path = folder / f"{path.stem}-card.md"
     whole = "pt2" in targets or "onnx" in targets
-    write_text_whole(card_path, model_card(run, run.which(network), metadata if whole else bare))
+    write_text_whole(card_path, card(metadata if whole else bare))
     if written is not None:
         described = [_description(targets["state_dict"])] if "state_dict" in targets else []
         written += [*targets.values(), *described, card_path]
@@ -213,9 +215,9 @@ def _write(
     targets: Mapping[Format, Path],
     metadata: dict[str, Any],
     bare: dict[str, Any],
-    card: str,
+    card: Callable[[dict[str, Any]], str],
 ) -> dict[Format, Callable[[Tensor], Tensor]]:
-    """Write the files, read them again, and return what runs each; ``card`` is that of ``bare``."""
+    """Write the files, read them again, and return what runs each."""
     runs: dict[Format, Callable[[Tensor], Tensor]] = {}
     if "pt2" in targets or "onnx" in targets:
         program = trace(deployable)
@@ -226,7 +228,7 @@ def _write(
     if "state_dict" in targets:
         runs["state_dict"] = _write_state(deployable, targets["state_dict"], bare)
     if "hub" in targets:
-        runs["hub"] = _write_hub(deployable, targets["hub"], bare, card)
+        runs["hub"] = _write_hub(deployable, targets["hub"], bare, card(bare))
     return runs
 
 

@@ -32,6 +32,8 @@ from reco.studies.study import Study, StudyRun
 from reco.studies.tables import pairs_table, results_table
 from reco.writing import write_text_whole, write_whole
 
+_TO_EVALUATE = "to evaluate"
+
 
 @dataclass
 class Progress:
@@ -89,22 +91,19 @@ class Progress:
         for state, folders in (("failed", self.failed), ("running", self.running)):
             if run.folder in folders:
                 return state
-        if self._is_trained(run):
-            return "to evaluate"
         done = last_iteration(run.folder)
+        if done >= run.config.train.iterations:
+            return _TO_EVALUATE
         return f"stopped at {done:,}" if done else "to do"
-
-    def _is_trained(self, run: StudyRun) -> bool:
-        return last_iteration(run.folder) >= run.config.train.iterations
 
     def summary(self) -> str:
         """How many runs are finished, running and left, and which failed and why."""
         left = self.unfinished()
-        waiting = [r for r in left if r.folder not in self.failed and r.folder not in self.running]
-        trained = sum(map(self._is_trained, waiting))
+        waiting = len(left) - len(self.running) - len(self.failed)
+        trained = sum(self._state(run) == _TO_EVALUATE for run in left)
         counts = {
             "running": len(self.running),
-            "to do": len(waiting) - trained,
+            "to do": waiting - trained,
             "trained, but without figures on the images of now: the study evaluates them": trained,
             "failed": len(self.failed),
         }

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -178,14 +177,14 @@ def _images_of(
             continue
         rasterise = partial(_rasterise, areas[id], classes, masks)
         item = Annotated(found, images.name(found), None, rasterise, split)
-        try:
-            size = (require(image, "width", int, where), require(image, "height", int, where))
-            item = replace(item, size=size)
-        except Malformed as error:
-            item = item.unusable(str(error))
+        item = item.sized(partial(_size, image, where))
         if known[id] > 1:
             item = item.unusable(f"{where}: {known[id]} images have this id, expected one")
         yield f"{file_name} in {path}", item
+
+
+def _size(image: dict[str, Any], where: str) -> tuple[int, int]:
+    return require(image, "width", int, where), require(image, "height", int, where)
 
 
 def _rasterise(

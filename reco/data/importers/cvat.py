@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -100,14 +99,9 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
                 left_out.append(f"{name}: not in {images.folder}")
                 continue
             rasterise = partial(_rasterise, element, classes, masks)
+            where = f"{name} in {path}"
             item = Annotated(image, images.name(image), None, rasterise, split)
-            try:
-                with reading(f"{name} in {path}", element.attrib, "whole numbers width, height"):
-                    size = (int(element.attrib["width"]), int(element.attrib["height"]))
-                item = replace(item, size=size)
-            except Malformed as error:
-                item = item.unusable(str(error))
-            found.append((f"{name} in {path}", item))
+            found.append((where, item.sized(partial(_size, element, where))))
     annotated = by_image(found)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
@@ -124,6 +118,11 @@ def _read_xml(path: Path) -> Element:
             f"{path}: expected annotations of single images: export the task as 'CVAT for images'"
         )
     return root
+
+
+def _size(image: Element, where: str) -> tuple[int, int]:
+    with reading(where, image.attrib, "whole numbers width, height"):
+        return int(image.attrib["width"]), int(image.attrib["height"])
 
 
 def _rasterise(

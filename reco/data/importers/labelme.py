@@ -13,7 +13,6 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,14 +93,7 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
             split_of(image.parent, root),
             embedded,
         )
-        size = (content.get("imageWidth"), content.get("imageHeight"))
-        try:
-            with reading(f"{path}: imageWidth, imageHeight", size, "whole numbers"):
-                if size[0] and size[1]:
-                    item = replace(item, size=(int(size[0]), int(size[1])))
-        except Malformed as error:
-            item = item.unusable(str(error))
-        found.append((str(path), item))
+        found.append((str(path), item.sized(partial(_size, path, content))))
     annotated = by_image(found)
     notes = classes.notes
     unlabelled = images.without(annotated, notes)
@@ -140,6 +132,12 @@ def _embedded_image(path: Path) -> bytes:
         decoded = base64.b64decode(data)
         Image.open(io.BytesIO(decoded)).close()
     return decoded
+
+
+def _size(path: Path, content: dict[str, Any]) -> tuple[int, int] | None:
+    size = (content.get("imageWidth"), content.get("imageHeight"))
+    with reading(f"{path}: imageWidth, imageHeight", size, "whole numbers"):
+        return (int(size[0]), int(size[1])) if size[0] and size[1] else None
 
 
 def _rasterise(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from reco import IGNORE
 from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
+from reco.data.reading.mask_classes import MAX_CLASSES
 from reco.printing import join_first
 
 Labels = npt.NDArray[np.uint8]
@@ -26,7 +27,6 @@ AreaMask = npt.NDArray[np.bool_]
 
 _BACKGROUND = {"background", "_background_", "__background__"}
 _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
-_MAX_CLASSES = 254
 _FAR = 10  # coordinates beyond so many times an image's longer side are mistakes
 _EXCERPT = reprlib.Repr()
 _EXCERPT.maxdict, _EXCERPT.maxstring = 8, 60
@@ -110,6 +110,13 @@ class Annotated:
     rasterise: Callable[[tuple[int, int]], Rasterised]
     split: str | None = None
     embedded: Callable[[], bytes] | None = None
+
+    def sized(self, read: Callable[[], tuple[int, int] | None]) -> Annotated:
+        """The same image with the size that ``read`` gives; unusable where it is malformed."""
+        try:
+            return replace(self, size=read())
+        except Malformed as error:
+            return self.unusable(str(error))
 
     def unusable(self, reason: str) -> Annotated:
         """The same image, left out for ``reason`` when it is to be rasterised."""
@@ -214,9 +221,9 @@ def choose_classes(
         raise ValueError(
             f"the source has the class {', '.join(names) or '(none)'} alone: expected at least two"
         )
-    if len(names) > _MAX_CLASSES:
+    if len(names) > MAX_CLASSES:
         raise ValueError(
-            f"the source has {len(names)} classes, expected at most {_MAX_CLASSES}: choose some "
+            f"the source has {len(names)} classes, expected at most {MAX_CLASSES}: choose some "
             "with --classes"
         )
     index = {name: position for position, name in enumerate(names)}
