@@ -329,7 +329,8 @@ def reco_loss_with_statistics(
 
     Raises:
         ValueError: an argument out of range, by name.
-        TypeError: an option that there is not, with the one that was meant.
+        TypeError: an argument that is no tensor, or an option that there is not, with the one
+            that was meant.
     """
     _check_inputs(representations, logits, labels, valid, key_pixels, ignore_index)
     if changes:
@@ -565,6 +566,7 @@ class ReCoLoss(nn.Module):
             ValueError: shapes or dtypes that do not fit together. Label values are checked on
                 eager CPU tensors only; elsewhere one out of range is ignored and counted in
                 :class:`ReCoStatistics`.
+            TypeError: an argument that is no tensor.
         """
         return self.with_statistics(
             representations,
@@ -586,6 +588,7 @@ class ReCoLoss(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, ReCoStatistics]:
         """The loss, as :meth:`forward` gives it, and its :class:`ReCoStatistics`."""
+        _check_tensors(logits=logits)
         num_classes = logits.shape[1] if logits.ndim == 4 else 0
         allowed = None
         if self.negative_classes is not None:
@@ -767,6 +770,16 @@ def _with_changes(caller: str, options: ReCoOptions, changes: dict[str, Any]) ->
     return replace(options, **changes)
 
 
+def _check_tensors(**arguments: object) -> None:
+    for name, given in arguments.items():
+        if not isinstance(given, Tensor):
+            raise TypeError(
+                f"ReCoLoss: {name} is a {type(given).__name__}: expected a torch.Tensor; "
+                "torch.as_tensor makes one of an array, and a network that returns a dict has its "
+                'logits in one of the values, such as "out"'
+            )
+
+
 def _check_inputs(
     representations: Tensor,
     logits: Tensor,
@@ -776,6 +789,9 @@ def _check_inputs(
     ignore_index: int,
 ) -> None:
     """Shapes and dtypes; label values only where the check needs no synchronisation."""
+    given = {"valid": valid, "key_pixels": key_pixels}
+    masks = {name: mask for name, mask in given.items() if mask is not None}
+    _check_tensors(representations=representations, logits=logits, labels=labels, **masks)
 
     def require(holds: bool, name: str, tensor: Tensor, expected: str) -> None:
         if not holds:
@@ -813,14 +829,13 @@ def _check_inputs(
         labels,
         f"an integer tensor (B, H, W) with B = {batch} as in representations",
     )
-    for name, mask in (("valid", valid), ("key_pixels", key_pixels)):
-        if mask is not None:
-            require(
-                mask.shape == labels.shape and mask.dtype == torch.bool,
-                name,
-                mask,
-                f"a bool tensor of labels' shape {tuple(labels.shape)}",
-            )
+    for name, mask in masks.items():
+        require(
+            mask.shape == labels.shape and mask.dtype == torch.bool,
+            name,
+            mask,
+            f"a bool tensor of labels' shape {tuple(labels.shape)}",
+        )
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
         labels = labels.long()  # -1 or 255 of ignore_index compare wrongly with uint8 or int8
         wrong = labels[((labels < 0) | (labels >= logits.shape[1])) & (labels != ignore_index)]

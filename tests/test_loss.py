@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -415,6 +416,22 @@ def test_a_wrong_input_is_named(name: str, index: int, wrong: Tensor) -> None:
     inputs[index] = wrong
     with pytest.raises(ValueError, match=f"ReCoLoss: {name} is .*: expected"):
         ReCoLoss()(*inputs)
+
+
+@pytest.mark.parametrize(
+    ("index", "wrong", "message"),
+    [
+        (2, np.zeros((2, 7, 9), np.int64), "labels is a ndarray: .*torch.as_tensor makes one"),
+        (1, {"out": torch.randn(2, 4, 7, 9)}, 'logits is a dict: .* such as "out"'),
+        (0, None, "representations is a NoneType: expected a torch.Tensor"),
+    ],
+    ids=str,
+)
+def test_what_is_no_tensor_is_named(index: int, wrong: Any, message: str) -> None:
+    inputs: list[Any] = list(make_batch())
+    inputs[index] = wrong
+    with pytest.raises(TypeError, match=f"^ReCoLoss: {message}"):
+        ReCoLoss(class_weights=[1.0] * 4)(*inputs)
 
 
 @pytest.mark.parametrize("name", ["valid", "key_pixels"])

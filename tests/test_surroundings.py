@@ -140,9 +140,20 @@ def test_a_daemonic_process_hears_that_it_may_have_no_loaders(tiny, tmp_path, mo
         train(tiny("train.workers=1"), tmp_path / "run")
 
 
+def test_a_pipe_that_nobody_reads_ends_a_command_in_silence():
+    """As `reco … | head` does."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "reco.cli", "train", "--config", "demo.yaml", "--show"]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
+        (BrokenPipeError(32, "Broken pipe"), 1, "error: [Errno 32] Broken pipe"),
         (MemoryError(), 1, "error: out of memory"),
         (RuntimeError("CUDA out of memory. Tried\nmore"), 1, "error: out of memory: CUDA out of"),
         (RuntimeError("[enforce fail] can't allocate memory"), 1, "error: out of memory: [enforce"),

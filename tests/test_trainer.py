@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from reco import cli, distributed
-from reco.config import ConfigError, load_config
+from reco.config import ConfigError, config_name, load_config
 from reco.data.splits import Split
 from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.loss import ReCoStatistics
@@ -339,6 +339,29 @@ def test_a_run_is_one_process_at_a_time(tmp_path):
     process.join()
     assert [order.get(), order.get()] == ["first", "second"]
     assert not (tmp_path / "runs").exists()  # neither of them made a run
+
+
+def test_the_configuration_of_a_run_has_its_name(tiny, tmp_path, monkeypatch):
+    """A run's config.yaml is the same run, which is not to be trained again under another name."""
+    config = tiny("train.iterations=1", f"output_dir={tmp_path}")
+    folder = run_path(config, "cells")
+    train(config, folder)
+    file = folder / "config.yaml"
+    assert config_name([file]) == "cells"
+    assert run_path(load_config(file), config_name([file])) == folder
+    monkeypatch.chdir(folder)
+    assert config_name(["config.yaml"]) == "cells"
+    (folder / "split.json").unlink()
+    assert config_name(["config.yaml"]) == "config"
+
+
+def test_without_resume_a_run_in_use_is_an_error_at_once(tiny, tmp_path):
+    with (
+        exclusive_use(tmp_path / "run"),
+        pytest.raises(FileExistsError, match=r"run: another process trains this run: --resume wai"),
+    ):
+        train(tiny(), tmp_path / "run")
+    assert train(tiny("train.iterations=1"), tmp_path / "run").finished
 
 
 def test_a_training_that_never_began_leaves_nothing(tmp_path, capsys):

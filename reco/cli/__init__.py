@@ -10,6 +10,7 @@ import io
 import logging
 import os
 import re
+import select
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -24,6 +25,8 @@ from reco.cli.training import train
 from reco.openmp import let_threads_sleep_if_busy
 
 _OUT_OF_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+
+_STDOUT = 1  # its number among open files
 
 COMMANDS: dict[str, Callable[[ArgumentParser], Work]] = {
     "train": train,
@@ -61,6 +64,13 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code: int = arguments.work(arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        if not _reader_is_gone():
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        return 141  # as a program that SIGPIPE ends: `reco … | head` has read enough
     except (ValueError, OSError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -75,6 +85,18 @@ def main(words: Sequence[str] | None = None) -> int:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         return 130
     return code
+
+
+def _reader_is_gone() -> bool:
+    """Whether stdout is a pipe that nobody reads. It leads nowhere from then on."""
+    if not hasattr(select, "poll"):  # Windows, which raises another error then
+        return False
+    waiting = select.poll()
+    waiting.register(_STDOUT, 0)
+    gone = any(event & select.POLLERR for _, event in waiting.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return gone
 
 
 class _ToStderr(logging.Handler):

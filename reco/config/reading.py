@@ -70,8 +70,16 @@ def explain_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -
 
 
 def config_name(files: Sequence[str | Path]) -> str:
-    """Folder name of the runs of these files: their names without ending, joined by ``+``."""
-    return "+".join(Path(file).stem for file in files)
+    """Folder name of the runs of these files: their names without ending, joined by ``+``.
+
+    The ``config.yaml`` of a run has the name of the folder that the run lies in.
+    """
+    return "+".join(_name(Path(file).absolute()) for file in files)
+
+
+def _name(file: Path) -> str:
+    is_of_run = file.name == "config.yaml" and (file.parent / "split.json").is_file()
+    return file.parent.parent.name if is_of_run else file.stem
 
 
 def _load(

@@ -21,6 +21,9 @@ from reco.config import Config, ConfigError, config_from_dict, read_yaml
 from reco.printing import say
 from reco.writing import write_text_whole, writing
 
+_ELSEWHERE = "choose another output_dir"
+_ANOTHER_RUN = "another --set output_dir=… or train.seed=…"
+
 
 def run_path(config: Config, name: str) -> Path:
     """``<output_dir>/<name>/<hash>-s<seed>``, where a run of ``config`` is kept.
@@ -126,9 +129,9 @@ class RunFolder:
         if self.exists and not again:
             raise FileExistsError(
                 f"{self.path} already holds a run of this configuration: go on with it by "
-                "--resume, delete it, or choose another --set output_dir=… or train.seed=…"
+                f"--resume, delete it, or choose {_ANOTHER_RUN}"
             )
-        with writing(self.path, "choose another output_dir"):
+        with writing(self.path, _ELSEWHERE):
             (self.path / "panels").mkdir(parents=True, exist_ok=True)
         self.drop_after(0)
         write_text_whole(self.path / "config.yaml", config.to_yaml())
@@ -185,13 +188,16 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def exclusive_use(folder: Path) -> Iterator[None]:
+def exclusive_use(folder: Path, *, wait: bool = True) -> Iterator[None]:
     """Wait until no other process trains in ``folder``, and keep others waiting.
 
     That may be a job that was killed and started again, or another study that shares the run. The
     first rank holds the lock; without ``flock`` in the system there is none. Where no run was made
     in the end, as with a wrong path to the data, nothing stays: neither the lock's file nor the
     folders that were made for it.
+
+    Raises:
+        FileExistsError: another process trains there, and not ``wait``.
     """
     if os.name != "posix" or os.environ.get("RANK", "0") != "0":
         yield
@@ -199,7 +205,7 @@ def exclusive_use(folder: Path) -> Iterator[None]:
     import fcntl
 
     path = folder.parent / f".{folder.name}.lock"
-    file, made = _lock(path, folder)
+    file, made = _lock(path, folder, wait)
     with file:
         try:
             yield
@@ -213,7 +219,7 @@ def exclusive_use(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _lock(path: Path, folder: Path) -> tuple[IO[str], list[Path]]:
+def _lock(path: Path, folder: Path, wait: bool) -> tuple[IO[str], list[Path]]:
     """The file of a lock, locked, and the folders that were made for it, the deepest first."""
     import fcntl
 
@@ -222,11 +228,16 @@ def _lock(path: Path, folder: Path) -> tuple[IO[str], list[Path]]:
     while True:
         made = [above for above in path.parents if not above.exists()] or made
         with contextlib.ExitStack() as closing:
-            with writing(folder, "choose another output_dir"):
+            with writing(folder, _ELSEWHERE):
                 file = closing.enter_context(_open_lock(path))
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
+                if not wait:
+                    raise FileExistsError(
+                        f"{folder}: another process trains this run: --resume waits until it ends "
+                        f"and goes on from there; or choose {_ANOTHER_RUN}"
+                    ) from None
                 if not waiting:
                     say(f"{folder}: another process trains here; waiting until it ends")
                 waiting = True

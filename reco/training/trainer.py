@@ -110,10 +110,10 @@ def train(
     """Train by ``config`` and keep everything in ``folder``; see :class:`Trainer`."""
     folder = Path(folder)
     group_existed = distributed.in_group()  # a program that has joined a group leaves it itself
-    with exclusive_use(folder), ensure_stderr():
+    resume = resume or extend_to is not None
+    with exclusive_use(folder, wait=resume), ensure_stderr():
         try:
-            resuming = (resume or extend_to is not None) and has_checkpoint(folder)
-            parts = build_run(config, pretrained=not resuming)
+            parts = build_run(config, pretrained=not (resume and has_checkpoint(folder)))
             trainer = Trainer(
                 parts, folder, resume=resume, extend_to=extend_to, tensorboard=tensorboard
             )

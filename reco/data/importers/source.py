@@ -72,12 +72,14 @@ def reading(where: str, value: object, expected: str) -> Iterator[None]:
     """Name an annotation in its errors. Any but :class:`Malformed` says what came and was expected.
 
     Raises:
-        Malformed: whatever was raised within.
+        Malformed: whatever was raised within, but for a lack of memory.
     """
     try:
         yield
     except Malformed as error:
         raise Malformed(f"{where}: {error}") from error
+    except MemoryError:
+        raise  # of the machine, not of the annotation
     except Exception as error:
         came = _EXCERPT.repr(value)
         raise Malformed(f"{where}: {came}: expected {expected}") from error
