@@ -123,8 +123,11 @@ def predict_files(
             found_range = find_value_range(paths, predictor.image_format.channels)
         predictor = copy(predictor)
         predictor.image_format = predictor.image_format._replace(value_range=found_range)
-    large = [found for found in images if predictor.image_size is None and _is_large(found.path)]
-    others = [found for found in images if found not in large]
+    large: list[ImageFile] = []
+    others: list[ImageFile] = []
+    for found in images:
+        is_large = predictor.image_size is None and _is_large(found.path)
+        (large if is_large else others).append(found)
     with tqdm(total=len(images), unit="image") as bar:
 
         def ended(found: ImageFile, result: Callable[[], object]) -> None:
