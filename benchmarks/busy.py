@@ -102,7 +102,6 @@ def main(words: Sequence[str] | None = None) -> int:
             f"{setting}: {alone[setting]:.3f} s a step alone ({cost:.0%} over the fastest), "
             f"the slower of two {both:.3f} s: {ratio:.2f} times the fastest alone"
         )
-    arguments.output.mkdir(parents=True, exist_ok=True)
     header = ("setting", "seconds_alone", "seconds_of_slower_of_two", "ratio_to_fastest_alone")
     write_table(arguments.output / "busy.csv", header, lines)
     return 0

@@ -178,7 +178,6 @@ def main(words: Sequence[str] | None = None) -> int:
         rows = measure(arguments, Path(folder))
     for what, how, value, unit in rows:
         print(f"{what}, {how}: {value:.2f} {unit}")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     header = ("what", "how", "value", "unit")
     write_table(
         arguments.output / "loading.csv", header, [(*r[:2], round(r[2], 3), r[3]) for r in rows]

@@ -357,7 +357,6 @@ def main(words: Sequence[str] | None = None) -> int:
         reference=not arguments.no_reference,
         memory=not arguments.no_memory,
     )
-    arguments.output.mkdir(parents=True, exist_ok=True)
     write_loss_csv(results, arguments.output / "loss.csv")
     if find_spec("matplotlib") is not None:
         plot_loss(results, describe(device), arguments.output / "loss.png")

@@ -99,7 +99,6 @@ def main(words: Sequence[str] | None = None) -> int:
     print(describe(device))
     print(", ".join(f"{name} {speed:.1f} images/s" for name, speed in speeds.items()))
     print(f"predict is at {share:.0%} of the network alone")
-    arguments.output.mkdir(parents=True, exist_ok=True)
     rows = [(name, round(speed, 2)) for name, speed in speeds.items()]
     write_table(arguments.output / "predict.csv", ("what", "images_per_second"), rows)
     return 0

@@ -236,7 +236,6 @@ def main(words: Sequence[str] | None = None) -> int:
         )
     except (ValueError, OSError, ImportError) as error:
         parser.error(str(error))
-    arguments.output.mkdir(parents=True, exist_ok=True)
     write_step_csv(timings, arguments.output / "step.csv")
     return 0
 

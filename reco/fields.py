@@ -32,21 +32,16 @@ class Check:
         return value
 
 
-def check(holds: Callable[[Any], bool], expected: str) -> Check:
-    """A check that ``holds``, and the text of its error."""
-    return Check(holds, expected)
-
-
 def at_least(lowest: int) -> Check:
     """The check of a whole number."""
-    return check(lambda value: value >= lowest, f"at least {lowest}")
+    return Check(lambda value: value >= lowest, f"at least {lowest}")
 
 
 Count = Annotated[int, at_least(1)]
 WholeNumber = Annotated[int, at_least(0)]
-Positive = Annotated[float, check(lambda value: 0 < value < math.inf, "a number > 0")]
-NotNegative = Annotated[float, check(lambda value: 0 <= value < math.inf, "a number >= 0")]
-Probability = Annotated[float, check(lambda value: 0 <= value <= 1, "a probability in [0, 1]")]
+Positive = Annotated[float, Check(lambda value: 0 < value < math.inf, "a number > 0")]
+NotNegative = Annotated[float, Check(lambda value: 0 <= value < math.inf, "a number >= 0")]
+Probability = Annotated[float, Check(lambda value: 0 <= value <= 1, "a probability in [0, 1]")]
 
 
 def field_types(section: type[Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 import tables
 from tables import refresh, render, trace
 
-from reco.fields import check
+from reco.fields import Check
 from reco.runs.results import (
     ClassIoU,
     Point,
@@ -21,9 +21,9 @@ from reco.runs.results import (
     read_classes,
     read_points,
     read_results,
-    write_csv,
 )
 from reco.studies.tables import results_table
+from reco.writing import write_table
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -56,9 +56,11 @@ def run(tmp_path) -> Path:
     (folder / "environment.json").write_text('{"commit": "abc", "device": "CPU", "threads": 2}')
     identity = {"method": "plain", "budget": "", "seed": 0, "run": "runs/demo/abc-s0"}
     (folder / "split.json").write_text('{"images_per_class": {"road": 1}}')
-    write_csv(read_results(folder, 9, None, **identity), Result, tmp_path / "rows.csv")
-    write_csv(read_classes(folder, 9, None, **identity), ClassIoU, tmp_path / "classes.csv")
-    write_csv(read_points(folder, **identity), Point, tmp_path / "curves.csv")
+    write_table(tmp_path / "rows.csv", Result._fields, read_results(folder, 9, None, **identity))
+    write_table(
+        tmp_path / "classes.csv", ClassIoU._fields, read_classes(folder, 9, None, **identity)
+    )
+    write_table(tmp_path / "curves.csv", Point._fields, read_points(folder, **identity))
     return tmp_path
 
 
@@ -156,7 +158,7 @@ def test_every_key_tells_what_it_takes_and_means(monkeypatch, tmp_path):
     assert "| `train.seed` | whole number, between -2^63 and 2^63 | `0` | Seed of new" in page
     assert "| `train.workers` † |" in page
     assert "| `reco.temperature` | number > 0 | `0.5` | τ of Eq. 1" in page
-    assert configuration.describe(Annotated[int, check(bool, "other than 0")] | None) == (
+    assert configuration.describe(Annotated[int, Check(bool, "other than 0")] | None) == (
         "whole number, other than 0 or `null`"
     )
     monkeypatch.setattr(configuration, "PAGE", tmp_path / "page.md")

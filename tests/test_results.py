@@ -21,9 +21,9 @@ from reco.runs.results import (
     read_points,
     read_results,
     relation_to_confusion,
-    write_csv,
 )
 from reco.studies.tables import bootstrap_interval, classes_table, pairs_table, results_table
+from reco.writing import write_table
 
 
 def row(
@@ -126,10 +126,10 @@ def test_classes_by_hand():
 
 def test_rows_survive_the_file(tmp_path):
     path = tmp_path / "rows.csv"
-    write_csv(ROWS, Result, path)
+    write_table(path, Result._fields, ROWS)
     assert read_csv(path, Result) == ROWS
     points = [Point("a", "", 0, 100, 40.0, 30.0, 20.0, None, 80.0, None, 90.0, "r")]
-    write_csv(points, Point, path)
+    write_table(path, Point._fields, points)
     assert read_csv(path, Point) == points
     with pytest.raises(ValueError, match=r"rows.csv: has the columns method.*: expected method"):
         read_csv(path, Result)

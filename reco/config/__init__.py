@@ -18,10 +18,7 @@ from reco.config.sections import (
     NOT_THE_EXPERIMENT,
     Config,
     DatasetConfig,
-    MethodConfig,
-    ModelConfig,
     PathText,
-    ReCoConfig,
     TrainConfig,
 )
 from reco.config.yaml_text import read_yaml
@@ -33,10 +30,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "DatasetConfig",
-    "MethodConfig",
-    "ModelConfig",
     "PathText",
-    "ReCoConfig",
     "TrainConfig",
     "check_option",
     "config_from_dict",

@@ -12,12 +12,12 @@ import yaml
 
 from reco.config.yaml_text import flow
 from reco.fields import (
+    Check,
     Count,
     NotNegative,
     Positive,
     Probability,
     WholeNumber,
-    check,
 )
 from reco.loss import ReCoOptions
 from reco.paths import user_path
@@ -54,37 +54,37 @@ experiment to all but the hash.
 PathText = Annotated[str, lambda text: str(user_path(text))]
 """Text that is a path: ``~`` and ``$VARIABLES`` in it are filled in when it is read."""
 
-Seed = Annotated[int, check(lambda seed: abs(seed) < 2**63, "between -2^63 and 2^63")]
-Share = Annotated[float, check(lambda share: 0 < share <= 1, "a share in (0, 1]")]
-Part = Annotated[float, check(lambda part: 0 < part < 1, "a share in (0, 1)")]
-Size = Annotated[tuple[int, int], check(lambda size: min(size) >= 1, "a positive height and width")]
+Seed = Annotated[int, Check(lambda seed: abs(seed) < 2**63, "between -2^63 and 2^63")]
+Share = Annotated[float, Check(lambda share: 0 < share <= 1, "a share in (0, 1]")]
+Part = Annotated[float, Check(lambda part: 0 < part < 1, "a share in (0, 1)")]
+Size = Annotated[tuple[int, int], Check(lambda size: min(size) >= 1, "a positive height and width")]
 CropSize = Annotated[
-    tuple[int, int], check(lambda size: min(size) >= 16, "a height and width of at least 16")
+    tuple[int, int], Check(lambda size: min(size) >= 16, "a height and width of at least 16")
 ]
 Scales = Annotated[
-    tuple[float, float], check(lambda scales: 0 < scales[0] <= scales[1], "0 < smallest <= largest")
+    tuple[float, float], Check(lambda scales: 0 < scales[0] <= scales[1], "0 < smallest <= largest")
 ]
 ClassWeights = Annotated[
     tuple[float, ...],
-    check(lambda weights: bool(weights) and min(weights) > 0, "a number > 0 for each class"),
+    Check(lambda weights: bool(weights) and min(weights) > 0, "a number > 0 for each class"),
 ]
 ValueRange = Annotated[
     tuple[float, float],
-    check(lambda pair: pair[0] < pair[1], "the lowest value before the highest, such as [0, 4095]"),
+    Check(lambda pair: pair[0] < pair[1], "the lowest value before the highest, such as [0, 4095]"),
 ]
 AreaRange = Annotated[
     tuple[float, float],
-    check(lambda areas: 0 < areas[0] <= areas[1] < 1, "0 < smallest <= largest < 1"),
+    Check(lambda areas: 0 < areas[0] <= areas[1] < 1, "0 < smallest <= largest < 1"),
 ]
 Jitter = Annotated[
     tuple[float, float, float, float],
-    check(
+    Check(
         lambda shares: min(shares) >= 0 and max(shares) <= 1 and shares[3] <= 0.5,
         "four shares in [0, 1], the last (hue) at most 0.5",
     ),
 ]
-Decay = Annotated[float, check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
-Momentum = Annotated[float, check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
+Decay = Annotated[float, Check(lambda decay: 0 <= decay < 1, "a number in [0, 1)")]
+Momentum = Annotated[float, Check(lambda momentum: 0 < momentum < 1, "a number in (0, 1)")]
 
 
 @dataclass(frozen=True)
@@ -166,12 +166,8 @@ class MethodConfig:
     strong_views: Literal[1, 2] = 1  # augmented copies of an unlabelled image for the student
     # Each of two strong views drops the channels of the encoder's features that the other keeps.
     feature_dropout: bool = False
-    jitter: Jitter = (
-        0.25,
-        0.25,
-        0.25,
-        0.25,
-    )  # most change of brightness, contrast, saturation, hue
+    # Most change of brightness, contrast, saturation, hue.
+    jitter: Jitter = (0.25, 0.25, 0.25, 0.25)
     grey_probability: Probability = 0.0  # probability that a view loses its colours
     blur_sigma: Scales = (0.15, 1.15)  # smallest and largest σ of a view's blur, in pixels
     unsupervised: bool = True  # learn from unlabelled images; false: from labels alone
@@ -251,7 +247,7 @@ class Config:
         """
         if self.method.unsupervised:
             return self.train.labelled_batch_size
-        return self.train.labelled_batch_size + self.train.unlabelled_batch_size
+        return self.images_per_step
 
     @property
     def images_per_step(self) -> int:

@@ -272,15 +272,12 @@ class _MaskIndex:
         self._known: dict[str, frozenset[int]] = {}
         self._broken: set[str] = set()
 
-    def classes(self, id: str) -> frozenset[int]:
-        if id not in self._known:
-            self._known[id] = self._read(id)
-        return self._known[id]
-
     def classes_if_whole(self, id: str) -> frozenset[int]:
         """No classes for a broken mask, which then is chosen only where nothing else is left."""
         try:
-            return self.classes(id)
+            if id not in self._known:
+                self._known[id] = self._read(id)
+            return self._known[id]
         except BrokenMaskError as error:
             if id not in self._broken:
                 self._broken.add(id)

@@ -9,7 +9,7 @@ from typing import Any
 
 from reco.markdown import markdown_table
 from reco.runs.checkpoint import TrainedRun
-from reco.runs.results import read_metrics
+from reco.runs.results import records_if_any
 
 _FIGURES = ("split", "network", "mIoU in %")
 _NOT_RECORDED = "not recorded beside the checkpoint"
@@ -41,14 +41,13 @@ def model_card(run: TrainedRun, which: str, metadata: Mapping[str, Any]) -> str:
     shown += [("encoder", model["backbone"]), ("input", metadata["input"])]
     shown += [("output", metadata["output"]), ("image size", _size(metadata["image_size"]))]
     shown += [("seed", str(config.train.seed)), ("commit", _commit(run.path.parent))]
-    rows = [[name, value] for name, value in shown]
     classes = [[str(i), name] for i, name in enumerate(metadata["class_names"])]
     figures = list(_figures(run))
     return "\n".join(
         [
             _HEAD,
             f"# Semantic segmentation of {len(classes)} classes\n",
-            markdown_table(["", ""], rows),
+            markdown_table(["", ""], shown),
             "\n## Classes\n",
             markdown_table(["index", "name"], classes),
             "\n## Figures\n",
@@ -92,11 +91,7 @@ def _commit(folder: Path) -> str:
 def _figures(run: TrainedRun) -> Iterator[list[str]]:
     """Split, network and mIoU of evaluations of this checkpoint without deviations."""
     measured: dict[str, Mapping[str, Any]] = {}
-    try:
-        records = read_metrics(run.path.parent)
-    except FileNotFoundError:
-        records = []
-    for record in records:
+    for record in records_if_any(run.path.parent):
         if "validation" in record and record["iteration"] == run.iteration:
             measured[record["split"]] = record["validation"]
     for path in sorted(run.path.parent.glob(f"{run.path.stem}-*.json")):

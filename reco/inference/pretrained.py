@@ -78,7 +78,6 @@ def write_pretrained(
         WriteError: the disk is full, say.
     """
     tensors = import_extra("safetensors.torch", "Hugging Face's layout")
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     content = tensors.save(state, metadata={"format": "pt"})
     write_binary_whole(folder / _WEIGHTS, lambda file: file.write(content))

@@ -148,16 +148,15 @@ class _ResidualUnit(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReLU(), conv_bn_relu(width, width, kernel_size=3), *_conv_bn(width)
+            nn.ReLU(),
+            conv_bn_relu(width, width, kernel_size=3),
+            nn.Conv2d(width, width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(width),
         )
 
     def forward(self, features: Tensor) -> Tensor:
         result: Tensor = features + self.body(features)
         return result
-
-
-def _conv_bn(width: int) -> Sequence[nn.Module]:
-    return nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
 
 
 def conv_bn_relu(

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from reco.printing import join_first
+
 # Normalisation of torchvision's weights, for RGB in [0, 1].
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -223,5 +225,4 @@ def _match_names(targets: list[str], keys: list[str]) -> dict[str, str]:
 
 def _shorten(items: list[str]) -> str:
     """At most six items of a list, for a message."""
-    shown = ", ".join(items[:6]) or "nothing"
-    return shown if len(items) <= 6 else f"{shown} and {len(items) - 6} more"
+    return join_first(items, 6) or "nothing"

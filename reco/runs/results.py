@@ -20,7 +20,6 @@ import numpy.typing as npt
 
 from reco.optional_packages import import_extra
 from reco.runs.checkpoint import checkpoint_digest
-from reco.writing import write_table
 
 Records = list[dict[str, Any]]
 Images = Mapping[str, str]  # fingerprints (reco.data.fingerprint), by split
@@ -147,7 +146,7 @@ def read_results(
     Returns:
         A row for each split; none while the run is not finished.
     """
-    records = _records_if_any(folder)
+    records = records_if_any(folder)
     evaluations = _final_figures(folder, records, iterations, test_split, images)
     if not evaluations:
         return []
@@ -198,7 +197,7 @@ def read_classes(
     Args:
         **identity: ``method``, ``budget``, ``seed`` and ``run`` of the :class:`ClassIoU`.
     """
-    records = _records_if_any(folder)
+    records = records_if_any(folder)
     evaluations = _final_figures(folder, records, iterations, test_split, images)
     if not evaluations:
         return []
@@ -216,7 +215,7 @@ def read_classes(
     ]
 
 
-def _records_if_any(folder: Path) -> Records:
+def records_if_any(folder: Path) -> Records:
     """The records of a run's metrics; none where there is no run yet."""
     try:
         return read_metrics(folder)
@@ -397,13 +396,8 @@ def closest_share(matrix: Sequence[Sequence[int]]) -> float | None:
     return float((top / wrong.sum(1)).mean())
 
 
-def write_csv(rows: Sequence[Row], kind: type[Row], path: Path) -> None:
-    """One line for each row."""
-    write_table(path, kind._fields, rows)
-
-
 def read_csv(path: Path, kind: type[Row]) -> list[Row]:
-    """What :func:`write_csv` wrote.
+    """The rows of a file that :func:`reco.writing.write_table` made of ``kind``.
 
     Raises:
         ValueError: another table than of ``kind``.

@@ -26,11 +26,10 @@ from reco.runs.results import (
     read_classes,
     read_points,
     read_results,
-    write_csv,
 )
 from reco.studies.study import Study, StudyRun
 from reco.studies.tables import pairs_table, results_table
-from reco.writing import write_text_whole, write_whole
+from reco.writing import write_table, write_text_whole, write_whole
 
 _TO_EVALUATE = "to evaluate"
 
@@ -135,9 +134,9 @@ class Progress:
                 "- The data are not here: it was not checked that the figures are of their images."
             )
         folder = self.study.results_dir
-        write_csv(rows, Result, folder / "results.csv")
-        write_csv(classes, ClassIoU, folder / "classes.csv")
-        write_csv(points, Point, folder / "curves.csv")
+        write_table(folder / "results.csv", Result._fields, rows)
+        write_table(folder / "classes.csv", ClassIoU._fields, classes)
+        write_table(folder / "curves.csv", Point._fields, points)
         baseline = self.study.baseline
         text = f"# {self.study.name}\n\n{results_table(rows, baseline)}\n"
         if pairs := pairs_table(rows, baseline):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import compress
 
 import numpy as np
@@ -174,7 +174,7 @@ def classes_table(rows: Sequence[ClassIoU], baseline: str | None = None) -> str:
 def _class_entry(runs: Mapping[int, float], others: Mapping[int, float]) -> str:
     """Mean and deviation of runs and, behind, their difference to ``others``; both by seed."""
     entry = mean_and_deviation([*runs.values()])
-    pairs = _differences(runs.items(), others)
+    pairs = [iou - others[seed] for seed, iou in runs.items() if seed in others]
     if not pairs:
         return entry
     of = "" if len(pairs) == len(runs) == len(others) else f" of {len(pairs)}"
@@ -193,11 +193,6 @@ def _pairs(
     others = {row.seed: row for row in groups.get((split, budget, baseline), [])}
     runs = sorted(groups[name], key=lambda row: row.seed)
     return [(run, others[run.seed]) for run in runs if run.seed in others]
-
-
-def _differences(runs: Iterable[tuple[int, float]], others: Mapping[int, float]) -> list[float]:
-    """Of runs, seed and figure, to the others of the same seed, where there is one."""
-    return [figure - others[seed] for seed, figure in runs if seed in others]
 
 
 def _groups(rows: Sequence[Result]) -> dict[tuple[str, str, str], list[Result]]:

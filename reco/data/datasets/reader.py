@@ -156,7 +156,6 @@ class FileReader:
         self._image_format = image_format
         self.turn_masks = turn_masks
         self._listings: dict[str, Listing] = {}
-        self._listed: dict[str, dict[str, Files]] = {}
         self.contents: dict[str, MaskContent] = {}  # of the masks read so far, by id
         if not self.root.is_dir():
             raise self.missing(self.root)
@@ -193,7 +192,7 @@ class FileReader:
 
     def image(self, id: str) -> Image.Image | Pixels:
         """The image; see :class:`Reader`."""
-        path, channels = self._find(id).image, self._image_format.channels
+        path, channels = self.files(id).image, self._image_format.channels
         values = read_values(path, channels)
         if values.dtype != np.uint8:
             values = to_8_bit(values, self.image_format.value_range)
@@ -231,7 +230,7 @@ class FileReader:
             ValueError: the file cannot be read or has another size than the image, or the image is
                 an unlabelled one.
         """
-        files = self._find(id)
+        files = self.files(id)
         if files.mask is None:
             raise ValueError(f"{files.image}: is an unlabelled image, it has no mask")
         mask = read_mask(files.mask)
@@ -267,11 +266,19 @@ class FileReader:
         Raises:
             ValueError: no such image.
         """
-        return self._find(id)
+        # Splits already listed come first: the others may not even exist.
+        for split in (*self._listings, *SPLITS, "unlabelled"):
+            try:
+                pairs = self.listing(split).pairs
+            except FileNotFoundError:
+                continue
+            if id in pairs:
+                return pairs[id]
+        raise ValueError(f"{id!r}: no such image in {self.root}")
 
     def path(self, id: str) -> str:
         """Path of an image below :attr:`root`, with ``/``."""
-        path = str(self._find(id).image).removeprefix(f"{self.root}{os.sep}")
+        path = str(self.files(id).image).removeprefix(f"{self.root}{os.sep}")
         return path.replace(os.sep, "/")
 
     def place_in_copy(self, id: str, files: Files) -> tuple[Path, Path | None]:
@@ -289,31 +296,18 @@ class FileReader:
 
     def _files(self, split: str) -> dict[str, Files]:
         """Files by id of a split that is complete."""
-        if split not in self._listed:
-            found = self.listing(split)
-            if found.missing:
-                raise self.missing(found.missing[0])
-            alone = [str(path) for path in found.images_alone]
-            if alone:
-                raise ValueError(
-                    f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
-                    f"{join_first(alone)}. {self.remedy_alone(found.images_alone[0])}"
-                )
-            if not found.pairs and split != "unlabelled":
-                raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
-            self._listed[split] = found.pairs
-        return self._listed[split]
-
-    def _find(self, id: str) -> Files:
-        # Splits already listed come first: the others may not even exist.
-        for split in (*self._listings, *SPLITS, "unlabelled"):
-            try:
-                pairs = self.listing(split).pairs
-            except FileNotFoundError:
-                continue
-            if id in pairs:
-                return pairs[id]
-        raise ValueError(f"{id!r}: no such image in {self.root}")
+        found = self.listing(split)
+        if found.missing:
+            raise self.missing(found.missing[0])
+        alone = [str(path) for path in found.images_alone]
+        if alone:
+            raise ValueError(
+                f"{len(alone)} of {len(alone) + len(found.pairs)} images without a mask: "
+                f"{join_first(alone)}. {self.remedy_alone(found.images_alone[0])}"
+            )
+        if not found.pairs and split != "unlabelled":
+            raise FileNotFoundError(f"{self.root}: no images found. Expected: {self._expected}")
+        return found.pairs
 
     def remedy_alone(self, image: Path) -> str:
         """What to do about an image without a mask, and the layout that is expected."""

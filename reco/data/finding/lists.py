@@ -48,7 +48,7 @@ class NameIndex:
         best, fitting = -1, list[str]()
         for id in self._by_stem.get(stem, []) or self._by_stem.get(parts[-1], []):
             folders = self._paths[id][1][:-1]
-            same = _same_at_end(parts[:-1], folders)
+            same = same_at_end(parts[:-1], folders)
             # Ids that are plain names are unique: folders need not match.
             if same < min(len(parts) - 1, len(folders)) and not self._flat:
                 continue
@@ -124,7 +124,7 @@ def _stem(name: str) -> str:
     return path.stem if path.suffix.lower() in PICTURE_ENDINGS else name
 
 
-def _same_at_end(first: tuple[str, ...], second: tuple[str, ...]) -> int:
+def same_at_end(first: tuple[str, ...], second: tuple[str, ...]) -> int:
     """How many of the last parts are the same."""
     count = 0
     for one, other in zip(reversed(first), reversed(second), strict=False):

@@ -12,6 +12,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ from reco.data.importers.source import (
     ImportOptions,
     Malformed,
     Rasterised,
-    by_image,
     choose_classes,
+    collect,
     coordinates,
     paint,
     reading,
@@ -68,16 +69,14 @@ def read_coco(source: Path, options: ImportOptions) -> Annotations:
     used = [name for with_areas, _ in names for name in with_areas]
     classes = choose_classes(used, options)
     classes.note_unused(name for _, without in names for name in without)
-    annotated = by_image(
-        found
+    found = (
+        item
         for path, content in contents.items()
-        for found in _images_of(
+        for item in _images_of(
             path, content, images, classes, masks, left_out, split_of(path, root)
         )
     )
-    notes = classes.notes
-    unlabelled = images.without(annotated, notes)
-    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return collect(found, classes, images, left_out)
 
 
 def coco_masks() -> ModuleType:
@@ -176,7 +175,7 @@ def _images_of(
             left_out.append(f"{file_name}: not in {images.folder}")
             continue
         rasterise = partial(_rasterise, areas[id], classes, masks)
-        item = Annotated(found, images.name(found), None, rasterise, split)
+        item = Annotated(found, images.name(found), rasterise, split)
         item = item.sized(partial(_size, image, where))
         if known[id] > 1:
             item = item.unusable(f"{where}: {known[id]} images have this id, expected one")
@@ -193,15 +192,13 @@ def _rasterise(
     events: Counter[str] = Counter()
 
     def painted() -> Iterator[tuple[int, AreaMask]]:
-        for _, label, mask in sorted(_masks(areas, classes, masks, size, events), key=_order):
+        for _, label, mask in sorted(
+            _masks(areas, classes, masks, size, events), key=itemgetter(0)
+        ):
             yield label, masks.decode(mask).astype(bool)
 
     rule = "the smaller area is on top"
     return paint(size, painted(), classes.uncovered, events, rule)
-
-
-def _order(area: tuple[tuple[int, int], int, Any]) -> tuple[int, int]:
-    return area[0]
 
 
 def _masks(

@@ -19,7 +19,6 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from PIL import Image
 
-from reco import IGNORE
 from reco.data.importers.coco import coco_masks, polygon_runs
 from reco.data.importers.source import (
     Annotated,
@@ -28,17 +27,18 @@ from reco.data.importers.source import (
     Classes,
     Images,
     ImportOptions,
-    Labels,
     Malformed,
     Rasterised,
-    by_image,
     choose_classes,
+    collect,
     coordinates,
     find_images,
+    labels_by_value,
     paint,
     reading,
     split_of,
 )
+from reco.data.reading.masks import pack
 from reco.paths import read_lines
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
@@ -100,12 +100,9 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
                 continue
             rasterise = partial(_rasterise, element, classes, masks)
             where = f"{name} in {path}"
-            item = Annotated(image, images.name(image), None, rasterise, split)
+            item = Annotated(image, images.name(image), rasterise, split)
             found.append((where, item.sized(partial(_size, element, where))))
-    annotated = by_image(found)
-    notes = classes.notes
-    unlabelled = images.without(annotated, notes)
-    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return collect(found, classes, images, left_out)
 
 
 def _read_xml(path: Path) -> Element:
@@ -220,14 +217,14 @@ def _read_masks(labelmap: Path, options: ImportOptions) -> Annotations:
             continue
         split = _listed_split(root, name.as_posix())
         rasterise = partial(_rasterise_colours, mask, class_of)
-        annotated.append(Annotated(image, images.name(image), None, rasterise, split))
+        annotated.append(Annotated(image, images.name(image), rasterise, split))
     unlabelled = [(path, name) for name, path in by_name.items()]
     return Annotations(classes.names, annotated, unlabelled, classes.notes, left_out)
 
 
-def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
+def _read_labelmap(path: Path) -> dict[str, int]:
     """Class name -> colour, from lines ``name:red,green,blue:parts:actions``."""
-    colours: dict[str, tuple[int, int, int]] = {}
+    colours: dict[str, int] = {}
     for line in read_lines(path):
         if line.startswith("#"):
             continue
@@ -236,7 +233,8 @@ def _read_labelmap(path: Path) -> dict[str, tuple[int, int, int]]:
         values = rest.partition(":")[0].split(",")
         if len(values) != 3 or not all(v.strip().isdigit() for v in values):
             raise ValueError(f"{path}: {line!r}: expected name:red,green,blue:parts:actions")
-        colour = (int(values[0]), int(values[1]), int(values[2]))
+        red, green, blue = map(int, values)
+        colour = red << 16 | green << 8 | blue
         if colour in colours.values():
             raise ValueError(f"{path}: {line!r}: two classes have this colour")
         if colours.setdefault(name, colour) != colour:
@@ -252,20 +250,9 @@ def _listed_split(root: Path, name: str) -> str | None:
     return None
 
 
-def _rasterise_colours(
-    path: Path, class_of: dict[tuple[int, int, int], int], _: tuple[int, int]
-) -> Rasterised:
+def _rasterise_colours(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
     """A colour mask as labels; colours that ``labelmap.txt`` does not have are void."""
     with Image.open(path) as image:
-        pixels = np.asarray(image.convert("RGB")).astype(np.uint32)
-    packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    labels: Labels = np.full(packed.shape, IGNORE, dtype=np.uint8)
-    known = np.zeros(packed.shape, dtype=bool)
-    for (red, green, blue), label in class_of.items():
-        here = packed == (red << 16 | green << 8 | blue)
-        labels[here] = label
-        known |= here
-    events: Counter[str] = Counter()
-    if not known.all():
-        events["pixels of a colour that labelmap.txt does not have: void"] += int((~known).sum())
-    return Rasterised(labels, events, num_areas=1)
+        colours = pack(np.asarray(image.convert("RGB")))
+    stranger = "pixels of a colour that labelmap.txt does not have: void"
+    return labels_by_value(colours, class_of, stranger)

@@ -50,9 +50,7 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
                 unlabelled.append((found[0], name))
             else:
                 rasterise = partial(_rasterise, masks)
-                annotated.append(
-                    Annotated(found[0], name, None, rasterise, split_of(folder, source))
-                )
+                annotated.append(Annotated(found[0], name, rasterise, split_of(folder, source)))
         else:
             left_out.append(f"{folder}: {len(found)} images in {folder / 'images'}, expected one")
     if not annotated:

@@ -30,8 +30,8 @@ from reco.data.importers.source import (
     ImportOptions,
     Malformed,
     Rasterised,
-    by_image,
     choose_classes,
+    collect,
     coordinates,
     paint,
     reading,
@@ -88,16 +88,12 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
         item = Annotated(
             image,
             PurePosixPath(image.relative_to(root).with_suffix("").as_posix()),
-            None,
             partial(_rasterise, path, content["shapes"], classes),
             split_of(image.parent, root),
             embedded,
         )
         found.append((str(path), item.sized(partial(_size, path, content))))
-    annotated = by_image(found)
-    notes = classes.notes
-    unlabelled = images.without(annotated, notes)
-    return Annotations(classes.names, [*annotated.values()], unlabelled, notes, left_out)
+    return collect(found, classes, images, left_out)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

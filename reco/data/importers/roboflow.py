@@ -6,21 +6,17 @@ They lie side by side in ``train``, ``valid`` and ``test``.
 from __future__ import annotations
 
 import csv
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from reco import IGNORE
 from reco.data.importers.source import (
     Annotated,
     Annotations,
     Images,
     ImportOptions,
-    Labels,
     Rasterised,
     choose_classes,
+    labels_by_value,
     split_of,
 )
 from reco.data.reading.masks import read_mask
@@ -57,7 +53,7 @@ def read_roboflow(source: Path, options: ImportOptions) -> Annotations:
             used.add(mask)
             rasterise = partial(_rasterise, mask.with_name(mask.name + ".png"), class_of)
             split = split_of(path.parent, source)
-            annotated.append(Annotated(path, images.name(path), None, rasterise, split))
+            annotated.append(Annotated(path, images.name(path), rasterise, split))
         else:
             unlabelled.append((path, images.name(path)))
     left_out = [f"{mask}.png: no image of that name" for mask in sorted(masks - used)]
@@ -78,12 +74,5 @@ def _read_classes(path: Path) -> dict[int, str]:
 
 
 def _rasterise(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
-    values = read_mask(path).values
-    labels: Labels = np.full(values.shape, IGNORE, dtype=np.uint8)
-    known = np.isin(values, list(class_of))
-    for value, label in class_of.items():
-        labels[values == value] = label
-    events: Counter[str] = Counter()
-    if not known.all():
-        events["pixels of a value that _classes.csv does not have: void"] += int((~known).sum())
-    return Rasterised(labels, events, num_areas=1)
+    stranger = "pixels of a value that _classes.csv does not have: void"
+    return labels_by_value(read_mask(path).values, class_of, stranger)

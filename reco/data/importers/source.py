@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import reprlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reco import IGNORE
+from reco.data.finding.lists import same_at_end
 from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
 from reco.data.reading.mask_classes import MAX_CLASSES
 from reco.printing import join_first
@@ -108,10 +109,10 @@ class Annotated:
 
     image: Path
     name: PurePosixPath
-    size: tuple[int, int] | None
     rasterise: Callable[[tuple[int, int]], Rasterised]
     split: str | None = None
     embedded: Callable[[], bytes] | None = None
+    size: tuple[int, int] | None = None
 
     def sized(self, read: Callable[[], tuple[int, int] | None]) -> Annotated:
         """The same image with the size that ``read`` gives; unusable where it is malformed."""
@@ -321,12 +322,7 @@ class Images:
         wanted = PurePosixPath(name.replace("\\", "/"))
 
         def fit(path: Path) -> tuple[bool, int, bool]:
-            pairs = zip(reversed(path.parts), reversed(wanted.parts), strict=False)
-            common = 0
-            for a, b in pairs:
-                if a != b:
-                    break
-                common += 1
+            common = same_at_end(path.parts, wanted.parts)
             in_split = split is not None and split_of(path.parent, self.folder) == split
             return not self._mask_folder(path), common, in_split
 
@@ -420,3 +416,29 @@ def require(content: Any, key: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         raise Malformed(f"{where}: {key} = {value!r}: expected a {kind.__name__}")
     return value
+
+
+def collect(
+    found: Iterable[tuple[str, Annotated]], classes: Classes, images: Images, left_out: list[str]
+) -> Annotations:
+    """The result from annotated images, each with where it stands; all others are unlabelled."""
+    annotated = by_image(found)
+    unlabelled = images.without(annotated, classes.notes)
+    return Annotations(classes.names, [*annotated.values()], unlabelled, classes.notes, left_out)
+
+
+def labels_by_value(
+    values: npt.NDArray[Any], class_of: Mapping[int, int], stranger: str
+) -> Rasterised:
+    """Labels of a mask that the source has as a file; values without a class are void.
+
+    Args:
+        values: ``(H, W)`` values or colours 0xRRGGBB.
+        class_of: value -> class index.
+        stranger: event that counts the pixels without a class.
+    """
+    labels: Labels = np.full(values.shape, IGNORE, dtype=np.uint8)
+    for value, label in class_of.items():
+        labels[values == value] = label
+    strangers = int((~np.isin(values, list(class_of))).sum())
+    return Rasterised(labels, Counter({stranger: strangers} if strangers else {}), num_areas=1)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import yaml
-from PIL import Image, ImageOps
+from PIL import Image
 from tqdm import tqdm
 
 from reco import IGNORE
@@ -24,25 +24,15 @@ from reco.data.finding.patterns import SPLIT_WORDS
 from reco.data.importers.source import (
     Annotated,
     Annotations,
+    Images,
     ImportOptions,
     Labels,
     Rasterised,
-    find_images,
 )
+from reco.data.reading.images import upright
+from reco.data.reading.tiff import ORIENTATION
 from reco.printing import join_first
 from reco.writing import write_text_whole, write_whole
-
-_ORIENTATION = 0x0112
-# EXIF orientation -> transposition to upright pixels, as in ImageOps.exif_transpose.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class _Written(NamedTuple):
@@ -99,12 +89,8 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
     left_out = list(source.left_out)
     unlabelled = [*source.unlabelled]
     for folder in options.unlabelled:
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder of unlabelled images")
-        unlabelled += [
-            (path, PurePosixPath(path.relative_to(folder).with_suffix("").as_posix()))
-            for path in find_images(folder)
-        ]
+        further = Images(folder)
+        unlabelled += [(path, further.name(path)) for path in further.files]
     # All 256 colours: Pillow packs an image with fewer into fewer bits, and void is 255.
     palette = [v for colour in default_palette(256) for v in colour]
     taken: set[PurePosixPath] = set()
@@ -247,22 +233,21 @@ def _rasterise_upright(item: Annotated) -> Rasterised:
     """
     with Image.open(io.BytesIO(item.embedded()) if item.embedded else item.image) as image:
         stored = image.size
-        turn = image.getexif().get(_ORIENTATION, 1)
-        upright = ImageOps.exif_transpose(image).size if turn in _TURNS else stored
-    size = item.size or upright
-    if size not in (upright, stored):  # before labels of that size take memory
-        raise _wrong_size(size, upright)
+        turn = image.getexif().get(ORIENTATION, 1)
+    shown = stored[::-1] if turn in (5, 6, 7, 8) else stored
+    size = item.size or shown
+    if size not in (shown, stored):  # before labels of that size take memory
+        raise _wrong_size(size, shown)
     rasterised = item.rasterise(size)
     size = (rasterised.labels.shape[1], rasterised.labels.shape[0])
-    if size == upright:
-        if turn in _TURNS:
+    if size == shown:
+        if 2 <= turn <= 8:
             rasterised.events["photos that EXIF turns: annotations are taken as upright"] += 1
         return rasterised
     if size == stored:
         rasterised.events["photos that EXIF turns, annotated as stored: masks are turned too"] += 1
-        turned = np.asarray(Image.fromarray(rasterised.labels).transpose(_TURNS[turn]))
-        return rasterised._replace(labels=turned)
-    raise _wrong_size(size, upright)
+        return rasterised._replace(labels=np.ascontiguousarray(upright(rasterised.labels, turn)))
+    raise _wrong_size(size, shown)
 
 
 def _wrong_size(size: tuple[int, int], image: tuple[int, int]) -> ValueError:

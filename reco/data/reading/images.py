@@ -388,3 +388,18 @@ def as_value_range(given: Sequence[Any] | None) -> ValueRange | None:
     if not np.isfinite(value_range).all():
         raise ValueError(f"dataset.value_range = {given}: expected finite numbers")
     return value_range
+
+
+def all_tags(path: Path) -> dict[int, Any]:
+    """All tags of a TIFF file by number; none of another file."""
+    if not is_tiff(path):
+        return {}
+    try:
+        with open_image(path) as image:
+            return dict(getattr(image, "tag_v2", {}))
+    except Exception:
+        try:
+            with open_tiff(path) as file:
+                return page_tags(file.series[0].keyframe)
+        except Exception:
+            return {}

@@ -15,6 +15,7 @@ from torch import Tensor
 from reco.data.reading.images import (
     ImageFormat,
     Pixels,
+    all_tags,
     image_tensor,
     nodata_of,
     open_image,
@@ -94,14 +95,5 @@ class LargeImage:
 
 def georeference(path: Path) -> dict[int, tuple[object, ...] | str]:
     """The georeference tags of a GeoTIFF file; none of another file."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return {}
-    try:
-        with open_image(path) as image:
-            tags = dict(getattr(image, "tag_v2", {}))
-    except Exception:  # unknown to Pillow: many bands
-        import tifffile
-
-        with tifffile.TiffFile(path) as file:
-            tags = {tag.code: tag.value for tag in file.series[0].keyframe.tags}
+    tags = all_tags(path)
     return {code: tags[code] for code in _GEOREFERENCE if code in tags}

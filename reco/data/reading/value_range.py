@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from reco.data.reading.images import (
     ValueRange,
+    all_tags,
     as_value_range,
     is_wide,
-    open_image,
     read_values,
 )
 from reco.data.reading.no_value import has_value
-from reco.data.reading.tiff import TiffTags, is_tiff, open_tiff, page_tags
+from reco.data.reading.tiff import TiffTags
 from reco.threads import in_threads
 
 MOST_FILES = 500
@@ -105,7 +105,7 @@ def _read_all(paths: Sequence[Path], channels: int) -> list[_Content]:
             return None
         if values.dtype == np.uint8:
             return None
-        tags = _tiff_tags(path)
+        tags = all_tags(path)
         marked = TiffTags.of(tags).nodata is not None
         flat = values.reshape(-1, channels).T if channels != 3 else values.reshape(1, -1)
         quantiles = np.stack([_quantiles(group, marked) for group in flat])
@@ -175,21 +175,6 @@ def _declared_top(path: Path, tags: Mapping[int, Any]) -> int | None:
     tops = [2 ** int(bits_per_sample) - 1] if bits_per_sample < 16 else []
     tops += [int(v) for v in np.atleast_1d(tags.get(_MAX_SAMPLE_VALUE, [])).tolist() if v < 65535]
     return max(tops, default=None)
-
-
-def _tiff_tags(path: Path) -> dict[int, Any]:
-    """All tags of a TIFF file by number; none of another file."""
-    if not is_tiff(path):
-        return {}
-    try:
-        with open_image(path) as image:
-            return dict(getattr(image, "tag_v2", {}))
-    except Exception:
-        try:
-            with open_tiff(path) as file:
-                return page_tags(file.series[0].keyframe)
-        except Exception:
-            return {}
 
 
 def _significant_bits(path: Path) -> int | None:
