@@ -94,7 +94,7 @@ class ReCoStatistics(NamedTuple):
     The first three are over all ranks, the others over this rank's pixels and queries.
     """
 
-    relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; 0 where one has no pixel
+    relation_graph: Tensor  # (C, C) cosine between class means, Eq. 3; NaN where one has no keys
     present: Tensor  # (C,) bool: the class has a valid pixel
     hard_share: Tensor  # (C,) share of the class's valid pixels that are hard; NaN where absent
     sampled_share: Tensor  # () distinct pixels sampled as query or negative key / valid pixels
@@ -424,7 +424,7 @@ def reco_loss_with_statistics(
             pairs = counted.sum().clamp(min=1)
             statistics = ReCoStatistics(
                 relation_graph=torch.where(
-                    (key_counts[:, None] > 0) & (key_counts > 0), graph, 0.0
+                    (key_counts[:, None] > 0) & (key_counts > 0), graph, torch.nan
                 ),
                 present=counts > 0,
                 hard_share=table.bucket_counts()[:, 0] / counts,

@@ -225,6 +225,32 @@ def test_a_mask_whose_name_differs_in_capital_letters_is_named(tmp_path):
         folder(tmp_path, images="im/*", masks="mask/*.png").ids("train")
 
 
+@pytest.mark.parametrize("test", ["im/*1.png", "test.txt"])
+def test_a_share_for_validation_takes_no_test_image(tmp_path, test):
+    put(tmp_path, *(f"{k}/{i:02d}.png" for i in range(20) for k in ("im", "mask")))
+    write_lines(tmp_path / "test.txt", ["im/01.png", "im/11.png"])
+    layout = {"images": "im/*.png", "masks": "mask/*.png", "test": test}
+    for share, count in ((0.5, 9), (0.9, 16)):
+        reader = folder(tmp_path, **layout, validation=share)
+        assert reader.ids("test") == ["im/01", "im/11"]
+        assert len(reader.ids("val")) == count
+        splits = [*reader.ids("train"), *reader.ids("val"), *reader.ids("test")]
+        assert sorted(splits) == [f"im/{i:02d}" for i in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("test", "validation"),
+    [("im/*1.png", "im/1*.png"), ("im/1*.png", "val.txt"), ("val.txt", "im/11.png")],
+)
+def test_an_image_for_validation_and_for_test_is_named(tmp_path, test, validation):
+    put(tmp_path, *(f"{k}/{i:02d}.png" for i in range(20) for k in ("im", "mask")))
+    write_lines(tmp_path / "val.txt", ["03", "11"])
+    layout = {"images": "im/*.png", "masks": "mask/*.png", "test": test}
+    message = rf"dataset.validation = {re.escape(validation)}: takes im/11.png, which is for test"
+    with pytest.raises(ValueError, match=message):
+        folder(tmp_path, **layout, validation=validation).ids("train")
+
+
 def test_validation_share_of_the_usual_layout(tmp_path):
     make_folder(tmp_path, train=10, val=0)
     reader = FolderReader(tmp_path, ("a", "b", "c"), layout=Layout(validation=0.3))

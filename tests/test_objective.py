@@ -463,3 +463,18 @@ def test_a_step_with_one_class_says_that_it_had_no_negatives(plain_views):
     assert losses.reco == 0
     _, statistics = losses_of(Objective(), Views(), student, None, one)
     assert statistics.without_negatives.isnan()
+
+
+def test_a_step_whose_keys_are_of_one_class_had_no_negatives(plain_views, monkeypatch):
+    """With keys from right labels alone, a class may be present without any."""
+    reco = ReCoLoss(num_queries=8, num_negatives=8)
+    with_statistics = reco.with_statistics
+
+    def keys_of_class_0(*inputs, key_pixels, **arguments):
+        return with_statistics(*inputs, key_pixels=key_pixels & (inputs[2] == 0), **arguments)
+
+    monkeypatch.setattr(reco, "with_statistics", keys_of_class_0)
+    objective = Objective(reco=reco, keys_from="right_labels")
+    losses, statistics = losses_of(objective, Views(), Network(), None, uint8_batch(1))
+    assert statistics.reco.present.sum() > 1
+    assert (losses.reco, statistics.without_negatives) == (0, 1)

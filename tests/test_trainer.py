@@ -25,7 +25,7 @@ from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import exclusive_use, run_path
 from reco.training.build import build_objective, build_run
-from reco.training.log_figures import Meter, RelationMeter
+from reco.training.log_figures import Meter, RelationMeter, reco_summary
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
 
 
@@ -292,10 +292,15 @@ def test_relation_meter_averages_each_pair_over_the_steps_that_had_it():
     meter, nothing = RelationMeter(), torch.zeros(())
     assert meter.read() is None
     for cosine, present in ((0.25, [True, True, False]), (0.75, [True, True, True])):
-        graph = torch.full((3, 3), cosine)
-        meter.add(ReCoStatistics(graph, torch.tensor(present), *[nothing] * 6))
+        # All classes are present, in the second case one of them without keys.
+        has_keys = torch.tensor(present)
+        graph = torch.full((3, 3), cosine).where(has_keys[:, None] & has_keys, torch.nan)
+        statistics = ReCoStatistics(graph, torch.ones(3, dtype=torch.bool), *[nothing] * 6)
+        meter.add(statistics)
+        assert reco_summary(statistics)["relation_mean"] == reco_summary(statistics)["relation_max"]
+        assert reco_summary(statistics)["relation_mean"] == cosine
     assert meter.read() == [[0.5, 0.5, 0.75], [0.5, 0.5, 0.75], [0.75, 0.75, 0.75]]
-    graph = torch.full((2, 2), 1.0)
+    graph = torch.tensor([[1.0, torch.nan], [torch.nan, torch.nan]])
     meter.add(ReCoStatistics(graph, torch.tensor([True, False]), *[nothing] * 6))
     assert meter.read() == [[1.0, None], [None, None]]
 

@@ -166,7 +166,8 @@ class Objective(nn.Module):
                 )
                 reco = self.reco_weight * reco
                 known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
-                without_negatives = (reco_statistics.present.sum() < 2).float()
+                has_keys = ~reco_statistics.relation_graph.diagonal().isnan()
+                without_negatives = (has_keys.sum() < 2).float()
 
         losses = Losses(supervised + unsupervised + reco, supervised, unsupervised, reco)
         with record_function("statistics"):

@@ -78,7 +78,7 @@ class SampledCrossEntropy(nn.Module):
             valid_pixels = (classes < num_classes).sum()
             nothing = loss.new_full((), torch.nan)
             statistics = ReCoStatistics(
-                relation_graph=torch.where(present[:, None] & present, graph, 0.0),
+                relation_graph=torch.where(present[:, None] & present, graph, torch.nan),
                 present=present,
                 hard_share=table.bucket_counts()[:, 0] / counts,
                 sampled_share=sampled[:-1].sum() / valid_pixels.clamp(min=1),

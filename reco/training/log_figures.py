@@ -73,7 +73,7 @@ class RelationMeter:
         self.last = statistics
         if statistics is None:
             return
-        pairs = statistics.present[:, None] & statistics.present
+        pairs = ~statistics.relation_graph.isnan()
         graph = torch.where(pairs, statistics.relation_graph, 0.0)
         self.sums = graph if self.sums is None else self.sums + graph
         self.counts = pairs.float() if self.counts is None else self.counts + pairs
@@ -94,7 +94,7 @@ def reco_summary(statistics: ReCoStatistics | None) -> dict[str, float]:
     if statistics is None:
         return {}
     graph, present = statistics.relation_graph, statistics.present
-    pairs = present[:, None] & present & ~torch.eye(len(present), dtype=torch.bool).to(present)
+    pairs = ~(graph.isnan() | torch.eye(len(graph), dtype=torch.bool, device=graph.device))
     return {
         "classes_present": int(present.sum()),
         "hard_share": float(statistics.hard_share.nanmean()),

@@ -23,6 +23,7 @@ from reco.data.finding.patterns import (
     key_of,
     real_files,
 )
+from reco.printing import join_first
 from reco.seeding import stable_seed
 
 _IMAGES = "images/{split}/{parent}/{stem}.*"
@@ -106,9 +107,10 @@ def arrange(root: Path, layout: Layout) -> Arrangement:
             unlabelled.pop(path, None)
         elif path not in unlabelled:
             result.without_mask[split].append(path)
+    to_choose_from = dict(result.pairs["train"])
     for split, key, what in (
-        ("val", "validation", layout.validation),
         ("test", "test", layout.test),
+        ("val", "validation", layout.validation),
     ):
         if what is None:
             continue
@@ -118,8 +120,18 @@ def arrange(root: Path, layout: Layout) -> Arrangement:
                 f"dataset.{key} = {what}, but images such as {example} are for that already: "
                 "expected one of the two"
             )
-        result.pairs[split] = search.choose(key, what, result.pairs["train"])
-        for path in result.pairs[split]:
+        # A share is of what the test images leave.
+        pool = to_choose_from if isinstance(what, str) else result.pairs["train"]
+        chosen = search.choose(key, what, pool)
+        for other in ("val", "test"):
+            if both := sorted(chosen.keys() & result.pairs[other].keys()):
+                raise ValueError(
+                    f"dataset.{key} = {what}: takes {join_first(both)}, which "
+                    f"{'is' if len(both) == 1 else 'are'} for {other} already: expected each image "
+                    "in one of the two"
+                )
+        result.pairs[split] = chosen
+        for path in chosen:
             result.pairs["train"].pop(path, None)
             unlabelled.pop(path, None)
     used = {mask for pairs in result.pairs.values() for mask in pairs.values()}
