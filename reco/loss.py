@@ -770,6 +770,12 @@ def _with_changes(caller: str, options: ReCoOptions, changes: dict[str, Any]) ->
     return replace(options, **changes)
 
 
+_TWO_CLASSES = (
+    "one logit z for an object is those of background and object by "
+    "torch.cat([torch.zeros_like(z), z], 1)"
+)
+
+
 def _check_tensors(**arguments: object) -> None:
     for name, given in arguments.items():
         if not isinstance(given, Tensor):
@@ -843,4 +849,5 @@ def _check_inputs(
             raise ValueError(
                 f"ReCoLoss: labels holds {sorted(set(wrong.tolist()))[:10]}: expected 0 to "
                 f"{logits.shape[1] - 1}, the classes in logits, or ignore_index = {ignore_index}"
+                + (f"; {_TWO_CLASSES}" if logits.shape[1] == 1 else "")
             )

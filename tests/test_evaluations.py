@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ from reco.data import open_dataset
 from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.fingerprint import fingerprint
 from reco.runs.checkpoint import CheckpointError, checkpoint_digest, load_checkpoint
+from reco.studies import runner
 from reco.studies.progress import Progress
-from reco.studies.runner import run_commands
+from reco.studies.runner import run_commands, run_study
 from reco.studies.study import StudyRun, load_study, study_runs
 from reco.training.trainer import train
 
@@ -298,6 +300,39 @@ def test_a_study_takes_no_figures_of_other_data(study, tmp_path):
     (tmp_path / "study" / "small" / "results.md").unlink()
     assert cli.main(["study", str(study.path), "--collect", "--set", *overrides]) == 0
     assert "The data are not here" in (study.results_dir / "results.md").read_text()
+
+
+def test_a_study_takes_no_figures_of_other_training_images(study, tmp_path, capsys, monkeypatch):
+    root = make_camvid(tmp_path / "data")
+    overrides = [*OVERRIDES, f"dataset.root={root}"]
+    (run,) = study_runs(study, overrides)
+    carry_out(study, run)
+    assert len(rows(study, overrides)) == 2
+
+    names = [path.name for path in sorted((root / "train").iterdir())]
+    for folder in ("train", "trainannot"):  # one more image
+        (root / folder / f"new_{names[0]}").write_bytes((root / folder / names[0]).read_bytes())
+    progress = Progress(study, [run])
+    assert progress.finished == {}
+    assert "0 of 1 runs finished, 1 failed" in progress.summary()
+    assert re.search(r"was trained on other images .* newly unlabelled: .*new_", progress.summary())
+    monkeypatch.setattr(runner, "start_command", None)  # nothing is started
+    assert not run_study(study, overrides)
+    for folder in ("train", "trainannot"):
+        (root / folder / f"new_{names[0]}").unlink()
+    assert rows(study, overrides)
+
+    # Labels drawn anew are not those of the run; a single one that was mended is told of.
+    labelled = json.loads((run.folder / "split.json").read_text())["labelled"]
+    masks = [root / "trainannot" / f"{Path(id).name}.png" for id in labelled]
+    capsys.readouterr()
+    relabel(masks[0])
+    assert rows(study, overrides)
+    assert "labelled images changed" in capsys.readouterr().out
+    for mask in masks[1:]:
+        relabel(mask)
+    assert rows(study, overrides) == []
+    assert "trained on other files" in Progress(study, [run]).summary()
 
 
 def test_a_study_takes_no_figures_of_another_checkpoint(study, tmp_path):

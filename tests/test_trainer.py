@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import TINY
+from make_data import make_folder
 
 from reco import cli, distributed
 from reco.config import ConfigError, config_name, load_config
@@ -358,6 +360,30 @@ def test_the_configuration_of_a_run_has_its_name(tiny, tmp_path, monkeypatch):
     assert config_name(["config.yaml"]) == "cells"
     (folder / "split.json").unlink()
     assert config_name(["config.yaml"]) == "config"
+
+
+def test_a_run_on_other_data_in_the_same_folder_is_told_of(tmp_path):
+    """Two imports, say, whose configurations are both called data.yaml."""
+    words = [word for word in TINY if not word.startswith("dataset")]
+    one, other = (make_folder(tmp_path / name, train=4, val=1) for name in ("one", "other"))
+    options = [*words, "dataset.class_names=[a, b, c]", "train.iterations=1"]
+    options += ["dataset.crop_size=[32, 32]", "model.weights=none"]
+
+    def start(root):
+        return train(load_config("folder.yaml", [*options, f"dataset.root={root}"]), tmp_path / "r")
+
+    start(one)
+    with pytest.raises(
+        FileExistsError, match=r"holds a run of this conf\w+: go on with it by --res"
+    ):
+        start(one)
+    with pytest.raises(
+        FileExistsError, match=rf"on the data in {one}: choose another --set output"
+    ):
+        start(other)
+    make_folder(one, train=5, val=1)
+    with pytest.raises(FileExistsError, match=rf", on other training images in {one}: choose ano"):
+        start(one)
 
 
 def test_without_resume_a_run_in_use_is_an_error_at_once(tiny, tmp_path):

@@ -31,15 +31,19 @@ _CONTAINERS = ("teacher", "model_ema", "state_dict_ema", "state_dict", "model", 
 logger = logging.getLogger(__name__)
 
 
-def load_tensors(path: str | Path) -> Any:
+def load_tensors(path: str | Path, *, lazily: bool = False) -> Any:
     """The content of a file of ``torch.save``, on the CPU; tensors and plain values alone.
+
+    Args:
+        path: of the file.
+        lazily: read a tensor from the disk when it is used.
 
     Raises:
         OSError: the file cannot be opened.
         ValueError: it cannot be read; the message does not name the file.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=lazily)
     except Exception as error:  # pickle, zip, system and key errors
         if isinstance(error, OSError) and error.filename is not None:
             raise

@@ -190,8 +190,12 @@ def save_latest(checkpoint: Checkpoint, folder: Path) -> None:
         _sync_folder(folder)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path, *, lazily: bool = False) -> Checkpoint:
     """Read a checkpoint onto the CPU; no code in it can run.
+
+    Args:
+        path: of the file.
+        lazily: read a tensor from the disk when it is used, which may be never.
 
     Raises:
         CheckpointError: no such file, truncated, or not a checkpoint of this project.
@@ -201,7 +205,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             f"{path}: no such file; a run keeps last.pt and best.pt in its folder"
         )
     try:
-        content = load_tensors(path)
+        content = load_tensors(path, lazily=lazily)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable checkpoint: {error}") from error
     if not isinstance(content, dict) or "format" not in content or "student" not in content:

@@ -127,9 +127,15 @@ class RunFolder:
             FileExistsError: the folder already holds a run.
         """
         if self.exists and not again:
+            other = self._other_data(config, split)
             raise FileExistsError(
-                f"{self.path} already holds a run of this configuration: go on with it by "
-                f"--resume, delete it, or choose {_ANOTHER_RUN}"
+                f"{self.path} already holds a run of this configuration"
+                + (
+                    f", on {other}: choose another --set output_dir=…, or another name for the "
+                    "configuration file; where the data have only moved, --resume goes on with it"
+                    if other
+                    else f": go on with it by --resume, delete it, or choose {_ANOTHER_RUN}"
+                )
             )
         with writing(self.path, _ELSEWHERE):
             (self.path / "panels").mkdir(parents=True, exist_ok=True)
@@ -137,6 +143,17 @@ class RunFolder:
         write_text_whole(self.path / "config.yaml", config.to_yaml())
         for name, content in (("split", split), ("environment", _environment())):
             write_text_whole(self.path / f"{name}.json", json.dumps(content, indent=1) + "\n")
+
+    def _other_data(self, config: Config, split: Mapping[str, Any]) -> str:
+        """The data of the run that lies here, if they are not those of ``config``; else empty."""
+        try:
+            root = read_run_config(self.path).dataset.root
+            same = json.loads((self.path / "split.json").read_text(encoding="utf-8"))["hash"]
+        except (OSError, ValueError, KeyError):
+            return ""  # killed while it was made
+        if root != config.dataset.root:
+            return f"the data in {root}"
+        return "" if same == split["hash"] else f"other training images in {root}"
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``; a number that is not finite becomes ``null``."""

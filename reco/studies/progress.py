@@ -12,10 +12,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from reco.config import ConfigError
 from reco.data import open_dataset
-from reco.data.fingerprint import fingerprint
+from reco.data.fingerprint import fingerprint, fingerprints
+from reco.data.splits import Split, make_split
 from reco.optional_packages import import_extra
 from reco.pictures import plots
+from reco.runs.checkpoint import load_checkpoint
 from reco.runs.results import (
     ClassIoU,
     Images,
@@ -29,6 +32,7 @@ from reco.runs.results import (
 )
 from reco.studies.study import Study, StudyRun
 from reco.studies.tables import pairs_table, results_table
+from reco.training.resume import check_training_images
 from reco.writing import write_table, write_text_whole, write_whole
 
 _TO_EVALUATE = "to evaluate"
@@ -45,6 +49,8 @@ class Progress:
     finished: dict[Path, list[Result]] = field(default_factory=dict)
     # By data set, the fingerprints of the evaluated images; None: the data are not on this machine.
     _images: dict[str, Images | None] = field(default_factory=dict)
+    # The same of the training images: the split and the fingerprints of its labelled images.
+    _training_images: dict[str, tuple[Split, dict[str, str]] | None] = field(default_factory=dict)
     # What the pictures show that were written last.
     _pictured: tuple[list[Result], list[Point]] | None = None
 
@@ -54,11 +60,26 @@ class Progress:
             self.refresh(run)
 
     def refresh(self, run: StudyRun) -> bool:
-        """Read the results of a run that no process writes to; returns whether it is finished."""
+        """Read the results of a run that no process writes to; returns whether it is finished.
+
+        One that was trained on other images or labels than those of now has failed.
+        """
         rows = read_results(run.folder, *self._criteria(run), **self._identity(run))
-        if rows:
-            self.finished[run.folder] = rows
-        return bool(rows)
+        if not rows:
+            return False
+        last, now = run.folder / "last.pt", self._images_of_training(run)
+        if now is not None and last.is_file():
+            try:
+                check_training_images(run.folder, load_checkpoint(last, lazily=True), *now)
+            except ConfigError as error:
+                self.failed[run.folder] = str(error)
+                return False
+        self.finished[run.folder] = rows
+        return True
+
+    def to_start(self) -> list[StudyRun]:
+        """The runs that are neither at their end nor failed."""
+        return [run for run in self.unfinished() if run.folder not in self.failed]
 
     def unfinished(self) -> list[StudyRun]:
         """The runs that are not at their end, running and failed ones included."""
@@ -173,6 +194,22 @@ class Progress:
             except (OSError, ValueError):
                 self._images[key] = None
         return self._images[key]
+
+    def _images_of_training(self, run: StudyRun) -> tuple[Split, dict[str, str]] | None:
+        """The split of a run and fingerprints of its labelled images, as they are now.
+
+        ``None`` where they are not on this machine.
+        """
+        data = run.config.dataset
+        key = repr(data)
+        if key not in self._training_images:
+            try:
+                reader = open_dataset(data)
+                split = make_split(reader, data)
+                self._training_images[key] = split, fingerprints(reader, split.labelled)
+            except (OSError, ValueError):
+                self._training_images[key] = None
+        return self._training_images[key]
 
     def _criteria(self, run: StudyRun) -> tuple[int, str | None, Images | None]:
         return run.config.train.iterations, self.study.test_split, self.images(run)

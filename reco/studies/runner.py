@@ -76,7 +76,7 @@ def run_study(study: Study, overrides: Sequence[str] = (), devices: Sequence[str
             a run, before the first one starts.
     """
     progress = Progress(study, study_runs(study, overrides))
-    todo = progress.unfinished()
+    todo = progress.to_start()
     check_data(todo, study.test_split)
     for device in devices or {run.config.train.device for run in todo}:
         distributed.find_device(device)  # raises where there is no such device

@@ -34,21 +34,32 @@ def extended(
     return replace(config, train=replace(config.train, iterations=iterations))
 
 
-def check_labelled_images(
-    folder: str, before: Mapping[str, str] | None, now: Mapping[str, str]
+def check_training_images(
+    folder: Path, checkpoint: Checkpoint, split: Split, labelled: Mapping[str, str]
 ) -> None:
-    """Refuse data of the same names that are another data set; tell of single files that changed.
+    """Refuse other training images than those of a run; tell of single files that changed.
 
     A file that has been repaired is no reason to lose a run.
 
     Args:
         folder: of the run.
-        before: fingerprints by id, of the checkpoint; None in those of earlier versions.
-        now: of the files that are there.
+        checkpoint: of the run.
+        split: of the images that are there.
+        labelled: fingerprints of its labelled images, by id.
 
     Raises:
-        ConfigError: there are several, and all of them are other files.
+        ConfigError: another split, or several labelled images and all of them other files.
     """
+    before_split = checkpoint["split"]["hash"]
+    if before_split != split.hash:
+        raise ConfigError(_split_error(folder, before_split, split))
+    # Checkpoints of earlier versions have no fingerprints.
+    _check_labelled_images(folder, checkpoint.get("labelled_images"), labelled)
+
+
+def _check_labelled_images(
+    folder: Path, before: Mapping[str, str] | None, now: Mapping[str, str]
+) -> None:
     changed = [id for id, found in now.items() if before is not None and before[id] != found]
     if len(changed) == len(now) > 1:
         raise ConfigError(
@@ -60,14 +71,8 @@ def check_labelled_images(
         say(f"note: since {folder} was saved, labelled images changed: {join_first(changed)}")
 
 
-def split_error(folder: Path, before: str, split: Split) -> str:
-    """Error text: which training images came or went since a run began, and what to do.
-
-    Args:
-        folder: of the run.
-        before: hash of its split.
-        split: of the images that are there.
-    """
+def _split_error(folder: Path, before: str, split: Split) -> str:
+    """Error text: which training images came or went since a run began, and what to do."""
     text = f"--resume: {folder} was trained on other images (split {before}, now {split.hash})"
     with contextlib.suppress(OSError, ValueError, KeyError):
         content = json.loads((folder / "split.json").read_text(encoding="utf-8"))

@@ -65,7 +65,7 @@ from reco.training.interrupts import (
 from reco.training.log_figures import Meter, RelationMeter, held_bytes, reco_summary
 from reco.training.optimisation import learning_rate, optimizer_step, set_learning_rate
 from reco.training.profiling import StepProfiler
-from reco.training.resume import check_labelled_images, extended, resume_error, split_error
+from reco.training.resume import check_training_images, extended, resume_error
 from reco.training.validation import Validation
 from reco.writing import WriteError
 
@@ -539,10 +539,7 @@ class Trainer:
         extended = extending and changed.pop("train.iterations", None) is not None
         if changed:
             raise ConfigError(resume_error(source, changed))
-        if checkpoint["split"]["hash"] != self.parts.split.hash:
-            before_split = checkpoint["split"]["hash"]
-            raise ConfigError(split_error(self.folder.path, before_split, self.parts.split))
-        check_labelled_images(source, checkpoint.get("labelled_images"), self.labelled_images)
+        check_training_images(self.folder.path, checkpoint, self.parts.split, self.labelled_images)
         load_state(self.student, checkpoint["student"], source)
         if self.teacher is not None:
             load_state(self.teacher, checkpoint["teacher"], source)
