@@ -25,7 +25,8 @@ from reco.inference.evaluate_checkpoints import evaluate_checkpoints
 from reco.loss import ReCoStatistics
 from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
-from reco.runs.folder import exclusive_use, run_path
+from reco.runs.folder import run_path
+from reco.runs.lock import exclusive_use
 from reco.training.build import build_objective, build_run
 from reco.training.log_figures import Meter, RelationMeter, reco_summary
 from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import platform
-import re
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-
-from reco import __version__
 from reco.config import Config, ConfigError, config_from_dict, read_yaml
-from reco.printing import say
+from reco.runs.environment import environment
 from reco.writing import write_text_whole, writing
 
-_ELSEWHERE = "choose another output_dir"
-_ANOTHER_RUN = "another --set output_dir=… or train.seed=…"
+ELSEWHERE = "choose another output_dir"
+ANOTHER_RUN = "another --set output_dir=… or train.seed=…"
 
 
 def run_path(config: Config, name: str) -> Path:
@@ -134,14 +127,14 @@ class RunFolder:
                     f", on {other}: choose another --set output_dir=…, or another name for the "
                     "configuration file; where the data have only moved, --resume goes on with it"
                     if other
-                    else f": go on with it by --resume, delete it, or choose {_ANOTHER_RUN}"
+                    else f": go on with it by --resume, delete it, or choose {ANOTHER_RUN}"
                 )
             )
-        with writing(self.path, _ELSEWHERE):
+        with writing(self.path, ELSEWHERE):
             (self.path / "panels").mkdir(parents=True, exist_ok=True)
         self.drop_after(0)
         write_text_whole(self.path / "config.yaml", config.to_yaml())
-        for name, content in (("split", split), ("environment", _environment())):
+        for name, content in (("split", split), ("environment", environment())):
             write_text_whole(self.path / f"{name}.json", json.dumps(content, indent=1) + "\n")
 
     def _other_data(self, config: Config, split: Mapping[str, Any]) -> str:
@@ -204,85 +197,6 @@ class RunFolder:
         return self.path / "panels" / f"{iteration:06d}.png"
 
 
-@contextlib.contextmanager
-def exclusive_use(folder: Path, *, wait: bool = True) -> Iterator[None]:
-    """Wait until no other process trains in ``folder``, and keep others waiting.
-
-    That may be a job that was killed and started again, or another study that shares the run. The
-    first rank holds the lock; without ``flock`` in the system there is none. Where no run was made
-    in the end, as with a wrong path to the data, nothing stays: neither the lock's file nor the
-    folders that were made for it.
-
-    Raises:
-        FileExistsError: another process trains there, and not ``wait``.
-    """
-    if os.name != "posix" or os.environ.get("RANK", "0") != "0":
-        yield
-        return
-    import fcntl
-
-    path = folder.parent / f".{folder.name}.lock"
-    file, made = _lock(path, folder, wait)
-    with file:
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):
-                if not folder.exists() and _is_at(path, file):
-                    path.unlink()
-                    for above in made:
-                        above.rmdir()  # up to the first one that holds something
-            # Closing is not enough: workers of the data loader have the file open too.
-            fcntl.flock(file, fcntl.LOCK_UN)
-
-
-def _lock(path: Path, folder: Path, wait: bool) -> tuple[IO[str], list[Path]]:
-    """The file of a lock, locked, and the folders that were made for it, the deepest first."""
-    import fcntl
-
-    made: list[Path] = []
-    waiting = False
-    while True:
-        made = [above for above in path.parents if not above.exists()] or made
-        with contextlib.ExitStack() as closing:
-            with writing(folder, _ELSEWHERE):
-                file = closing.enter_context(_open_lock(path))
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    raise FileExistsError(
-                        f"{folder}: another process trains this run: --resume waits until it ends "
-                        f"and goes on from there; or choose {_ANOTHER_RUN}"
-                    ) from None
-                if not waiting:
-                    say(f"{folder}: another process trains here; waiting until it ends")
-                waiting = True
-                fcntl.flock(file, fcntl.LOCK_EX)
-            # Whoever held the lock may have removed its file, and others lock a new one by now.
-            if _is_at(path, file):
-                closing.pop_all()
-                return file, made
-
-
-def _open_lock(path: Path) -> IO[str]:
-    """Open the file of a lock; its folder is made, again where another process removes it."""
-    for _ in range(100):
-        with contextlib.suppress(FileNotFoundError, FileExistsError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return path.open("w")
-    path.parent.mkdir(parents=True, exist_ok=True)  # raises what stands in the way
-    return path.open("w")
-
-
-def _is_at(path: Path, file: IO[str]) -> bool:
-    """Whether an open file is the one that ``path`` names now."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _tensorboard_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -300,43 +214,6 @@ def _scalars(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
         elif isinstance(value, int | float) and key != "iteration":
             found[f"{prefix}{key}"] = value
     return found
-
-
-def _environment() -> dict[str, Any]:
-    """Versions, commit and hardware of the run."""
-    has_gpu = torch.cuda.is_available()
-    return {
-        "commit": _commit(),
-        "version": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": torch.cuda.get_device_name() if has_gpu else _processor(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _processor() -> str:
-    """The name of the processor, or of its architecture where the system does not tell."""
-    with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if found is not None:
-            return found[1]
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str:
-    """The commit of the checkout that this package runs from, ``unknown`` for an installed one.
-
-    An installed package may lie below another repository, whose commit is not the package's.
-    """
-    checkout = Path(__file__).resolve().parents[2]
-    if not (checkout / ".git").exists():
-        return "unknown"
-    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
 
 
 def _iteration(line: str) -> float:

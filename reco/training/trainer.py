@@ -44,7 +44,8 @@ from reco.runs.checkpoint import (
     save_checkpoint,
     save_latest,
 )
-from reco.runs.folder import RunFolder, exclusive_use, related_runs, with_absolute_root
+from reco.runs.folder import RunFolder, related_runs, with_absolute_root
+from reco.runs.lock import exclusive_use
 from reco.runs.results import read_metrics
 from reco.seeding import stable_seed
 from reco.training.batch_norm import (
