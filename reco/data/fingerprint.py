@@ -52,14 +52,13 @@ def _digests(reader: Reader, ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
 
 
 def _digest(reader: Reader, id: str) -> bytes:
-    found = hashlib.sha256()
-    if not isinstance(reader, FileReader):
-        found.update(reader.image(id).tobytes() + reader.label(id).tobytes())
-        return found.digest()
-    image, mask = reader.files(id)
-    found.update(_sample(image))
-    found.update(b"" if mask is None else hashlib.sha256(mask.read_bytes()).digest())
-    return found.digest()
+    if isinstance(reader, FileReader):
+        image, mask = reader.files(id)
+        content = _sample(image)
+        content += b"" if mask is None else hashlib.sha256(mask.read_bytes()).digest()
+    else:
+        content = reader.image(id).tobytes() + reader.label(id).tobytes()
+    return hashlib.sha256(content).digest()
 
 
 def _sample(path: Path) -> bytes:

@@ -23,9 +23,10 @@ from reco.data.reading.images import ImageFormat
 from reco.inference.model_card import model_card
 from reco.inference.predictor import AnyImage, Predictor
 from reco.inference.pretrained import Pretrained, write_pretrained
+from reco.inference.probabilities import resize_logits
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
-from reco.models.network import SegmentationNetwork
+from reco.models.network import SegmentationNetwork, logits_of
 from reco.runs.build_networks import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
 from reco.writing import write_binary_whole, write_text_whole, write_whole
@@ -263,8 +264,7 @@ def _random_images(channels: int) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
 
 @torch.no_grad()
 def _reference(network: nn.Module, images: Tensor) -> Tensor:
-    logits: Tensor = network(to_unit(images)).logits
-    return F.interpolate(logits, images.shape[2:], mode="bilinear", align_corners=False)
+    return resize_logits(logits_of(network(to_unit(images))), images.shape[2:])
 
 
 def trace(deployable: Deployable) -> torch.export.ExportedProgram:

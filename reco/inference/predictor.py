@@ -1,6 +1,7 @@
 """A trained network, ready to label images of any size and kind.
 
-Shapes: images (H, W, 3) uint8 RGB; network inputs (B, 3, h, w); probabilities (C, h, w).
+Shapes: images (H, W, channels) uint8, of RGB unless the data set says otherwise; network inputs
+(B, channels, h, w); probabilities (C, h, w) for C classes.
 """
 
 from __future__ import annotations
@@ -140,11 +141,11 @@ class Predictor:
         return to_array(image, self.image_format)
 
     def input_size(self, image: npt.NDArray[np.uint8]) -> tuple[int, int]:
-        """(height, width) of the network's input for ``image``, ``(H, W, 3)``."""
+        """(height, width) of the network's input for ``image``, ``(H, W, channels)``."""
         return self.image_size or (image.shape[0], image.shape[1])
 
     def to_input(self, image: AnyImage) -> Tensor:
-        """The network's input for ``image``: ``(3, h, w)`` uint8, resized as in evaluations."""
+        """The network's input for ``image``: ``(channels, h, w)`` uint8, resized as in evaluations."""
         pixels = self.to_array(image)
         tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
         size = self.input_size(pixels)

@@ -149,8 +149,7 @@ class Objective(nn.Module):
                     class_weights=self.class_weights,
                 )
 
-        reco, reco_statistics = supervised.new_zeros(()), None
-        known_in_reco = without_negatives = supervised.new_full((), torch.nan)
+        reco, regions, reco_statistics = supervised.new_zeros(()), None, None
         if self.reco is not None:
             with record_function("ReCo"):
                 regions = self.regions(labels, view, logits.shape[2:])
@@ -165,17 +164,10 @@ class Objective(nn.Module):
                     key_pixels=key_pixels,
                 )
                 reco = self.reco_weight * reco
-                known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
-                has_keys = ~reco_statistics.relation_graph.diagonal().isnan()
-                without_negatives = (has_keys.sum() < 2).float()
 
         losses = Losses(supervised + unsupervised + reco, supervised, unsupervised, reco)
         with record_function("statistics"):
-            statistics = self._statistics(labels, view)._replace(
-                known_in_reco=known_in_reco,
-                without_negatives=without_negatives,
-                reco=reco_statistics,
-            )
+            statistics = self._statistics(labels, view, regions, reco_statistics)
         return losses, statistics
 
     @torch.no_grad()
@@ -199,7 +191,13 @@ class Objective(nn.Module):
         return Regions(*(_take(values, pixels) for values in (labels, valid, known)))
 
     @torch.no_grad()
-    def _statistics(self, labels: Tensor, view: UnlabelledView | None) -> StepStatistics:
+    def _statistics(
+        self,
+        labels: Tensor,
+        view: UnlabelledView | None,
+        regions: Regions | None,
+        reco: ReCoStatistics | None,
+    ) -> StepStatistics:
         nothing = torch.full((), torch.nan, device=labels.device)
         eta = above_weak = above_strong = pseudo_accuracy = known_pixels = nothing
         if view is not None:
@@ -210,6 +208,11 @@ class Objective(nn.Module):
             above_strong = (view.confidence > strong).sum() / pixels
             pseudo_accuracy = view.pseudo_accuracy
             known_pixels = view.known.float().mean()
+        known_in_reco = without_negatives = nothing
+        if regions is not None and reco is not None:
+            known_in_reco = (regions.known & regions.valid).sum() / regions.valid.sum()
+            has_keys = ~reco.relation_graph.diagonal().isnan()
+            without_negatives = (has_keys.sum() < 2).float()
         return StepStatistics(
             eta=eta,
             above_weak=above_weak,
@@ -217,8 +220,9 @@ class Objective(nn.Module):
             pseudo_accuracy=pseudo_accuracy,
             labelled_pixels=(labels != IGNORE).float().mean(),
             known_pixels=known_pixels,
-            known_in_reco=nothing,
-            without_negatives=nothing,
+            known_in_reco=known_in_reco,
+            without_negatives=without_negatives,
+            reco=reco,
         )
 
 

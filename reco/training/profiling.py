@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from reco.printing import say
 from reco.writing import write_text_whole, write_whole
 
-# In the order of a step. The names are those of `record_function` in trainer and objective.
+# In the order of a step. The names are those of `record_function` in trainer, views and objective.
 PHASES = (
     "data",
     "teacher",
