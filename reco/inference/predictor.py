@@ -145,7 +145,7 @@ class Predictor:
         return self.image_size or (image.shape[0], image.shape[1])
 
     def to_input(self, image: AnyImage) -> Tensor:
-        """The network's input for ``image``: ``(channels, h, w)`` uint8, resized as in evaluations."""
+        """The network's input for ``image``: ``(channels, h, w)`` uint8, resized as to evaluate."""
         pixels = self.to_array(image)
         tensor = torch.tensor(pixels).permute(2, 0, 1).contiguous()
         size = self.input_size(pixels)
