@@ -219,7 +219,7 @@ def suggest_masks(path: str, groups: dict[str, str]) -> str | None:
     return None
 
 
-def refuse(error: OSError) -> None:
+def raise_unlistable(error: OSError) -> None:
     """Raise for a folder that cannot be listed: its files would be left out unnoticed."""
     raise ValueError(
         f"{error.filename}: cannot be listed: {error.strerror}; make the folder readable, or move "
@@ -232,7 +232,7 @@ def walk(
     tops: Iterable[str],
     *,
     recursive: bool = True,
-    onerror: Callable[[OSError], None] = refuse,
+    onerror: Callable[[OSError], None] = raise_unlistable,
 ) -> Iterator[str]:
     """Paths of all files in the folders ``tops`` below ``root``, relative to it.
 
