@@ -610,6 +610,125 @@ def test_instances(tmp_path):
     assert "two classes" not in done.text
 
 
+def in_mode(mode: str, inside: np.ndarray) -> Image.Image:
+    """A mask of black and white, or of 0 and 300 where ``mode`` holds it, opaque everywhere."""
+    if mode == "I;16":
+        return Image.fromarray(inside.astype(np.uint16) * 300)
+    if mode == "I":
+        return Image.fromarray(inside.astype(np.int32) * 300)
+    if mode == "F":
+        return Image.fromarray(inside.astype(np.float32))
+    if mode in ("P", "PA"):
+        image = Image.fromarray((~inside).astype(np.uint8)).convert("P")
+        image.putpalette([255, 255, 255, 0, 0, 0])  # the object has index 0
+        return image.convert(mode)
+    return Image.fromarray(inside.astype(np.uint8) * 255).convert(mode)
+
+
+MODES = ["1.png", "L.png", "LA.png", "P.png", "RGB.png", "RGBA.png", "I;16.png"]
+MODES += ["1.tif", "L.tif", "LA.tif", "P.tif", "PA.tif", "RGB.tif", "RGBA.tif", "I;16.tif"]
+MODES += ["I.tif", "F.tif", "CMYK.tif", "L.bmp", "P.bmp", "RGBA.webp"]
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_instances_in_every_mode(tmp_path, kind):
+    """An alpha channel is no object."""
+    mode, _, ending = kind.rpartition(".")
+    for name in ("aa", "bb"):
+        picture(tmp_path / "in" / name / "images" / f"{name}.png")
+        path = tmp_path / "in" / name / "masks" / f"1.{ending}"
+        path.parent.mkdir(parents=True)
+        lossless = {"lossless": True} if ending == "webp" else {}
+        in_mode(mode, box(1, 1, 5, 5)).save(path, **lossless)
+    done = Imported("instances", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("aa"), box(1, 1, 5, 5))
+
+
+def test_instances_with_a_mask_of_no_whole_numbers_are_left_out(tmp_path):
+    for name in ("aa", "bb", "cc"):
+        picture(tmp_path / "in" / name / "images" / f"{name}.png")
+        save_mask(tmp_path / "in" / name / "masks" / "1.png", box(1, 1, 5, 5))
+    soft = np.full(SIZE[::-1], 0.25, np.float32)
+    save_mask(tmp_path / "in" / "cc" / "masks" / "2.tif", soft)
+    done = Imported("instances", tmp_path / "in", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert "2.tif: holds floating-point numbers from 0.25 to 0.25" in left_out
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_cvat_segmentation_masks_in_every_mode(tmp_path, mode):
+    root = tmp_path / "export"
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+        path = root / "SegmentationClass" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        in_mode(mode, box(1, 1, 5, 5)).save(path)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncat:255,255,255::\n")
+    done = Imported("cvat", root, tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), box(1, 1, 5, 5))
+
+
+def test_cvat_masks_with_values_beyond_8_bit_have_no_colour(tmp_path):
+    root = tmp_path / "export"
+    values = np.zeros(SIZE[::-1], np.uint16)
+    values[box(1, 1, 5, 5)], values[box(8, 8, 9, 9)] = 255, 65535
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+        save_mask(root / "SegmentationClass" / f"{name}.png", values)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncat:255,255,255::\n")
+    done = Imported("cvat", root, tmp_path / "out")
+    expected = box(1, 1, 5, 5).astype(np.uint8)
+    expected[box(8, 8, 9, 9)] = 255
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "2 pixels of a colour that labelmap.txt does not have: void" in done.text
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_roboflow_masks_in_every_mode(tmp_path, mode):
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5] = 2
+    mask = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values).convert(mode)
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.jpg")
+        mask.save(tmp_path / "in" / f"{name}_mask.png")
+    (tmp_path / "in" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n2, cat\n")
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), values // 2)
+
+
+def test_a_roboflow_mask_of_colours_is_left_out(tmp_path):
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5] = 2
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.jpg")
+        save_mask(tmp_path / "in" / f"{name}_mask.png", values)
+    save_mask(tmp_path / "in" / "c_mask.png", np.stack([values, 0 * values, values], axis=2))
+    (tmp_path / "in" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n2, cat\n")
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert "c_mask.png: is a mask of colours, expected the values of _classes.csv" in left_out
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16"])
+def test_labelme_masks_in_every_mode(tmp_path, mode):
+    image = in_mode(mode, np.eye(3, dtype=bool))
+    if mode in ("RGB", "RGBA"):
+        red = np.array(image)
+        red[..., 1:3] = 0
+        image = Image.fromarray(red)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    mask = base64.b64encode(png.getvalue()).decode()
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        shapes = [shape("dog", [[20, 0], [22, 2]], "mask", mask=mask)]
+        labelme(tmp_path / "p" / f"{name}.json", shapes)
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[[0, 1, 2], [20, 21, 22]] = 1
+    np.testing.assert_array_equal(done.label("a"), expected)
+
+
 def test_roboflow_masks(tmp_path):
     values = np.zeros((20, 30), np.uint8)
     values[2:5, 2:5], values[8, 8], values[9, 9] = 2, 9, 1

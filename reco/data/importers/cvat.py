@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from PIL import Image
 
 from reco.data.importers.coco import coco_masks, polygon_runs
 from reco.data.importers.source import (
@@ -31,6 +30,7 @@ from reco.data.importers.source import (
     Rasterised,
     choose_classes,
     collect,
+    colours_of,
     coordinates,
     find_images,
     labels_by_value,
@@ -38,7 +38,7 @@ from reco.data.importers.source import (
     reading,
     split_of,
 )
-from reco.data.reading.masks import pack
+from reco.data.reading.masks import read_mask
 from reco.paths import read_lines
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
@@ -252,7 +252,5 @@ def _listed_split(root: Path, name: str) -> str | None:
 
 def _rasterise_colours(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
     """A colour mask as labels; colours that ``labelmap.txt`` does not have are void."""
-    with Image.open(path) as image:
-        colours = pack(np.asarray(image.convert("RGB")))
     stranger = "pixels of a colour that labelmap.txt does not have: void"
-    return labels_by_value(colours, class_of, stranger)
+    return labels_by_value(colours_of(read_mask(path)), class_of, stranger)

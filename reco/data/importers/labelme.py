@@ -192,7 +192,9 @@ def _circle(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> Non
 
 
 def _embedded_mask(shape: dict[str, Any]) -> Image.Image:
-    """The PNG inside a shape of the kind ``mask``."""
+    """The PNG inside a shape of the kind ``mask``: 1 where it is not 0, whatever its alpha."""
     with reading("mask", shape.get("mask"), "a PNG file in base64"):
         picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
-        return Image.fromarray(np.asarray(picture).astype(bool).astype(np.uint8))
+        bands = np.atleast_3d(np.asarray(picture))
+        opaque = [number for number, band in enumerate(picture.getbands()) if band != "A"]
+        return Image.fromarray(bands[..., opaque].any(2).astype(np.uint8))

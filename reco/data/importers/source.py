@@ -21,6 +21,7 @@ from reco import IGNORE
 from reco.data.finding.lists import same_at_end
 from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
 from reco.data.reading.mask_classes import MAX_CLASSES
+from reco.data.reading.masks import Mask, brightness
 from reco.printing import join_first
 
 Labels = npt.NDArray[np.uint8]
@@ -425,6 +426,25 @@ def collect(
     annotated = by_image(found)
     unlabelled = images.without(annotated, classes.notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, classes.notes, left_out)
+
+
+def colours_of(mask: Mask) -> npt.NDArray[np.int32]:
+    """``(H, W)`` colours 0xRRGGBB of a mask of any kind; -1 for values that have none.
+
+    Those are indices beyond the palette and grey values beyond 8 bit.
+    """
+    if mask.kind == "colour":
+        return np.asarray(mask.values, np.int32)
+    if mask.kind == "index":
+        table = np.array(mask.palette, np.int32)
+    else:
+        table = brightness(np.arange(mask.white + 1), mask.white) * 0x010101
+    values = mask.values.astype(np.int32)
+    outside = (values < 0) | (values >= len(table))
+    colours: npt.NDArray[np.int32] = np.append(table, np.int32(-1))[
+        np.where(outside, len(table), values)
+    ]
+    return colours
 
 
 def labels_by_value(
