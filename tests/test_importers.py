@@ -10,6 +10,8 @@ import base64
 import io
 import json
 import re
+import shlex
+import shutil
 import zlib
 from pathlib import Path
 
@@ -904,3 +906,209 @@ def test_run_lengths_that_pycocotools_wrote(tmp_path):
     areas = [{"category_id": 8, "segmentation": packed, "iscrowd": 0}]
     done = Imported("coco", coco(tmp_path, areas), tmp_path / "out")
     np.testing.assert_array_equal(done.label("a"), np.where(ring, 2, 0))
+
+
+def failed(format: str, source: Path, **options: object) -> str:
+    """The error of an import that fails."""
+    target = source.parent / "failed"
+    shutil.rmtree(target, ignore_errors=True)
+    with pytest.raises(ValueError, match=r"expected|not in") as error:
+        import_dataset(format, source, target, ImportOptions(**options))
+    return str(error.value)
+
+
+def alike(*names: str) -> str:
+    """The note on such names."""
+    return f"note: {', '.join(names)} differ only in capital letters, _, - or blanks, and count"
+
+
+def test_names_that_are_spelled_nearly_alike_are_told(tmp_path):
+    for image, names in (("a", ("Disc", "traffic light")), ("b", ("disc", "traffic_light"))):
+        picture(tmp_path / "p" / f"{image}.png")
+        shapes = [square(name, 8 * i, 1, 8 * i + 5, 5) for i, name in enumerate((*names, "cup"))]
+        labelme(tmp_path / "p" / f"{image}.json", shapes)
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "out").format()
+    assert alike("Disc", "disc") in text
+    assert alike("traffic light", "traffic_light") in text
+    assert text.count("rename them in the annotation tool, and import again") == 2
+    chosen = ImportOptions(class_names=("disc", "cup"))
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "chosen", chosen).format()
+    assert alike("Disc", "disc") in text
+    assert "void are the areas of Disc, traffic light, traffic_light" in text
+    assert alike("Disc", "disc") in failed("labelme", tmp_path / "p", class_names=("Cup",))
+
+
+def test_names_for_the_background_are_one_name(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        shapes = [square("Background", 1, 1, 5, 5), square("_background_", 1, 1, 5, 5)]
+        labelme(tmp_path / "p" / f"{name}.json", [*shapes, square("cat", 8, 8, 9, 9)])
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    assert done.names == ["background", "cat"]
+    assert "differ only" not in done.text
+
+
+def test_names_that_are_spelled_nearly_alike_are_told_in_other_formats(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [{"category_id": 8, "segmentation": [corners(12, 12, 16, 16)]}]
+    path = coco(tmp_path / "coco", areas, names=("cat", "Cat"))
+    assert alike("cat", "Cat") in import_dataset("coco", path, tmp_path / "1").format()
+    cvat = CVAT.replace("dog", "cat-")
+    for name in "ab":
+        picture(tmp_path / "cvat" / f"{name}.png")
+    (tmp_path / "cvat" / "annotations.xml").write_text(cvat)
+    text = import_dataset("cvat", tmp_path / "cvat", tmp_path / "2").format()
+    assert alike("cat", "cat-") in text
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5], values[8:9, 8:9] = 1, 2
+    for name in "ab":
+        picture(tmp_path / "roboflow" / f"{name}.jpg")
+        save_mask(tmp_path / "roboflow" / f"{name}_mask.png", values)
+    (tmp_path / "roboflow" / "_classes.csv").write_text("Value, Class\n0, void\n1, a b\n2, A B\n")
+    text = import_dataset("roboflow", tmp_path / "roboflow", tmp_path / "3").format()
+    assert alike("a b", "A B") in text
+
+
+def test_coco_ids_of_another_type_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    path = coco(tmp_path, [{"category_id": 8, "segmentation": [corners(2, 2, 6, 6)]}])
+    for index in (0, 1):
+        change(path, "annotations", index, image_id=str(index))
+    error = failed("coco", path)
+    assert "classes without a pixel in any mask: cat, dog; expected two or more" in error
+    assert f"{path}: 2 annotations of images that the file does not list" in error
+    assert "(image_id '0' is listed as 0: write both as numbers)" in error
+    for index in (0, 1):
+        change(path, "annotations", index, image_id=index, category_id="7")
+    error = failed("coco", path)
+    assert "the source has the class background alone: expected at least two" in error
+    assert f"{path}: 2 annotations of categories that the file does not declare" in error
+    assert "(category_id '7' is listed as 7: write both as numbers)" in error
+    assert "no classes, since they have no areas: cat, dog" in error
+    change(path, "annotations", 0, category_id=8)
+    text = import_dataset("coco", path, tmp_path / "out").format()
+    assert "1 areas of \"id '7'\", which the annotations do not declare: void" in text
+
+
+def test_a_failed_coco_import_tells_what_was_left_out(tmp_path):
+    pytest.importorskip("pycocotools")
+    path = coco(tmp_path, [], images=("a", "b", "c"))
+    change(path, "annotations", 0, image_id=55)
+    change(path, "images", 1, width=31)
+    error = failed("coco", path)
+    assert "left out (2): " in error
+    assert "1 annotations of images that the file does not list" in error
+    assert "b.png: annotated at 31 x 20 pixels, but the image is 30 x 20" in error
+    assert "2 annotated images without any area are background as a whole" in error
+
+
+def test_coco_boxes_alone_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [{"category_id": 8, "segmentation": [], "bbox": [0, 0, 5, 5]}]
+    path = coco(tmp_path, areas)
+    content = json.loads(path.read_text())
+    content["annotations"][1] = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 2, 5, 5]}
+    path.write_text(json.dumps(content))
+    error = failed("coco", path)
+    assert "classes without a pixel in any mask: cat, dog" in error
+    assert "2 annotations have a box but no shape: the box is void; export polygons" in error
+
+
+def test_a_failed_import_shows_the_first_of_many_reasons(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [
+        {"category_id": 99 + number, "segmentation": [corners(0, 0, 9, 9)]} for number in range(20)
+    ]
+    path = coco(tmp_path, areas)
+    change(path, "annotations", 20, image_id=55)
+    error = failed("coco", path)
+    assert error.count("areas of 'id ") == 7
+    assert "note: no classes, since they have no areas: dog" in error
+    assert "note: 14 more notes" in error
+
+
+def test_a_folder_without_files_of_the_format_tells_what_is_there(tmp_path):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.json").write_text("[]")
+    assert "left out (1): " in (error := failed("coco", tmp_path / "in"))
+    assert "x.json: JSON, but not COCO's of object instances" in error
+    assert "x.json: JSON, but not LabelMe's" in failed("labelme", tmp_path / "in")
+    for name in "ab":
+        picture(tmp_path / "in" / "images" / f"{name}.png")
+    assert "2 images in " in failed("instances", tmp_path / "in")
+
+
+def test_a_failed_labelme_import_tells_what_was_left_out(tmp_path):
+    picture(tmp_path / "p" / "a.png")
+    labelme(tmp_path / "p" / "a.json", [])
+    (tmp_path / "p" / "b.json").write_text("{")
+    error = failed("labelme", tmp_path / "p")
+    assert "the source has the class background alone: expected at least two" in error
+    assert "left out (1): " in error
+    assert "b.json: not a JSON file" in error
+
+
+def cvat_without_labels(root: Path, shapes: str, meta: str = "") -> Path:
+    """CVAT's XML as converters write it, with the same shapes in two images."""
+    images = []
+    for name in "ab":
+        picture(root / f"{name}.png")
+        images.append(f'<image name="{name}.png" width="30" height="20">{shapes}</image>')
+    (root / "annotations.xml").write_text(f"<annotations>{meta}{''.join(images)}</annotations>")
+    return root
+
+
+TWO_BOXES = (
+    '<box label="disc" xtl="2" ytl="2" xbr="8" ybr="8"/>'
+    '<box label="box" xtl="12" ytl="2" xbr="18" ybr="8"/>'
+)
+
+
+def test_cvat_xml_that_declares_no_labels(tmp_path):
+    """The names of the shapes are the classes, in alphabetical order."""
+    pytest.importorskip("pycocotools")
+    source = cvat_without_labels(tmp_path / "in", TWO_BOXES)
+    done = Imported("cvat", source, tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(2, 2, 8, 8)], expected[box(12, 2, 18, 8)] = 2, 1
+    assert done.names == ["background", "box", "disc"]
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "do not declare" not in done.text
+    done = Imported("cvat", source, tmp_path / "chosen", class_names=("disc", "box"))
+    assert done.names == ["background", "disc", "box"]
+    assert "classes cup: not in the source, which has box, disc" in failed(
+        "cvat", source, class_names=("cup",)
+    )
+
+
+def test_cvat_names_that_are_not_declared(tmp_path):
+    pytest.importorskip("pycocotools")
+    meta = "<meta><task><labels><label><name>cup</name></label></labels></task></meta>"
+    source = cvat_without_labels(tmp_path / "in", TWO_BOXES, meta)
+    error = failed("cvat", source)
+    assert "the source has the class background alone: expected at least two" in error
+    assert "annotations.xml: shapes are called box, disc, which the labels in <meta> do" in error
+    assert "no classes, since they have no areas: cup" in error
+    done = Imported("cvat", source, tmp_path / "out", class_names=("disc",))
+    assert done.names == ["background", "disc"]
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(2, 2, 8, 8)], expected[box(12, 2, 18, 8)] = 1, 255
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "2 areas of 'box', which the annotations do not declare: void" in done.text
+
+
+def test_cvat_lines_alone_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    source = cvat_without_labels(tmp_path / "in", '<polyline label="cat" points="0,0;5,5"/>')
+    error = failed("cvat", source)
+    assert "annotations.xml: 2 shapes of the kind polyline enclose no area" in error
+
+
+def test_the_command_to_go_on_with_is_quoted_for_the_shell(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        labelme(tmp_path / "p" / f"{name}.json", [square("cat", 1, 1, 5, 5)])
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "out 2").format()
+    *_, config = shlex.split(text.splitlines()[-1])
+    assert config == str(tmp_path / "out 2" / "data.yaml")

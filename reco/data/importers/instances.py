@@ -21,6 +21,7 @@ from reco.data.importers.source import (
     ImportOptions,
     Rasterised,
     colours_of,
+    failure,
     find_images,
     paint,
     split_of,
@@ -56,9 +57,8 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
         else:
             left_out.append(f"{folder}: {len(found)} images in {folder / 'images'}, expected one")
     if not annotated:
-        raise ValueError(
-            f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
-        )
+        text = f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
+        raise failure(text, [], left_out)
     return Annotations(tuple(names), annotated, unlabelled, [], left_out)
 
 

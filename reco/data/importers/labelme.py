@@ -33,6 +33,7 @@ from reco.data.importers.source import (
     choose_classes,
     collect,
     coordinates,
+    failure,
     paint,
     reading,
     require,
@@ -70,11 +71,12 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
         else:
             contents[path] = content
     if not contents:
-        raise ValueError(f"{source}: no LabelMe file: expected JSON with shapes and imagePath")
+        text = f"{source}: no LabelMe file: expected JSON with shapes and imagePath"
+        raise failure(text, [], left_out)
     # Sorted: the order in the files depends on the order of annotation.
     shapes = [s for c in contents.values() for s in c["shapes"] if isinstance(s, dict)]
     labels = {s["label"] for s in shapes if isinstance(s.get("label"), str)}
-    classes = choose_classes(sorted(labels), options)
+    classes = choose_classes(sorted(labels), options, left_out=left_out)
     found: list[tuple[str, Annotated]] = []
     for path, content in contents.items():
         image = _image_of(path, content, images, source)
