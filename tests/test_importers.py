@@ -10,6 +10,8 @@ import base64
 import io
 import json
 import re
+import shlex
+import shutil
 import zlib
 from pathlib import Path
 
@@ -610,6 +612,125 @@ def test_instances(tmp_path):
     assert "two classes" not in done.text
 
 
+def in_mode(mode: str, inside: np.ndarray) -> Image.Image:
+    """A mask of black and white, or of 0 and 300 where ``mode`` holds it, opaque everywhere."""
+    if mode == "I;16":
+        return Image.fromarray(inside.astype(np.uint16) * 300)
+    if mode == "I":
+        return Image.fromarray(inside.astype(np.int32) * 300)
+    if mode == "F":
+        return Image.fromarray(inside.astype(np.float32))
+    if mode in ("P", "PA"):
+        image = Image.fromarray((~inside).astype(np.uint8)).convert("P")
+        image.putpalette([255, 255, 255, 0, 0, 0])  # the object has index 0
+        return image.convert(mode)
+    return Image.fromarray(inside.astype(np.uint8) * 255).convert(mode)
+
+
+MODES = ["1.png", "L.png", "LA.png", "P.png", "RGB.png", "RGBA.png", "I;16.png"]
+MODES += ["1.tif", "L.tif", "LA.tif", "P.tif", "PA.tif", "RGB.tif", "RGBA.tif", "I;16.tif"]
+MODES += ["I.tif", "F.tif", "CMYK.tif", "L.bmp", "P.bmp", "RGBA.webp"]
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_instances_in_every_mode(tmp_path, kind):
+    """An alpha channel is no object."""
+    mode, _, ending = kind.rpartition(".")
+    for name in ("aa", "bb"):
+        picture(tmp_path / "in" / name / "images" / f"{name}.png")
+        path = tmp_path / "in" / name / "masks" / f"1.{ending}"
+        path.parent.mkdir(parents=True)
+        lossless = {"lossless": True} if ending == "webp" else {}
+        in_mode(mode, box(1, 1, 5, 5)).save(path, **lossless)
+    done = Imported("instances", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("aa"), box(1, 1, 5, 5))
+
+
+def test_instances_with_a_mask_of_no_whole_numbers_are_left_out(tmp_path):
+    for name in ("aa", "bb", "cc"):
+        picture(tmp_path / "in" / name / "images" / f"{name}.png")
+        save_mask(tmp_path / "in" / name / "masks" / "1.png", box(1, 1, 5, 5))
+    soft = np.full(SIZE[::-1], 0.25, np.float32)
+    save_mask(tmp_path / "in" / "cc" / "masks" / "2.tif", soft)
+    done = Imported("instances", tmp_path / "in", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert "2.tif: holds floating-point numbers from 0.25 to 0.25" in left_out
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "LA", "1"])
+def test_cvat_segmentation_masks_in_every_mode(tmp_path, mode):
+    root = tmp_path / "export"
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+        path = root / "SegmentationClass" / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
+        in_mode(mode, box(1, 1, 5, 5)).save(path)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncat:255,255,255::\n")
+    done = Imported("cvat", root, tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), box(1, 1, 5, 5))
+
+
+def test_cvat_masks_with_values_beyond_8_bit_have_no_colour(tmp_path):
+    root = tmp_path / "export"
+    values = np.zeros(SIZE[::-1], np.uint16)
+    values[box(1, 1, 5, 5)], values[box(8, 8, 9, 9)] = 255, 65535
+    for name in ("a", "b"):
+        picture(root / "JPEGImages" / f"{name}.png")
+        save_mask(root / "SegmentationClass" / f"{name}.png", values)
+    (root / "labelmap.txt").write_text("background:0,0,0::\ncat:255,255,255::\n")
+    done = Imported("cvat", root, tmp_path / "out")
+    expected = box(1, 1, 5, 5).astype(np.uint8)
+    expected[box(8, 8, 9, 9)] = 255
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "2 pixels of a colour that labelmap.txt does not have: void" in done.text
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "I;16"])
+def test_roboflow_masks_in_every_mode(tmp_path, mode):
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5] = 2
+    mask = Image.fromarray(values.astype(np.uint16) if mode == "I;16" else values).convert(mode)
+    for name in "ab":
+        picture(tmp_path / "in" / f"{name}.jpg")
+        mask.save(tmp_path / "in" / f"{name}_mask.png")
+    (tmp_path / "in" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n2, cat\n")
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    np.testing.assert_array_equal(done.label("a"), values // 2)
+
+
+def test_a_roboflow_mask_of_colours_is_left_out(tmp_path):
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5] = 2
+    for name in "abc":
+        picture(tmp_path / "in" / f"{name}.jpg")
+        save_mask(tmp_path / "in" / f"{name}_mask.png", values)
+    save_mask(tmp_path / "in" / "c_mask.png", np.stack([values, 0 * values, values], axis=2))
+    (tmp_path / "in" / "_classes.csv").write_text("Pixel Value, Class\n0, background\n2, cat\n")
+    done = Imported("roboflow", tmp_path / "in", tmp_path / "out")
+    (left_out,) = done.summary.left_out
+    assert "c_mask.png: is a mask of colours, expected the values of _classes.csv" in left_out
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "I;16"])
+def test_labelme_masks_in_every_mode(tmp_path, mode):
+    image = in_mode(mode, np.eye(3, dtype=bool))
+    if mode in ("RGB", "RGBA"):
+        red = np.array(image)
+        red[..., 1:3] = 0
+        image = Image.fromarray(red)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    mask = base64.b64encode(png.getvalue()).decode()
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        shapes = [shape("dog", [[20, 0], [22, 2]], "mask", mask=mask)]
+        labelme(tmp_path / "p" / f"{name}.json", shapes)
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[[0, 1, 2], [20, 21, 22]] = 1
+    np.testing.assert_array_equal(done.label("a"), expected)
+
+
 def test_roboflow_masks(tmp_path):
     values = np.zeros((20, 30), np.uint8)
     values[2:5, 2:5], values[8, 8], values[9, 9] = 2, 9, 1
@@ -785,3 +906,209 @@ def test_run_lengths_that_pycocotools_wrote(tmp_path):
     areas = [{"category_id": 8, "segmentation": packed, "iscrowd": 0}]
     done = Imported("coco", coco(tmp_path, areas), tmp_path / "out")
     np.testing.assert_array_equal(done.label("a"), np.where(ring, 2, 0))
+
+
+def failed(format: str, source: Path, **options: object) -> str:
+    """The error of an import that fails."""
+    target = source.parent / "failed"
+    shutil.rmtree(target, ignore_errors=True)
+    with pytest.raises(ValueError, match=r"expected|not in") as error:
+        import_dataset(format, source, target, ImportOptions(**options))
+    return str(error.value)
+
+
+def alike(*names: str) -> str:
+    """The note on such names."""
+    return f"note: {', '.join(names)} differ only in capital letters, _, - or blanks, and count"
+
+
+def test_names_that_are_spelled_nearly_alike_are_told(tmp_path):
+    for image, names in (("a", ("Disc", "traffic light")), ("b", ("disc", "traffic_light"))):
+        picture(tmp_path / "p" / f"{image}.png")
+        shapes = [square(name, 8 * i, 1, 8 * i + 5, 5) for i, name in enumerate((*names, "cup"))]
+        labelme(tmp_path / "p" / f"{image}.json", shapes)
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "out").format()
+    assert alike("Disc", "disc") in text
+    assert alike("traffic light", "traffic_light") in text
+    assert text.count("rename them in the annotation tool, and import again") == 2
+    chosen = ImportOptions(class_names=("disc", "cup"))
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "chosen", chosen).format()
+    assert alike("Disc", "disc") in text
+    assert "void are the areas of Disc, traffic light, traffic_light" in text
+    assert alike("Disc", "disc") in failed("labelme", tmp_path / "p", class_names=("Cup",))
+
+
+def test_names_for_the_background_are_one_name(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        shapes = [square("Background", 1, 1, 5, 5), square("_background_", 1, 1, 5, 5)]
+        labelme(tmp_path / "p" / f"{name}.json", [*shapes, square("cat", 8, 8, 9, 9)])
+    done = Imported("labelme", tmp_path / "p", tmp_path / "out")
+    assert done.names == ["background", "cat"]
+    assert "differ only" not in done.text
+
+
+def test_names_that_are_spelled_nearly_alike_are_told_in_other_formats(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [{"category_id": 8, "segmentation": [corners(12, 12, 16, 16)]}]
+    path = coco(tmp_path / "coco", areas, names=("cat", "Cat"))
+    assert alike("cat", "Cat") in import_dataset("coco", path, tmp_path / "1").format()
+    cvat = CVAT.replace("dog", "cat-")
+    for name in "ab":
+        picture(tmp_path / "cvat" / f"{name}.png")
+    (tmp_path / "cvat" / "annotations.xml").write_text(cvat)
+    text = import_dataset("cvat", tmp_path / "cvat", tmp_path / "2").format()
+    assert alike("cat", "cat-") in text
+    values = np.zeros(SIZE[::-1], np.uint8)
+    values[2:5, 2:5], values[8:9, 8:9] = 1, 2
+    for name in "ab":
+        picture(tmp_path / "roboflow" / f"{name}.jpg")
+        save_mask(tmp_path / "roboflow" / f"{name}_mask.png", values)
+    (tmp_path / "roboflow" / "_classes.csv").write_text("Value, Class\n0, void\n1, a b\n2, A B\n")
+    text = import_dataset("roboflow", tmp_path / "roboflow", tmp_path / "3").format()
+    assert alike("a b", "A B") in text
+
+
+def test_coco_ids_of_another_type_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    path = coco(tmp_path, [{"category_id": 8, "segmentation": [corners(2, 2, 6, 6)]}])
+    for index in (0, 1):
+        change(path, "annotations", index, image_id=str(index))
+    error = failed("coco", path)
+    assert "classes without a pixel in any mask: cat, dog; expected two or more" in error
+    assert f"{path}: 2 annotations of images that the file does not list" in error
+    assert "(image_id '0' is listed as 0: write both as numbers)" in error
+    for index in (0, 1):
+        change(path, "annotations", index, image_id=index, category_id="7")
+    error = failed("coco", path)
+    assert "the source has the class background alone: expected at least two" in error
+    assert f"{path}: 2 annotations of categories that the file does not declare" in error
+    assert "(category_id '7' is listed as 7: write both as numbers)" in error
+    assert "no classes, since they have no areas: cat, dog" in error
+    change(path, "annotations", 0, category_id=8)
+    text = import_dataset("coco", path, tmp_path / "out").format()
+    assert "1 areas of \"id '7'\", which the annotations do not declare: void" in text
+
+
+def test_a_failed_coco_import_tells_what_was_left_out(tmp_path):
+    pytest.importorskip("pycocotools")
+    path = coco(tmp_path, [], images=("a", "b", "c"))
+    change(path, "annotations", 0, image_id=55)
+    change(path, "images", 1, width=31)
+    error = failed("coco", path)
+    assert "left out (2): " in error
+    assert "1 annotations of images that the file does not list" in error
+    assert "b.png: annotated at 31 x 20 pixels, but the image is 30 x 20" in error
+    assert "2 annotated images without any area are background as a whole" in error
+
+
+def test_coco_boxes_alone_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [{"category_id": 8, "segmentation": [], "bbox": [0, 0, 5, 5]}]
+    path = coco(tmp_path, areas)
+    content = json.loads(path.read_text())
+    content["annotations"][1] = {"id": 1, "image_id": 1, "category_id": 7, "bbox": [2, 2, 5, 5]}
+    path.write_text(json.dumps(content))
+    error = failed("coco", path)
+    assert "classes without a pixel in any mask: cat, dog" in error
+    assert "2 annotations have a box but no shape: the box is void; export polygons" in error
+
+
+def test_a_failed_import_shows_the_first_of_many_reasons(tmp_path):
+    pytest.importorskip("pycocotools")
+    areas = [
+        {"category_id": 99 + number, "segmentation": [corners(0, 0, 9, 9)]} for number in range(20)
+    ]
+    path = coco(tmp_path, areas)
+    change(path, "annotations", 20, image_id=55)
+    error = failed("coco", path)
+    assert error.count("areas of 'id ") == 7
+    assert "note: no classes, since they have no areas: dog" in error
+    assert "note: 14 more notes" in error
+
+
+def test_a_folder_without_files_of_the_format_tells_what_is_there(tmp_path):
+    pytest.importorskip("pycocotools")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "x.json").write_text("[]")
+    assert "left out (1): " in (error := failed("coco", tmp_path / "in"))
+    assert "x.json: JSON, but not COCO's of object instances" in error
+    assert "x.json: JSON, but not LabelMe's" in failed("labelme", tmp_path / "in")
+    for name in "ab":
+        picture(tmp_path / "in" / "images" / f"{name}.png")
+    assert "2 images in " in failed("instances", tmp_path / "in")
+
+
+def test_a_failed_labelme_import_tells_what_was_left_out(tmp_path):
+    picture(tmp_path / "p" / "a.png")
+    labelme(tmp_path / "p" / "a.json", [])
+    (tmp_path / "p" / "b.json").write_text("{")
+    error = failed("labelme", tmp_path / "p")
+    assert "the source has the class background alone: expected at least two" in error
+    assert "left out (1): " in error
+    assert "b.json: not a JSON file" in error
+
+
+def cvat_without_labels(root: Path, shapes: str, meta: str = "") -> Path:
+    """CVAT's XML as converters write it, with the same shapes in two images."""
+    images = []
+    for name in "ab":
+        picture(root / f"{name}.png")
+        images.append(f'<image name="{name}.png" width="30" height="20">{shapes}</image>')
+    (root / "annotations.xml").write_text(f"<annotations>{meta}{''.join(images)}</annotations>")
+    return root
+
+
+TWO_BOXES = (
+    '<box label="disc" xtl="2" ytl="2" xbr="8" ybr="8"/>'
+    '<box label="box" xtl="12" ytl="2" xbr="18" ybr="8"/>'
+)
+
+
+def test_cvat_xml_that_declares_no_labels(tmp_path):
+    """The names of the shapes are the classes, in alphabetical order."""
+    pytest.importorskip("pycocotools")
+    source = cvat_without_labels(tmp_path / "in", TWO_BOXES)
+    done = Imported("cvat", source, tmp_path / "out")
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(2, 2, 8, 8)], expected[box(12, 2, 18, 8)] = 2, 1
+    assert done.names == ["background", "box", "disc"]
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "do not declare" not in done.text
+    done = Imported("cvat", source, tmp_path / "chosen", class_names=("disc", "box"))
+    assert done.names == ["background", "disc", "box"]
+    assert "classes cup: not in the source, which has box, disc" in failed(
+        "cvat", source, class_names=("cup",)
+    )
+
+
+def test_cvat_names_that_are_not_declared(tmp_path):
+    pytest.importorskip("pycocotools")
+    meta = "<meta><task><labels><label><name>cup</name></label></labels></task></meta>"
+    source = cvat_without_labels(tmp_path / "in", TWO_BOXES, meta)
+    error = failed("cvat", source)
+    assert "the source has the class background alone: expected at least two" in error
+    assert "annotations.xml: shapes are called box, disc, which the labels in <meta> do" in error
+    assert "no classes, since they have no areas: cup" in error
+    done = Imported("cvat", source, tmp_path / "out", class_names=("disc",))
+    assert done.names == ["background", "disc"]
+    expected = np.zeros(SIZE[::-1], np.uint8)
+    expected[box(2, 2, 8, 8)], expected[box(12, 2, 18, 8)] = 1, 255
+    np.testing.assert_array_equal(done.label("a"), expected)
+    assert "2 areas of 'box', which the annotations do not declare: void" in done.text
+
+
+def test_cvat_lines_alone_are_told(tmp_path):
+    pytest.importorskip("pycocotools")
+    source = cvat_without_labels(tmp_path / "in", '<polyline label="cat" points="0,0;5,5"/>')
+    error = failed("cvat", source)
+    assert "annotations.xml: 2 shapes of the kind polyline enclose no area" in error
+
+
+def test_the_command_to_go_on_with_is_quoted_for_the_shell(tmp_path):
+    for name in "ab":
+        picture(tmp_path / "p" / f"{name}.png")
+        labelme(tmp_path / "p" / f"{name}.json", [square("cat", 1, 1, 5, 5)])
+    text = import_dataset("labelme", tmp_path / "p", tmp_path / "out 2").format()
+    *_, config = shlex.split(text.splitlines()[-1])
+    assert config == str(tmp_path / "out 2" / "data.yaml")

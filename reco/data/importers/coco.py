@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from operator import itemgetter
 from pathlib import Path
@@ -30,6 +30,7 @@ from reco.data.importers.source import (
     choose_classes,
     collect,
     coordinates,
+    failure,
     paint,
     reading,
     require,
@@ -37,6 +38,9 @@ from reco.data.importers.source import (
 )
 from reco.optional_packages import import_extra
 
+_BOX_ALONE = (
+    "annotations have a box but no shape: the box is void; export polygons or masks for a class"
+)
 _EXPECTED = "polygons [[x, y, x, y, …], …], or run lengths with size and counts"
 
 
@@ -57,7 +61,11 @@ def read_coco(source: Path, options: ImportOptions) -> Annotations:
     read = {path: _read(path, strict=source.is_file()) for path in files}
     contents = {path: content for path, content in read.items() if content is not None}
     if not contents:
-        raise ValueError(f"{source}: no COCO file: expected JSON with images, annotations, ...")
+        raise failure(
+            f"{source}: no COCO file: expected JSON with images, annotations, ...",
+            [],
+            [f"{path}: JSON, but not COCO's of object instances" for path in files],
+        )
     left_out: list[str] = []
     instances = [path for path in contents if path.name.startswith("instances")]
     for path in [path for path in contents if instances and path not in instances]:
@@ -66,9 +74,14 @@ def read_coco(source: Path, options: ImportOptions) -> Annotations:
     root = source if source.is_dir() else source.parent
     images = Images(options.images or _image_root(root))
     names = [_names(path, content) for path, content in contents.items()]
-    used = [name for with_areas, _ in names for name in with_areas]
-    classes = choose_classes(used, options)
-    classes.note_unused(name for _, without in names for name in without)
+    left_out += [line for path, content in contents.items() for line in _strangers(path, content)]
+    classes = choose_classes(
+        [name for used, _ in names for name in used],
+        options,
+        unused=[name for _, unused in names for name in unused],
+        reasons=[line for path, content in contents.items() for line in _undeclared(path, content)],
+        left_out=left_out,
+    )
     found = (
         item
         for path, content in contents.items()
@@ -138,6 +151,40 @@ def _names(path: Path, content: dict[str, Any]) -> tuple[list[str], list[str]]:
     )
 
 
+def _strangers(path: Path, content: dict[str, Any]) -> list[str]:
+    """A line about annotations of images that the file does not list."""
+    known = {image.get("id") for image in content["images"]}
+    found = [
+        annotation.get("image_id")
+        for annotation in content["annotations"]
+        if annotation.get("category_id") is not None and annotation.get("image_id") not in known
+    ]
+    if not found:
+        return []
+    text = f"{path}: {len(found)} annotations of images that the file does not list"
+    return [text + _other_type("image_id", found, known)]
+
+
+def _undeclared(path: Path, content: dict[str, Any]) -> list[str]:
+    """A line about annotations of categories that the file does not declare."""
+    known = {category["id"] for category in content["categories"]}
+    ids = [annotation.get("category_id") for annotation in content["annotations"]]
+    found = [id for id in ids if id not in known]
+    if not found:
+        return []
+    text = f"{path}: {len(found)} annotations of categories that the file does not declare"
+    return [text + _other_type("category_id", found, known)]
+
+
+def _other_type(key: str, found: Iterable[Any], known: Iterable[Any]) -> str:
+    """What to do where an id is among the known ones but for its type; else nothing."""
+    by_text = {str(id): id for id in known}
+    for id in found:
+        if str(id) in by_text:
+            return f" ({key} {id!r} is listed as {by_text[str(id)]!r}: write both as numbers)"
+    return ""
+
+
 def _image_root(root: Path) -> Path:
     """COCO's layout has ``annotations`` beside the folders of images."""
     return root.parent if root.name == "annotations" else root
@@ -157,12 +204,9 @@ def _images_of(
     areas: dict[Any, list[_Area]] = defaultdict(list)
     for annotation in content["annotations"]:
         if annotation.get("category_id") is not None:
-            name = category.get(annotation["category_id"], f"id {annotation['category_id']}")
+            name = category.get(annotation["category_id"], f"id {annotation['category_id']!r}")
             areas[annotation.get("image_id")].append(_Area(name, annotation))
     known = Counter(image.get("id") for image in content["images"])
-    strangers = sum(len(found) for id, found in areas.items() if id not in known)
-    if strangers:
-        left_out.append(f"{path}: {strangers} annotations of images that the file does not list")
     for image in content["images"]:
         id = image.get("id")
         where = f"{path}: image {id!r}"
@@ -220,7 +264,7 @@ def _masks(
                 if len(polygons) < len(segmentation or []):
                     events["polygons with fewer than three points left out"] += 1
                 if not polygons:
-                    events["annotations have a box but no shape: the box is void"] += 1
+                    events[_BOX_ALONE] += 1
                     rank, label = 0, IGNORE
                     polygons = [_box(annotation.get("bbox") or (0, 0, 0, 0))]
                 checked = [coordinates(polygon, size, events) for polygon in polygons]

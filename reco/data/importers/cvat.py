@@ -17,7 +17,6 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 import numpy as np
-from PIL import Image
 
 from reco.data.importers.coco import coco_masks, polygon_runs
 from reco.data.importers.source import (
@@ -31,6 +30,7 @@ from reco.data.importers.source import (
     Rasterised,
     choose_classes,
     collect,
+    colours_of,
     coordinates,
     find_images,
     labels_by_value,
@@ -38,8 +38,9 @@ from reco.data.importers.source import (
     reading,
     split_of,
 )
-from reco.data.reading.masks import pack
+from reco.data.reading.masks import read_mask
 from reco.paths import read_lines
+from reco.printing import join_first
 
 _AREAS = ("polygon", "box", "ellipse", "mask")
 _OTHER_SHAPES = ("polyline", "points", "cuboid", "skeleton")
@@ -77,14 +78,17 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
         for tree in trees.values()
         for name in tree.findall("./meta//labels/label/name")
     ]
-    used = {
-        shape.get("label", "").strip()
-        for tree in trees.values()
-        for shape in tree.iterfind("image/*")
-        if shape.tag in _AREAS
-    }
-    classes = choose_classes([name for name in declared if name in used], options)
-    classes.note_unused(name for name in declared if name not in used)
+    shapes = [shape for tree in trees.values() for shape in tree.iterfind("image/*")]
+    used = {shape.get("label", "").strip() for shape in shapes if shape.tag in _AREAS} - {""}
+    # Converters may write no <meta>; then the shapes alone say what there is.
+    accepted = {*(declared or used), *(options.class_names or ())}
+    names = [*declared, *sorted(used.difference(declared))]
+    classes = choose_classes(
+        [name for name in names if name in used & accepted],
+        options,
+        unused=declared,
+        reasons=_why_few_classes(files, shapes, sorted(used - accepted)),
+    )
     found: list[tuple[str, Annotated]] = []
     left_out: list[str] = []
     for path, tree in trees.items():
@@ -103,6 +107,22 @@ def read_cvat(source: Path, options: ImportOptions) -> Annotations:
             item = Annotated(image, images.name(image), rasterise, split)
             found.append((where, item.sized(partial(_size, element, where))))
     return collect(found, classes, images, left_out)
+
+
+def _why_few_classes(files: list[Path], shapes: list[Element], undeclared: list[str]) -> list[str]:
+    """Lines for an error: what of the files becomes no class, though it has shapes."""
+    where = join_first(files, 3)
+    kinds = Counter(shape.tag for shape in shapes if shape.tag in _OTHER_SHAPES)
+    lines = [
+        f"{where}: {count} shapes of the kind {kind} enclose no area"
+        for kind, count in kinds.items()
+    ]
+    if undeclared:
+        lines.append(
+            f"{where}: shapes are called {', '.join(undeclared)}, which the labels in <meta> do "
+            "not declare: add them there, or give the names with --classes"
+        )
+    return lines
 
 
 def _read_xml(path: Path) -> Element:
@@ -252,7 +272,5 @@ def _listed_split(root: Path, name: str) -> str | None:
 
 def _rasterise_colours(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
     """A colour mask as labels; colours that ``labelmap.txt`` does not have are void."""
-    with Image.open(path) as image:
-        colours = pack(np.asarray(image.convert("RGB")))
     stranger = "pixels of a colour that labelmap.txt does not have: void"
-    return labels_by_value(colours, class_of, stranger)
+    return labels_by_value(colours_of(read_mask(path)), class_of, stranger)

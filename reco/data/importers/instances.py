@@ -1,7 +1,8 @@
 """One mask file an object, as in the 2018 Data Science Bowl.
 
 Each image has a folder with ``images/<name>.png`` and ``masks/*.png``; pixels of a mask other than
-0 are the object. Folders without masks hold unlabelled images.
+0, or than black in its palette, are the object, whatever their transparency. Folders without masks
+hold unlabelled images.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
 from reco.data.importers.source import (
     Annotated,
@@ -20,10 +20,13 @@ from reco.data.importers.source import (
     AreaMask,
     ImportOptions,
     Rasterised,
+    colours_of,
+    failure,
     find_images,
     paint,
     split_of,
 )
+from reco.data.reading.masks import read_mask
 
 
 def read_instances(source: Path, options: ImportOptions) -> Annotations:
@@ -54,9 +57,8 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
         else:
             left_out.append(f"{folder}: {len(found)} images in {folder / 'images'}, expected one")
     if not annotated:
-        raise ValueError(
-            f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
-        )
+        text = f"{source}: expected a folder for each image with images/<name>.png and masks/*.png"
+        raise failure(text, [], left_out)
     return Annotations(tuple(names), annotated, unlabelled, [], left_out)
 
 
@@ -65,9 +67,7 @@ def _rasterise(paths: list[Path], size: tuple[int, int]) -> Rasterised:
 
     def painted() -> Iterator[tuple[int, AreaMask]]:
         for path in paths:
-            with Image.open(path) as image:
-                values = np.asarray(image.convert("RGB") if image.mode in "PLA" else image)
-            mask: AreaMask = np.atleast_3d(values).astype(bool).max(2)
+            mask: AreaMask = np.asarray(colours_of(read_mask(path)) != 0)
             if mask.shape != (size[1], size[0]):
                 raise ValueError(
                     f"{path} is {mask.shape[1]} x {mask.shape[0]} pixels, its image "

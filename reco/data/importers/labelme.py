@@ -33,6 +33,7 @@ from reco.data.importers.source import (
     choose_classes,
     collect,
     coordinates,
+    failure,
     paint,
     reading,
     require,
@@ -70,11 +71,12 @@ def read_labelme(source: Path, options: ImportOptions) -> Annotations:
         else:
             contents[path] = content
     if not contents:
-        raise ValueError(f"{source}: no LabelMe file: expected JSON with shapes and imagePath")
+        text = f"{source}: no LabelMe file: expected JSON with shapes and imagePath"
+        raise failure(text, [], left_out)
     # Sorted: the order in the files depends on the order of annotation.
     shapes = [s for c in contents.values() for s in c["shapes"] if isinstance(s, dict)]
     labels = {s["label"] for s in shapes if isinstance(s.get("label"), str)}
-    classes = choose_classes(sorted(labels), options)
+    classes = choose_classes(sorted(labels), options, left_out=left_out)
     found: list[tuple[str, Annotated]] = []
     for path, content in contents.items():
         image = _image_of(path, content, images, source)
@@ -192,7 +194,9 @@ def _circle(draw: ImageDraw.ImageDraw, x: float, y: float, radius: float) -> Non
 
 
 def _embedded_mask(shape: dict[str, Any]) -> Image.Image:
-    """The PNG inside a shape of the kind ``mask``."""
+    """The PNG inside a shape of the kind ``mask``: 1 where it is not 0, whatever its alpha."""
     with reading("mask", shape.get("mask"), "a PNG file in base64"):
         picture = Image.open(io.BytesIO(base64.b64decode(shape["mask"])))
-        return Image.fromarray(np.asarray(picture).astype(bool).astype(np.uint8))
+        bands = np.atleast_3d(np.asarray(picture))
+        opaque = [number for number, band in enumerate(picture.getbands()) if band != "A"]
+        return Image.fromarray(bands[..., opaque].any(2).astype(np.uint8))

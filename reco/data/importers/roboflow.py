@@ -74,5 +74,11 @@ def _read_classes(path: Path) -> dict[int, str]:
 
 
 def _rasterise(path: Path, class_of: dict[int, int], _: tuple[int, int]) -> Rasterised:
+    mask = read_mask(path)
+    values = mask.values
+    if mask.kind == "colour":  # a grey mask may have been saved as RGB
+        values = values & 0xFF
+        if (values * 0x010101 != mask.values).any():
+            raise ValueError(f"{path}: is a mask of colours, expected the values of _classes.csv")
     stranger = "pixels of a value that _classes.csv does not have: void"
-    return labels_by_value(read_mask(path).values, class_of, stranger)
+    return labels_by_value(values, class_of, stranger)

@@ -21,6 +21,7 @@ from reco import IGNORE
 from reco.data.finding.lists import same_at_end
 from reco.data.finding.patterns import IMAGE_ENDINGS, SPLIT_WORDS, walk
 from reco.data.reading.mask_classes import MAX_CLASSES
+from reco.data.reading.masks import Mask, brightness
 from reco.printing import join_first
 
 Labels = npt.NDArray[np.uint8]
@@ -29,6 +30,7 @@ AreaMask = npt.NDArray[np.bool_]
 _BACKGROUND = {"background", "_background_", "__background__"}
 _MASK_FOLDER = re.compile("annotations?|masks?|labels?|panoptic_.*|segmentation(class|object).*")
 _FAR = 10  # coordinates beyond so many times an image's longer side are mistakes
+_NOTES_IN_ERROR = 8
 _EXCERPT = reprlib.Repr()
 _EXCERPT.maxdict, _EXCERPT.maxstring = 8, 60
 
@@ -173,16 +175,30 @@ class Classes(NamedTuple):
             events[f"areas of {name!r}, which the annotations do not declare: void"] += 1
         return self.class_of.get(name, IGNORE)
 
-    def note_unused(self, names: Iterable[str]) -> None:
-        """Note names without any area: a class that no mask holds would stop a run."""
-        names = dict.fromkeys(name.strip() for name in names)
-        unused = [name for name in names if name not in self.class_of]
-        if unused:
-            self.notes.append(f"no classes, since they have no areas: {', '.join(unused)}")
+
+def told(notes: Sequence[str], left_out: Sequence[str]) -> list[str]:
+    """Lines for the user: all notes, and the first things that were left out."""
+    lines = [f"note: {note}" for note in notes]
+    if left_out:
+        lines.append(f"left out ({len(left_out)}): {join_first(left_out)}")
+    return lines
+
+
+def failure(text: str, notes: Sequence[str], left_out: Sequence[str]) -> ValueError:
+    """The error that ends an import. What was noted and left out is mostly its reason."""
+    most = _NOTES_IN_ERROR
+    further = [f"{len(notes) - most} more notes"] if len(notes) > most else []
+    return ValueError("\n".join([text, *told([*notes[:most], *further], left_out)]))
 
 
 def choose_classes(
-    found: Iterable[str], options: ImportOptions, *, adds_background: bool = True
+    found: Iterable[str],
+    options: ImportOptions,
+    *,
+    unused: Iterable[str] = (),
+    adds_background: bool = True,
+    reasons: Sequence[str] = (),
+    left_out: Sequence[str] = (),
 ) -> Classes:
     """Classes of the result from the names in a source, in their order.
 
@@ -192,7 +208,10 @@ def choose_classes(
     Args:
         found: names in the source.
         options: see :class:`ImportOptions`.
+        unused: names that the source declares; a note tells which of them have no areas.
         adds_background: False where the source labels every pixel anyway.
+        reasons: notes for an error: why there may be too few classes.
+        left_out: what was left out of the source so far, for an error too.
 
     Raises:
         ValueError: fewer than two classes, more than 254, or asked for one that the source does not
@@ -205,12 +224,18 @@ def choose_classes(
 
     void = [name for name in found if name in options.void_names]
     names = [name for name in found if name not in void]
-    notes = []
+    notes = _spelled_alike([name for name in found if not background(name)])
+    declared = dict.fromkeys(name.strip() for name in unused)
+    if without := [name for name in declared if name not in found and not background(name)]:
+        notes.append(f"no classes, since they have no areas: {', '.join(without)}")
     if options.class_names is not None:
         absent = [n for n in options.class_names if n not in found and not background(n)]
         if absent:
-            raise ValueError(
-                f"classes {', '.join(absent)}: not in the source, which has {', '.join(found)}"
+            raise failure(
+                f"classes {', '.join(absent)}: not in the source, which has "
+                f"{', '.join(found) or 'none'}",
+                [*notes, *reasons],
+                left_out,
             )
         void += [name for name in names if name not in options.class_names and not background(name)]
         names = [*filter(background, names), *options.class_names]
@@ -221,8 +246,10 @@ def choose_classes(
     if for_background or adds_background:
         names = ["background", *(name for name in names if not background(name))]
     if len(names) < 2:
-        raise ValueError(
-            f"the source has the class {', '.join(names) or '(none)'} alone: expected at least two"
+        raise failure(
+            f"the source has the class {', '.join(names) or '(none)'} alone: expected at least two",
+            [*notes, *reasons],
+            left_out,
         )
     if len(names) > MAX_CLASSES:
         raise ValueError(
@@ -233,6 +260,20 @@ def choose_classes(
     index |= dict.fromkeys(for_background, 0) | dict.fromkeys(void, IGNORE)
     uncovered = 0 if adds_background else IGNORE
     return Classes(tuple(names), index, uncovered, notes)
+
+
+def _spelled_alike(names: Iterable[str]) -> list[str]:
+    """Notes on names that differ in capital letters, ``_``, ``-`` and blanks alone."""
+    spellings: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        spellings[re.sub(r"[\s_-]", "", name).casefold()].append(name)
+    return [
+        f"{', '.join(alike)} differ only in capital letters, _, - or blanks, and count as "
+        "different names: if they mean one class, rename them in the annotation tool, and import "
+        "again"
+        for alike in spellings.values()
+        if len(alike) > 1
+    ]
 
 
 def paint(
@@ -425,6 +466,25 @@ def collect(
     annotated = by_image(found)
     unlabelled = images.without(annotated, classes.notes)
     return Annotations(classes.names, [*annotated.values()], unlabelled, classes.notes, left_out)
+
+
+def colours_of(mask: Mask) -> npt.NDArray[np.int32]:
+    """``(H, W)`` colours 0xRRGGBB of a mask of any kind; -1 for values that have none.
+
+    Those are indices beyond the palette and grey values beyond 8 bit.
+    """
+    if mask.kind == "colour":
+        return np.asarray(mask.values, np.int32)
+    if mask.kind == "index":
+        table = np.array(mask.palette, np.int32)
+    else:
+        table = brightness(np.arange(mask.white + 1), mask.white) * 0x010101
+    values = mask.values.astype(np.int32)
+    outside = (values < 0) | (values >= len(table))
+    colours: npt.NDArray[np.int32] = np.append(table, np.int32(-1))[
+        np.where(outside, len(table), values)
+    ]
+    return colours
 
 
 def labels_by_value(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -28,10 +29,11 @@ from reco.data.importers.source import (
     ImportOptions,
     Labels,
     Rasterised,
+    failure,
+    told,
 )
 from reco.data.reading.images import upright
 from reco.data.reading.tiff import ORIENTATION
-from reco.printing import join_first
 from reco.writing import write_text_whole, write_whole
 
 
@@ -64,10 +66,8 @@ class Summary(NamedTuple):
             share = self.pixels[index] / total
             if index != IGNORE or share:
                 lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels")
-        lines += [f"note: {note}" for note in self.notes]
-        if self.left_out:
-            lines.append(f"left out ({len(self.left_out)}): {join_first(self.left_out)}")
-        lines.append(f"Train:  reco train --config {self.config}")
+        lines += told(self.notes, self.left_out)
+        lines.append(f"Train:  reco train --config {shlex.quote(str(self.config))}")
         return "\n".join(lines)
 
 
@@ -119,19 +119,29 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
         images[item.split] += 1
     moved = 0 if images["val"] else _move_to_val(written, options.val_share)
     images.update({"val": moved, "train": -moved})
+    notes = [*source.notes, *(f"{count:,} {event}" for event, count in events.items() if count)]
     if images["train"] < 1 or images["val"] < 1:
-        reasons = f": {join_first(left_out)}" if left_out else ""
-        raise ValueError(
+        raise failure(
             f"{images['train']} training and {images['val']} validation images have annotations "
-            f"that can be used, expected at least one of each{reasons}"
+            "that can be used, expected at least one of each",
+            notes,
+            left_out,
         )
-    notes = [*source.notes]
+    absent = [name for index, name in enumerate(source.class_names) if not pixels[index]]
+    if len(source.class_names) - len(absent) < 2:
+        raise failure(
+            f"classes without a pixel in any mask: {', '.join(absent)}; expected two or more with "
+            "pixels",
+            notes,
+            left_out,
+        )
+    if absent:
+        notes.append(f"no classes, since no mask holds them: {', '.join(absent)}")
     names, pixels = _drop_absent(source.class_names, pixels, written, palette, notes)
     for path, name in unlabelled:
         name = _free_name("unlabelled" / name, path, taken)
         _link(path, target / f"{name}{path.suffix}", copy=options.copy)
         images["unlabelled"] += 1
-    notes += [f"{count:,} {event}" for event, count in events.items() if count]
     if names[0] == "background" and pixels[0] < _SLIVERS * pixels.sum():
         notes.append(
             f"background, the pixels of no area, fills {pixels[0] / pixels.sum():.3%}: where areas "
@@ -191,23 +201,12 @@ def _drop_absent(
 ) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
     """Names and pixels of the classes that masks hold; masks of other indices are written again.
 
-    ``notes`` gets a line about the others, and about those that no training mask holds.
-
-    Raises:
-        ValueError: fewer than two.
+    ``notes`` gets a line about classes that no training mask holds.
     """
     held = [index for index in range(len(names)) if pixels[index]]
     in_train = {
         c for name, item in written.items() if name.parts[0] == "train" for c in item.classes
     }
-    absent = [name for index, name in enumerate(names) if index not in held]
-    if len(held) < 2:
-        raise ValueError(
-            f"classes without a pixel in any mask: {', '.join(absent)}; expected two or more with "
-            "pixels"
-        )
-    if absent:
-        notes.append(f"no classes, since no mask holds them: {', '.join(absent)}")
     if unseen := [names[index] for index in held if index not in in_train]:
         notes.append(
             f"no training image holds {', '.join(unseen)}, which stops a run: move images from val "
