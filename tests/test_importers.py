@@ -629,7 +629,7 @@ def in_mode(mode: str, inside: np.ndarray) -> Image.Image:
 
 MODES = ["1.png", "L.png", "LA.png", "P.png", "RGB.png", "RGBA.png", "I;16.png"]
 MODES += ["1.tif", "L.tif", "LA.tif", "P.tif", "PA.tif", "RGB.tif", "RGBA.tif", "I;16.tif"]
-MODES += ["I.tif", "F.tif", "CMYK.tif", "L.bmp", "P.bmp", "RGBA.webp"]
+MODES += ["I.tif", "F.tif", "CMYK.tif", "L.bmp", "P.bmp", "RGBA.webp", "L.gif", "L.pgm"]
 
 
 @pytest.mark.parametrize("kind", MODES)
@@ -832,6 +832,16 @@ def test_the_command(tmp_path, capsys):
     assert "1 train, 1 val, 2 unlabelled images" in capsys.readouterr().out
     assert run(*arguments, tmp_path / "more") == 1
     assert f"{tmp_path / 'out'}: is not empty" in capsys.readouterr().err
+    # One that fails after it wrote masks leaves nothing that would be in the way of the next.
+    (tmp_path / "empty").mkdir()
+    for target in ("empty", "new"):
+        again = ("labelme", tmp_path / "p", "--to", tmp_path / target)
+        for name in "ab":  # without a pixel of background
+            labelme(tmp_path / "p" / f"{name}.json", [square("cat", 0, 0, *SIZE)])
+        assert run(*again) == 1
+        assert "classes without a pixel in any mask: background" in capsys.readouterr().err
+        labelme(tmp_path / "p" / "b.json", [])
+        assert run(*again) == 0
     assert run("coco", tmp_path / "nothing", "--to", tmp_path / "x") == 1
     assert "nothing: no such file or folder" in capsys.readouterr().err
 

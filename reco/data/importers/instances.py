@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from reco.data.finding.patterns import MASK_ENDINGS
 from reco.data.importers.source import (
     Annotated,
     Annotations,
@@ -48,7 +49,9 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
         place = folder.relative_to(source)
         if len(found) == 1:
             name = PurePosixPath(place.as_posix())
-            masks = find_images(folder / "masks") if (folder / "masks").is_dir() else None
+            masks = (
+                find_images(folder / "masks", MASK_ENDINGS) if (folder / "masks").is_dir() else None
+            )
             if masks is None:
                 unlabelled.append((found[0], name))
             else:

@@ -418,8 +418,8 @@ class Images:
         return next((f for f in folders if _MASK_FOLDER.fullmatch(f.lower())), "")
 
 
-def find_images(folder: Path) -> list[Path]:
-    """Image files below a folder, sorted; hidden files and folders are passed over.
+def find_images(folder: Path, endings: Container[str] = IMAGE_ENDINGS) -> list[Path]:
+    """Files of ``endings`` below a folder, sorted; hidden files and folders are passed over.
 
     Links to another of them are left out: an earlier import may lie in the folder.
 
@@ -427,7 +427,7 @@ def find_images(folder: Path) -> list[Path]:
         ValueError: a folder cannot be listed.
     """
     found = [folder / name for name in walk(folder, [""])]
-    images = [path for path in found if path.suffix.lower() in IMAGE_ENDINGS]
+    images = [path for path in found if path.suffix.lower() in endings]
     by_file: dict[Path, Path] = {}
     for path in sorted(images, key=lambda path: (path.is_symlink(), path)):
         by_file.setdefault(path.resolve(), path)

@@ -77,12 +77,24 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
     An image whose annotations cannot be rasterised is left out and named in the summary. A class
     that no mask holds is none of the result: it would stop a run.
 
+    An import that does not succeed removes what it wrote, so that it can be tried again.
+
     Raises:
         FileExistsError: ``target`` is not empty.
         ValueError: fewer than two labelled images, or than two classes in their masks.
     """
-    if target.exists() and any(target.iterdir()):
+    existed = target.exists()
+    if existed and any(target.iterdir()):
         raise FileExistsError(f"{target}: is not empty; choose another folder, or remove it")
+    try:
+        return _write_folder(source, target, options)
+    except BaseException:
+        for made in list(target.iterdir()) if existed else [target]:
+            shutil.rmtree(made, ignore_errors=True)
+        raise
+
+
+def _write_folder(source: Annotations, target: Path, options: ImportOptions) -> Summary:
     images: Counter[str] = Counter(dict.fromkeys(("train", "val"), 0))
     events: Counter[str] = Counter()
     pixels = np.zeros(IGNORE + 1, dtype=np.int64)
