@@ -49,12 +49,10 @@ def read_instances(source: Path, options: ImportOptions) -> Annotations:
         place = folder.relative_to(source)
         if len(found) == 1:
             name = PurePosixPath(place.as_posix())
-            masks = (
-                find_images(folder / "masks", MASK_ENDINGS) if (folder / "masks").is_dir() else None
-            )
-            if masks is None:
+            if not (folder / "masks").is_dir():
                 unlabelled.append((found[0], name))
             else:
+                masks = find_images(folder / "masks", MASK_ENDINGS)
                 rasterise = partial(_rasterise, masks)
                 annotated.append(Annotated(found[0], name, rasterise, split_of(folder, source)))
         else:
