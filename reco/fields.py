@@ -155,10 +155,14 @@ def holds_nothing(value: Any) -> bool:
     return None in (value if isinstance(value, list | tuple) else [value])
 
 
-def nearest(word: str, options: Sequence[str]) -> str:
-    """`` (did you mean 'x'?)`` where ``word`` is close to one of ``options``."""
-    matches = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
-    return f" (did you mean {matches[0]!r}?)" if matches else ""
+def nearest(word: str, options: Sequence[str] | Mapping[str, str]) -> str:
+    """`` (did you mean 'x'?)`` where ``word`` is close to one of ``options``.
+
+    The keys of a mapping are compared, and the value of the nearest one is named.
+    """
+    named = options if isinstance(options, Mapping) else {option: option for option in options}
+    matches = difflib.get_close_matches(word, named, n=1, cutoff=0.6)
+    return f" (did you mean {named[matches[0]]!r}?)" if matches else ""
 
 
 def _words(hint: Any) -> list[str]:

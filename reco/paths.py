@@ -29,6 +29,12 @@ def user_path(text: str | Path) -> Path:
     return Path(path)
 
 
+def checkpoint_file(path: str | Path) -> Path:
+    """The checkpoint that a user names: a file, or a run's folder, which stands for ``last.pt``."""
+    path = Path(path)
+    return path / "last.pt" if path.is_dir() else path
+
+
 def read_text(path: Path) -> str:
     """The text of a file that a user wrote: UTF-8, or UTF-16 as some editors of Windows save it.
 

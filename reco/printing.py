@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def join_first(items: Sequence[object], most: int = 8) -> str:
     """``a, b, c and 5 more``."""
     shown = ", ".join(map(str, items[:most]))

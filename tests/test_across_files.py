@@ -190,13 +190,13 @@ def test_the_same_picture_to_train_and_to_validate_on(tmp_path):
     shutil.copy(tmp_path / "images/train/site 1/001.jpg", tmp_path / "images/val/site 0/000.jpg")
     shutil.copy(tmp_path / "images/val/site 1/001.jpg", tmp_path / "unlabelled/copy.jpg")
     message = (
-        "1 pictures to evaluate on are also for training: "
+        "1 picture to evaluate on is also for training: "
         "images/train/site 1/001.jpg = images/val/site 0/000.jpg"
     )
     assert f"note: {message}" in start(tmp_path, class_names=THREE)
     report = check_dataset(FolderReader(tmp_path, THREE))
     assert report.problems == [message]
-    assert any("also unlabelled ones: unlabelled/copy.jpg = " in note for note in report.notes)
+    assert any("also unlabelled: unlabelled/copy.jpg = " in note for note in report.notes)
 
 
 def test_first_lines(tmp_path):
@@ -340,7 +340,7 @@ def test_images_of_several_pages_are_a_note(tmp_path):
     report = check_dataset(FolderReader(tmp_path, ("a", "b", "c")))
     assert report.problems == []
     (note,) = report.notes
-    assert note.startswith("2 images hold several pages, such as ")
+    assert note.startswith("several pages in 2 images, such as ")
     assert note.endswith(".tif with 2: the first counts")
 
 

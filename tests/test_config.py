@@ -390,6 +390,42 @@ def test_files_that_are_not_configurations(write):
         load_config(write("dataset: {name: folder, root: x}", "f.yaml"))
 
 
+def test_a_mistyped_name_is_compared_with_own_files_and_told_in_short(write, monkeypatch, tmp_path):
+    write("base: demo.yaml", "crack.yaml")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"did you mean 'crack\.yaml'") as found:
+        load_config("crak.yaml")
+    message = str(found.value)
+    assert f"'crak.yaml': no such file in {tmp_path} or {CONFIG_FOLDER}" in message
+    assert "The latter holds camvid.yaml, cityscapes.yaml, demo.yaml" in message
+    assert "camvid_20.yaml" not in message
+    with pytest.raises(ConfigError) as found:
+        load_config("nosuch.yaml")
+    assert "did you mean" not in str(found.value)  # not sun.yaml
+    with pytest.raises(
+        ConfigError, match=r"crak\.yaml': no such file \(did you mean .*crack\.yaml"
+    ):
+        load_config(tmp_path / "crak.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("iterations=3", "train.iterations"),
+        ("dataset.iteratons=3", "train.iterations"),
+        ("channels=4", "dataset.channels"),
+        ("train.iteratons=3", "iterations"),
+        ("trian.seed=1", "train"),
+    ],
+)
+def test_an_unknown_key_is_compared_with_those_of_all_sections(write, override, meant):
+    key = override.partition("=")[0].rpartition(".")[0] or override.partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"{key}.*: unknown key \(did you mean '{meant}'\?\)"):
+        load_config("demo.yaml", [override])
+    with pytest.raises(ConfigError, match=r"train\.crop_size: .* mean 'dataset\.crop_size'"):
+        load_config(write("base: demo.yaml\ntrain: {crop_size: [8, 8]}"))
+
+
 def test_supervised_baseline_doubles_the_labelled_batch():
     config = load_config("demo.yaml")
     supervised = load_config("demo.yaml", ["method.unsupervised=false"])

@@ -140,6 +140,8 @@ def test_a_file_says_what_it_is_of_and_no_other_takes_its_place(run, tmp_path, c
     evaluate(run)
     last_line = capsys.readouterr().out.splitlines()[-1]
     assert last_line == f"written: {run / 'last-val.json'}, {run / 'last-val.csv'}"
+    evaluate(run, checkpoint="")  # the folder
+    assert capsys.readouterr().out.splitlines()[-1] == last_line
     plain = read(run / "last-val.json")
     checkpoint = load_checkpoint(run / "last.pt")
     assert plain["checkpoint_digest"] == checkpoint_digest(run / "last.pt")

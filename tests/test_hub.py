@@ -13,6 +13,7 @@ import reco
 from reco.inference import hub
 from reco.inference.export import export_checkpoint
 from reco.inference.pretrained import FILES
+from reco.pictures.analysis import RunAnalysis
 from reco.runs.checkpoint import CheckpointError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (41, 60, 3), dtype=np.uint8)
@@ -101,8 +102,6 @@ def test_a_card_without_records_says_so(tmp_path):
 def test_mistakes_are_named(run, tmp_path):
     with pytest.raises(CheckpointError, match=r"no config.json in it"):
         reco.load(tmp_path)
-    with pytest.raises(CheckpointError, match=r"expected a checkpoint, such as .*last\.pt, or"):
-        reco.load(run)
     with pytest.raises(ValueError, match=r"holds one network"):
         reco.load(run / "last-hub", network="student")
     for name in FILES:
@@ -135,3 +134,13 @@ def test_upload_and_download(run, monkeypatch):
     assert calls[0] == ("me/it", {"private": True, "exist_ok": True})
     assert calls[1]["folder_path"] == str(run / "last-hub")
     assert hub.from_pretrained("me/it").predict(IMAGE).labels.shape == (41, 60)
+
+
+def test_a_runs_folder_stands_for_its_last_checkpoint(run, tmp_path):
+    expected = reco.load(run / "last.pt", device="cpu").predict(IMAGE)
+    assert (reco.load(run, device="cpu").predict(IMAGE).confidence == expected.confidence).all()
+    export_checkpoint(run, tmp_path, formats=["state_dict"])
+    assert (tmp_path / "last-state.pt").is_file()
+    assert RunAnalysis(run, device="cpu").path == run / "last.pt"
+    with pytest.raises(CheckpointError, match=r"last\.pt: no such file; a run keeps last\.pt"):
+        export_checkpoint(tmp_path)

@@ -444,3 +444,19 @@ def test_depth_by_the_first_bytes_is_that_of_the_decoder(tmp_path, monkeypatch):
     assert {path.name for path in paths if is_wide(path)} == set(wide)
     monkeypatch.setattr(images, "_begins_as_8_bit", lambda path: False)
     assert {path.name for path in paths if is_wide(path)} == set(wide)
+
+
+def test_rows_of_an_array_that_tifffile_wrote_as_pages(tmp_path):
+    values = np.arange(60 * 80 * 5, dtype=np.uint16).reshape(60, 80, 5)
+    write_tiff(tmp_path / "pages.tif", values, photometric="minisblack")
+    message = (
+        r"pages\.tif: has 60 channels, expected 5 \(dataset\.channels\); it is stored as 60 "
+        r"pages of 5 x 80: if it is an image of 80 x 60 pixels with 5 bands, write it with "
+        r"planarconfig='contig'$"
+    )
+    with pytest.raises(ValueError, match=message):
+        read_pixels(tmp_path / "pages.tif", ImageFormat(5))
+    with pytest.raises(ValueError, match=r"expected 4 \(dataset.channels\)$"):
+        read_pixels(tmp_path / "pages.tif", ImageFormat(4))
+    write_tiff(tmp_path / "one.tif", values, photometric="minisblack", planarconfig="contig")
+    assert (images.read_values(tmp_path / "one.tif", 5) == values).all()

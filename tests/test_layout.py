@@ -432,8 +432,8 @@ def test_files_that_are_not_read_are_counted_and_named(tmp_path):
     reader = FolderReader(tmp_path, ("a", "b", "c"))
     assert reader.unread() == [
         "images/train: 2 .jfif, 1 .heic, 1 .jp2, 1 .npy not read",
-        "images/extra/: 1 images in a folder that is not read",
-        "old/: 1 images in a folder that is not read",
+        "images/extra/: 1 image in a folder that is not read",
+        "old/: 1 image in a folder that is not read",
     ]
     forced = Layout(images="images/{split}/{parent}/{stem}.jfif", masks="labels")
     with pytest.raises(ValueError, match=r"2 of 2 images without a mask"):

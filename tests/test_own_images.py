@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from make_data import make_mask, save_image, save_mask
+from make_data import make_folder, make_mask, save_image, save_mask
 from PIL import Image
 
 from reco import IGNORE
@@ -85,3 +85,26 @@ def test_masks_of_the_aerial_tiles_are_read_alike(tmp_path):
             assert np.array_equal(np.asarray(reader.label(id)), expected)
             modes.add(Image.open(tmp_path / f"aerial/Tile {tile}/masks/part_{part:03d}.png").mode)
     assert modes == {"RGB", "P"}
+
+
+def test_an_error_about_a_file_tells_what_lists_all(tmp_path, monkeypatch, capsys):
+    make_folder(tmp_path / "data")
+    masks = sorted((tmp_path / "data/labels/train").rglob("*.png"))
+    for path in masks[:2]:
+        path.write_bytes(path.read_bytes()[:40])
+    text = "base: folder.yaml\ndataset: {{root: data, class_names: [{}]}}\nmodel: {{weights: none}}"
+    (tmp_path / "my own.yaml").write_text(text.format("a, b, c"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--config", "my own.yaml"]) == 1
+    printed = capsys.readouterr().err
+    assert "000.png: cannot be read as a mask" in printed
+    assert printed.endswith("`reco prepare folder --config 'my own.yaml'` lists all such files\n")
+    assert main(["prepare", "folder", "--config", "my own.yaml"]) == 1
+    listed = capsys.readouterr().out
+    assert "2 problems" in listed
+    assert all(str(path.relative_to(tmp_path)) in listed for path in masks[:2])
+
+    make_folder(tmp_path / "data")
+    (tmp_path / "my own.yaml").write_text(text.format("a, b, c, d"))
+    assert main(["train", "--config", "my own.yaml"]) == 1
+    assert "reco prepare" not in capsys.readouterr().err  # no file is broken

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reco.cli import command_parser
-from reco.paths import read_lines, user_path
+from reco.paths import checkpoint_file, read_lines, user_path
 
 
 @pytest.fixture
@@ -80,3 +80,8 @@ def test_other_lists_are_named(tmp_path, encoding):
     path.write_bytes("straße 1\n".encode(encoding))
     with pytest.raises(ValueError, match=r"list\.txt: .*save it in UTF-8"):
         read_lines(path)
+
+
+def test_a_runs_folder_stands_for_its_last_checkpoint(tmp_path):
+    assert checkpoint_file(tmp_path) == tmp_path / "last.pt"
+    assert checkpoint_file(str(tmp_path / "best.pt")) == tmp_path / "best.pt"

@@ -18,7 +18,7 @@ from reco.inference import evaluate_networks as evaluation_module
 from reco.inference import predict_files as predict_files_module
 from reco.inference import predictor as predictor_module
 from reco.inference import tiles as tiles_module
-from reco.inference.predict_files import find_images, predict_files
+from reco.inference.predict_files import FilesOutcome, find_images, predict_files
 from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.runs.checkpoint import CheckpointError
 
@@ -283,7 +283,7 @@ def test_a_folder_of_everything(checkpoint, tmp_path, monkeypatch, capsys):
     assert cli.main(["predict", *map(str, arguments)]) == 1
     captured = capsys.readouterr()
     assert "4 images labelled" in captured.out
-    assert "1 other files passed over" in captured.out
+    assert "1 other file passed over" in captured.out
     printed = captured.err
     assert f"error: {broken}: cannot be read" in printed
     assert "gone.png: cannot be read" in printed
@@ -372,7 +372,7 @@ def test_the_first_page_is_labelled_and_a_line_says_so(checkpoint, tmp_path, cap
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
     pages[0].save(tmp_path / "b.tif")
     assert run("--checkpoint", checkpoint, tmp_path, "--output", tmp_path / "out") == 0
-    line = f"1 images hold several pages, such as {tmp_path / 'a.tif'} with 2: the first counts"
+    line = f"several pages in 1 image, such as {tmp_path / 'a.tif'} with 2: the first counts"
     assert line in capsys.readouterr().out.splitlines()
 
 
@@ -412,3 +412,10 @@ def test_names(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no images in"):
         find_images([tmp_path / "empty"])
+
+
+def test_one_is_counted_in_the_singular(tmp_path):
+    text = FilesOutcome(1, 1, ["broken"]).summary(tmp_path)
+    assert text.startswith("1 image labelled;")
+    assert text.endswith("1 other file passed over\n1 image failed")
+    assert "2 images failed" in FilesOutcome(2, 0, ["a", "b"]).summary(tmp_path)

@@ -404,3 +404,12 @@ def test_command(tmp_path, capsys):
     assert run_prepare("camvid", "--root", tmp_path / "nowhere") == 1
     assert "error: " in capsys.readouterr().err
     assert run_prepare("camvid", "--convert-sbd") == 1
+
+
+def test_masks_of_nothing_but_void_are_named(tmp_path):
+    make_folder(tmp_path)
+    void = tmp_path / "labels/train/site 0/000.png"
+    save_mask(void, np.full_like(np.array(Image.open(void)), 255))
+    report = check_dataset(reader_of("folder", tmp_path, class_names=("a", "b", "c")))
+    assert report.notes == [f"nothing but void in 1 mask: {void}"]
+    assert report.problems == []

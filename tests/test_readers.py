@@ -177,6 +177,16 @@ def test_folder_without_unlabelled_or_val(tmp_path):
     assert len(reader.ids("train")) == 6
     with pytest.raises(FileNotFoundError, match=r"images/val: no such folder. Expected: .*labels"):
         reader.ids("val")
+    with pytest.raises(FileNotFoundError, match=r"images/train, write dataset.validation: 0.2"):
+        reader.ids("val")
+    with pytest.raises(
+        FileNotFoundError, match=r"images/test: .*write dataset.test: a list, a pat"
+    ):
+        reader.ids("test")
+    (tmp_path / "images/val").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"labels/val: ") as error:
+        FolderReader(tmp_path, THREE).ids("val")
+    assert "dataset.validation" not in str(error.value)
     # An id that does not exist is searched in the existing splits.
     with pytest.raises(ValueError, match="'train/nowhere': no such image"):
         reader.image("train/nowhere")

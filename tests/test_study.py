@@ -94,6 +94,38 @@ def here(monkeypatch):
     return Command
 
 
+def test_configurations_are_found_beside_the_study(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "st"
+    folder.mkdir()
+    (folder / "my own.yaml").write_text("base: demo.yaml\ntrain: {iterations: 7}")
+    (folder / "scheme.yaml").write_text("method: {mix: cutmix}")
+    text = "config: {}\nseeds: [0]\nmethods:\n  a: {{base: {}}}\n"
+    study = folder / "my study.yaml"
+    study.write_text(text.format("my own.yaml", "scheme.yaml"))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["study", "st/my study.yaml", "--commands"]) == 0
+    words = shlex.split(capsys.readouterr().out)
+    train = cli.command_parser().parse_args(words[1:])
+    assert train.config == ["st/my own.yaml"]
+    config = load_config(train.config, train.overrides)
+    assert (config.train.iterations, config.method.mix) == (7, "cutmix")
+
+    study.write_text(text.format("own.yaml", "scheme.yaml"))
+    with pytest.raises(ConfigError, match=r"my study\.yaml: config = 'own\.yaml': no such file in"):
+        load_study(study)
+    study.write_text(text.format("my own.yaml", "shceme.yaml"))
+    with pytest.raises(ConfigError, match=r"methods: a: base = .*did you mean 'scheme\.yaml'"):
+        load_study(study)
+
+
+def test_a_study_may_be_called_as_its_configuration(tmp_path):
+    path = tmp_path / "demo.yaml"
+    path.write_text("config: demo.yaml\nseeds: [0]\nmethods: {a: }\n")
+    study = load_study(path)
+    assert study.config == "demo.yaml"
+    assert study_runs(study)[0].config.dataset.name == "synthetic"
+
+
 @pytest.mark.slow
 def test_a_study_goes_on_where_it_was(study, tiny, here, capsys):
     overrides = [o for o in TINY if not o.startswith("dataset.labelled_images")]

@@ -29,7 +29,13 @@ from reco.runs.folder import run_path
 from reco.runs.lock import exclusive_use
 from reco.training.build import build_objective, build_run
 from reco.training.log_figures import Meter, RelationMeter, reco_summary
-from reco.training.trainer import NonFiniteLossError, Trainer, learning_rate, train
+from reco.training.trainer import (
+    NonFiniteLossError,
+    Trainer,
+    TrainingOutcome,
+    learning_rate,
+    train,
+)
 
 
 def metrics(folder: Path) -> list[dict]:
@@ -439,3 +445,8 @@ def test_the_lock_of_a_run_holds_although_its_file_is_removed(tmp_path, capsys):
     with exclusive_use(folder):
         pass
     assert [path.name for path in folder.parent.glob(".*")] == [".abc-s0.lock"]
+
+
+def test_the_next_command_is_quoted_for_the_shell():
+    outcome = TrainingOutcome(Path("my runs/a"), 4, True, "table", None)
+    assert "reco eval --checkpoint 'my runs/a/last.pt'" in outcome.summary()

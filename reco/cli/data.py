@@ -22,10 +22,11 @@ def prepare(parser: ArgumentParser) -> Work:
         reco prepare import labelme photos --to data
 
     Without further options it checks: everything that is wrong is listed, with file names, and the
-    exit code is 1. For `folder` it writes a picture of a few images under their masks, with the
-    legend (--masks-picture, by default runs/<configuration>_masks.png): check it before you train.
-    --resize-to copies at the configuration's dataset.image_size; train on the copy by
-    dataset.root=/ssd/cityscapes. Called again, it continues after an interruption, and
+    exit code is 1. It is stricter than `reco train`, which only notes that pictures are both for
+    training and for evaluation. For `folder` it writes a picture of a few images under their
+    masks, with the legend (--masks-picture, by default runs/<configuration>_masks.png): check it
+    before you train. --resize-to copies at the configuration's dataset.image_size; train on the
+    copy by dataset.root=/ssd/cityscapes. Called again, it continues after an interruption, and
     makes those files again whose originals have changed.
 
     `import` converts the annotations of another tool to a folder that is ready to train on.
@@ -74,6 +75,7 @@ def _prepare(arguments: Namespace) -> int:
     from reco.data.prepare import resize_dataset
     from reco.data.splits import make_split
     from reco.panels import paint_budgets, paint_masks
+    from reco.printing import counted
     from reco.writing import write_text_whole, write_whole
 
     if arguments.dataset != "pascal" and (arguments.download or arguments.convert_sbd):
@@ -88,14 +90,14 @@ def _prepare(arguments: Namespace) -> int:
     if arguments.download:
         download_pascal(Path(config.root or ""))
     if arguments.convert_sbd:
-        print(f"{convert_sbd(Path(config.root or ''))} masks written")
+        print(f"{counted(convert_sbd(Path(config.root or '')), 'mask')} written")
     reader = open_dataset(config)
     assert isinstance(reader, FileReader)
     if arguments.resize_to:
         if config.image_size is None:
             raise ValueError("dataset.image_size = null: images as they come, nothing to resize")
         written = resize_dataset(reader, arguments.resize_to, config.image_size)
-        print(f"{written} images written to {arguments.resize_to}")
+        print(f"{counted(written, 'image')} written to {arguments.resize_to}")
     if arguments.split:
         split = make_split(reader, config)
         write_text_whole(arguments.split, split.to_json())

@@ -32,7 +32,13 @@ def evaluate(parser: ArgumentParser) -> Work:
     split, where its figure is too good.
     """
     add = parser.add_argument
-    add("--checkpoint", required=True, nargs="+", type=Path, help="last.pt or best.pt of a run")
+    add(
+        "--checkpoint",
+        required=True,
+        nargs="+",
+        type=Path,
+        help="last.pt or best.pt of a run, or its folder",
+    )
     add("--split", choices=["train", "val", "test"], help="default: the configuration's eval_split")
     add("--network", choices=["student", "teacher", "both"], default="both")
     add_overrides(parser)

@@ -47,7 +47,7 @@ def add_overrides(parser: ArgumentParser) -> None:
 def add_checkpoint(parser: ArgumentParser) -> None:
     """``--checkpoint``, one of them."""
     parser.add_argument(
-        "--checkpoint", required=True, type=Path, help="last.pt or best.pt of a run"
+        "--checkpoint", required=True, type=Path, help="last.pt or best.pt of a run, or its folder"
     )
 
 

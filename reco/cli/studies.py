@@ -7,6 +7,7 @@ from pathlib import Path
 
 from reco.cli.options import Work, add_device, add_overrides
 from reco.openmp import let_threads_sleep
+from reco.paths import checkpoint_file
 
 
 def study(parser: ArgumentParser) -> Work:
@@ -88,7 +89,12 @@ def pseudo_labels(parser: ArgumentParser) -> Work:
     Several checkpoints are counted together.
     """
     add = parser.add_argument
-    add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs with a teacher")
+    add(
+        "checkpoints",
+        nargs="+",
+        type=Path,
+        help="last.pt or best.pt of runs with a teacher, or their folders",
+    )
     add_overrides(parser)
     add_device(parser)
     add("--output", type=Path, help="write the table here too, as CSV")
@@ -122,7 +128,7 @@ def gradients(parser: ArgumentParser) -> Work:
     reco.weight.
     """
     add = parser.add_argument
-    add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs")
+    add("checkpoints", nargs="+", type=Path, help="last.pt or best.pt of runs, or their folders")
     add_overrides(parser)
     add("--batches", type=int, default=8, help="batches to measure (default 8)")
     add("--output", type=Path, help="write the table here too, as CSV")
@@ -132,7 +138,7 @@ def gradients(parser: ArgumentParser) -> Work:
         from reco.writing import write_table
 
         lines: list[tuple[object, ...]] = []
-        for path in arguments.checkpoints:
+        for path in map(checkpoint_file, arguments.checkpoints):
             found = term_gradients(path, overrides=arguments.overrides, batches=arguments.batches)
             print(path)
             print("".join(f"{name:>24}" for name in TermGradient._fields))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -85,8 +87,19 @@ def train(parser: ArgumentParser) -> Work:
             )
         except NonFiniteLossError as error:
             raise ValueError(str(error)) from error
+        except ValueError as error:
+            if config.dataset.name != "folder" or not _begins_with_a_file(str(error)):
+                raise
+            file = shlex.quote(arguments.config[0]) if len(arguments.config or []) == 1 else "…"
+            check = f"reco prepare folder --config {file}"
+            raise ValueError(f"{error}. `{check}` lists all such files") from error
         if os.environ.get("RANK", "0") == "0":  # the processes have left their group by now
             print(outcome.summary())
         return 0 if outcome.finished else 130
 
     return work
+
+
+def _begins_with_a_file(text: str) -> bool:
+    """Whether an error is about a file, whose path comes first then."""
+    return any(os.path.isfile(text[: end.start()]) for end in re.finditer("[: ]", text))

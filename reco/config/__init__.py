@@ -5,7 +5,7 @@ A file may name others with ``base:`` and then only states what differs. Every m
 """
 
 from reco.config.errors import ConfigError
-from reco.config.layering import CONFIG_FOLDER, find_config
+from reco.config.layering import CONFIG_FOLDER, bases, find_beside, find_config
 from reco.config.reading import (
     check_option,
     config_from_dict,
@@ -32,10 +32,12 @@ __all__ = [
     "DatasetConfig",
     "PathText",
     "TrainConfig",
+    "bases",
     "check_option",
     "config_from_dict",
     "config_name",
     "explain_config",
+    "find_beside",
     "find_config",
     "load_config",
     "read_yaml",

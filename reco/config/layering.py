@@ -35,20 +35,49 @@ _LISTS = ("labelled_ids", "unlabelled_ids", "images", "unlabelled", "validation"
 _PATHS = {"dataset": ("root", *_LISTS), "model": ("weights",)}
 
 
-def find_config(path: str | Path) -> Path:
-    """Path of a configuration: as given, or looked up by name in the project's ``configs/``."""
+def find_config(path: str | Path, beside: Path | None = None) -> Path:
+    """Path of a configuration: as given, or looked up by name in the project's ``configs/``.
+
+    Args:
+        path: relative to ``beside``, the current folder, or ``configs/``, whichever has it first.
+        beside: folder of a file that names it.
+    """
     try:
         path = user_path(path)
     except ValueError as error:
         raise ConfigError(f"{str(path)!r}: expected {error}") from error
-    for candidate in (path, CONFIG_FOLDER / path):
-        if candidate.is_file():
-            return candidate
+    folders = [Path(), CONFIG_FOLDER] if beside is None else [beside, Path(), CONFIG_FOLDER]
+    near = []
+    for folder in folders:
+        if (folder / path).is_file():
+            return folder / path
+        near += [str(path.parent / file.name) for file in (folder / path).parent.glob("*.yaml")]
     names = sorted(p.relative_to(CONFIG_FOLDER).as_posix() for p in CONFIG_FOLDER.rglob("*.yaml"))
+    meant = nearest(_without_ending(path), {_without_ending(name): name for name in names + near})
+    if path.is_absolute():
+        raise ConfigError(f"{str(path)!r}: no such file{meant}")
+    places = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in folders))
     raise ConfigError(
-        f"{str(path)!r}: no such file, neither as a path nor in {CONFIG_FOLDER}"
-        f"{nearest(str(path), names)}. There: {', '.join(names) or 'nothing'}"
+        f"{str(path)!r}: no such file in {places}{meant}. The latter holds {_shorten(names)}"
     )
+
+
+def find_beside(file: Path, key: str, name: str) -> Path:
+    """Path of a configuration that a key of a file names: beside it first, see `find_config`."""
+    try:
+        return find_config(name, file.parent)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {key} = {error}") from error
+
+
+def _without_ending(name: str | Path) -> str:
+    return str(name).removesuffix(".yaml")
+
+
+def _shorten(names: Sequence[str]) -> str:
+    """The configurations of whole data sets, which the others of these names vary."""
+    whole = [name for name in names if not {"_", "/"} & set(name)]
+    return f"{', '.join(whole) or 'no configurations'} and {len(names) - len(whole)} more"
 
 
 class Layers:
@@ -117,7 +146,7 @@ class Layers:
 
         A key ``base`` names files that lie below the others.
         """
-        for base in _bases(keys.get("base"), source):
+        for base in bases(keys.get("base"), source):
             self.lay_file(base)
         for key, value in keys.items():
             if key != "base":
@@ -183,13 +212,8 @@ def _read_chain(path: Path, below: tuple[Path, ...] = ()) -> list[tuple[str, dic
         raise ConfigError(f"{path}: base: the chain of bases comes back to this file")
     content = read_yaml(path)
     chain: list[tuple[str, dict[str, Any]]] = []
-    for base in _bases(content.pop("base", None), str(path)):
-        try:
-            beside = path.parent / user_path(base)
-            found = beside if beside.is_file() else find_config(base)
-        except ValueError as error:
-            raise ConfigError(f"{path}: base = {base!r}: {error}") from error
-        chain += _read_chain(found, (*below, path.resolve()))
+    for base in bases(content.pop("base", None), str(path)):
+        chain += _read_chain(find_beside(path, "base", base), (*below, path.resolve()))
     _rebase_paths(content, path.parent)
     return [*chain, (str(path), content)]
 
@@ -212,7 +236,7 @@ def _rebase_paths(content: dict[str, Any], folder: Path) -> None:
                     values[key] = str(path)
 
 
-def _bases(value: Any, source: str) -> list[str]:
+def bases(value: Any, source: str) -> list[str]:
     """The files that a key ``base`` names."""
     names = [] if value is None else [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

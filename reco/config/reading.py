@@ -135,6 +135,16 @@ def check_option(option: str, value: object, key: str, overrides: Sequence[str])
         raise ConfigError(f"{option} {value} and --set {key}={given[name]}: expected one of them")
 
 
+def _keys_by_name() -> dict[str, str]:
+    """The dotted key of each field of a section, by its last part; of equal ones the first."""
+    return {
+        field: f"{section}.{field}"
+        for section, hint in reversed(field_types(Config).items())
+        if dataclasses.is_dataclass(hint)
+        for field in field_types(typing.cast(type, hint))
+    }
+
+
 def _build_config(layers: Layers) -> Config:
     """The configuration of these values, each checked, and the rules between them."""
 
@@ -158,7 +168,8 @@ def _build_config(layers: Layers) -> Config:
                 asked = value.removeprefix(_REQUIRED).strip()
                 fail(name, f" has to be set (--set {name}=...): {asked}")
             if key not in fields:
-                fail(name, f": unknown key{nearest(str(key), list(fields))}")
+                meant = {**_keys_by_name(), **{field: field for field in fields}}
+                fail(name, f": unknown key{nearest(str(key), meant)}")
             if dataclasses.is_dataclass(hints[key]):
                 arguments[key] = build(typing.cast(type, hints[key]), value, f"{name}.")
                 continue

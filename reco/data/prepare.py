@@ -30,7 +30,7 @@ from reco.data.datasets.reader import COPY_OF, FULL_SIZE_CLASSES, RESIZED_TO, Fi
 from reco.data.finding.patterns import SPLITS
 from reco.data.reading.images import image_tensor
 from reco.data.transforms import resize_pair
-from reco.printing import join_first
+from reco.printing import counted, join_first
 from reco.threads import do_all
 from reco.writing import UNFINISHED, write_text_whole, write_whole
 
@@ -169,9 +169,9 @@ def _refuse_leftovers(target: Path, expected: Set[Path]) -> None:
     found = (path for path in target.rglob("*.png") if not path.name.startswith(UNFINISHED))
     if leftovers := sorted(path for path in found if path not in expected):
         raise ValueError(
-            f"{target}: holds {len(leftovers)} files of images that the data set does not have, or "
-            f"has in another split: {join_first(leftovers, 3)}. Delete them, or choose another "
-            "folder"
+            f"{target}: holds {counted(len(leftovers), 'file')} of images that the data set does "
+            f"not have, or has in another split: {join_first(leftovers, 3)}. Delete them, or "
+            "choose another folder"
         )
 
 

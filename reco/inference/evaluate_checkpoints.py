@@ -24,6 +24,7 @@ from reco.inference.evaluate_networks import (
     format_evaluations,
 )
 from reco.inference.probabilities import InferenceMode
+from reco.paths import checkpoint_file
 from reco.precision import autocast
 from reco.runs.checkpoint import CheckpointError, TrainedRun, checkpoint_digest
 from reco.writing import WriteError, write_table, write_text_whole, writing
@@ -55,7 +56,8 @@ def evaluate_checkpoints(
     one is evaluated.
 
     Args:
-        paths: checkpoints; each is evaluated on the data of its configuration.
+        paths: checkpoints, or runs' folders for their ``last.pt``; each is evaluated on the data
+            of its configuration.
         split: ``train``, ``val`` or ``test``; by default ``dataset.eval_split``.
         overrides: ``key=value`` over the checkpoints' configurations, such as ``dataset.root=…``.
         which: of the two networks; a supervised run has a student alone.
@@ -76,6 +78,7 @@ def evaluate_checkpoints(
             checkpoints whose files would have one name in ``output``.
         WriteError: ``output`` cannot be made.
     """
+    paths = [checkpoint_file(path) for path in paths]
     chosen = distributed.find_device(device)
     options = {
         **asdict(mode or InferenceMode()),

@@ -27,6 +27,7 @@ from reco.inference.probabilities import resize_logits
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork, logits_of
+from reco.paths import checkpoint_file
 from reco.runs.build_networks import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
 from reco.writing import write_binary_whole, write_text_whole, write_whole
@@ -118,7 +119,7 @@ def export_checkpoint(
     the state dict.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or a run's folder for its ``last.pt``.
         output: folder of the files; beside the checkpoint by default.
         formats: which to write. ``onnx`` and ``hub`` need the extras of these names.
         network: as :func:`reco.load` takes it.
@@ -138,6 +139,7 @@ def export_checkpoint(
             raise ValueError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
     if "onnx" in formats:
         _require_onnx()
+    path = checkpoint_file(path)
     run = TrainedRun.read(path)
     trained = run.network(network)
     samples = _samples(run, trained, images)

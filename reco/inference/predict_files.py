@@ -29,7 +29,7 @@ from reco.inference.background import Background
 from reco.inference.predictor import Prediction, Predictor
 from reco.inference.tiles import num_tiles
 from reco.panels import overlay
-from reco.printing import say
+from reco.printing import counted, say
 from reco.writing import WriteError, write_whole, writing
 
 # Folders of the results, below the output folder.
@@ -56,15 +56,15 @@ class FilesOutcome(NamedTuple):
         """A few lines of text, one where nothing was labelled."""
         if not self.predicted:
             return f"no image labelled: {len(self.failures)} failed"
-        text = f"{self.predicted} images labelled; results are in {output}"
+        text = f"{counted(self.predicted, 'image')} labelled; results are in {output}"
         if self.value_range is not None:
             values = value_range_text(self.value_range)
             text += f"\nblack and white are the values {values}, found over all files of this call"
         if self.passed_over:
-            text += f"\n{self.passed_over} other files passed over"
+            text += f"\n{counted(self.passed_over, 'other file')} passed over"
         text += "".join(f"\n{note}" for note in self.notes)
         if self.failures:
-            text += f"\n{len(self.failures)} images failed"
+            text += f"\n{counted(len(self.failures), 'image')} failed"
         return text
 
 
@@ -193,7 +193,7 @@ def find_images(
             listed.setdefault(image, image.relative_to(base))
     if not listed:
         shown = ", ".join([*map(str, inputs), *unlisted])
-        others = f", only {passed_over} other files" if passed_over else ""
+        others = f", only {counted(passed_over, 'other file')}" if passed_over else ""
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise ValueError(f"no images in {shown}{others}; expected {endings}")
     return _name(listed), passed_over, unlisted

@@ -34,6 +34,7 @@ from reco.data.reading.value_range import find_value_range
 from reco.inference.pretrained import Pretrained
 from reco.inference.probabilities import InferenceMode, predict_probabilities
 from reco.inference.tiles import MOST_PIXELS, TensorSource, Tile, label_large, label_tiles
+from reco.paths import checkpoint_file
 from reco.runs.checkpoint import Network, TrainedRun
 
 AnyImage: TypeAlias = "Image.Image | str | Path | npt.NDArray[np.uint8]"
@@ -168,7 +169,8 @@ def load(
     For example ``reco.load("last.pt").predict("street.jpg").labels``.
 
     Args:
-        path: ``last.pt`` or ``best.pt`` of a run, or a folder of ``reco export --format hub``.
+        path: ``last.pt`` or ``best.pt`` of a run, its folder, which stands for ``last.pt``, or a
+            folder of ``reco export --format hub``.
         network: ``"auto"`` is the teacher, or the student of a supervised run.
         image_size: (height, width) the network sees, ``None`` for the image as it is, or
             ``"config"`` for what the run was trained and evaluated at.
@@ -180,8 +182,8 @@ def load(
             teacher is asked for.
         ValueError: no such device.
     """
-    path = Path(path)
-    if path.is_dir():
+    path, checkpoint = Path(path), checkpoint_file(path)
+    if path.is_dir() and not checkpoint.is_file():
         if network != "auto":
             raise ValueError(f"network = {network!r}: {path} holds one network, that exported")
         pretrained = Pretrained.read(path)
@@ -193,7 +195,7 @@ def load(
             image_format=pretrained.image_format,
             mode=mode,
         )
-    run = TrainedRun.read(path)
+    run = TrainedRun.read(checkpoint)
     return Predictor(
         run.network(network),
         run.spec,

@@ -43,10 +43,9 @@ class Pretrained:
         """
         for name in (_CONFIG, _WEIGHTS):
             if not (folder / name).is_file():
-                run = f", such as {folder / 'last.pt'}" if (folder / "last.pt").is_file() else ""
                 raise CheckpointError(
-                    f"{folder}: no {name} in it: expected a checkpoint{run or ' (last.pt)'}, or a "
-                    "folder that `reco export --format hub` wrote"
+                    f"{folder}: no {name} in it, nor last.pt: expected a checkpoint, a run's "
+                    "folder, or one that `reco export --format hub` wrote"
                 )
         tensors = import_extra("safetensors.torch", "Hugging Face's layout")
         unreadable = import_extra("safetensors", "Hugging Face's layout").SafetensorError

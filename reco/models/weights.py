@@ -47,7 +47,7 @@ def load_tensors(path: str | Path, *, lazily: bool = False) -> Any:
     except Exception as error:  # pickle, zip, system and key errors
         if isinstance(error, OSError) and error.filename is not None:
             raise
-        reason = _reason(f"{type(error).__name__}: {error}")
+        reason = _reason(str(error))
     # Outside of `except`: torch's message, which advises to run code of the file, is not shown.
     raise ValueError(reason)
 
@@ -59,7 +59,7 @@ def _reason(text: str) -> str:
         return f"it holds {code.group(1)}, which is not loaded: loading it could run any code"
     if "weights_only" in text:
         return "another kind of file, or one that holds more than tensors and plain values"
-    return f"truncated, or another kind of file ({text.splitlines()[0]})"
+    return "truncated, or another kind of file"
 
 
 def upgrade(state: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from reco.loss import (
 )
 from reco.method.augmentation import to_unit
 from reco.panels import Pixels, PredictedImage
+from reco.paths import checkpoint_file
 from reco.runs.checkpoint import CheckpointError, Network, TrainedRun
 
 # Images over which the relation graph is taken; more change it little.
@@ -49,7 +50,7 @@ class RunAnalysis:
     """A network of a trained run on the images of a split.
 
     Args:
-        path: the checkpoint.
+        path: the checkpoint, or a run's folder for its ``last.pt``.
         overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
         network: as :func:`reco.load` takes it.
         split: of the images; ``dataset.eval_split`` by default.
@@ -68,8 +69,8 @@ class RunAnalysis:
         split: str | None = None,
         device: str = "auto",
     ) -> None:
-        run = TrainedRun.read(path, overrides)
-        self.path = path
+        self.path = checkpoint_file(path)
+        run = TrainedRun.read(self.path, overrides)
         self.config = run.config
         self.reader = run.reader()
         self.split = split or self.config.dataset.eval_split

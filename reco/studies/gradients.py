@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from reco.paths import checkpoint_file
 from reco.runs.checkpoint import TrainedRun, load_state
 from reco.training.build import build_run
 from reco.training.trainer import Trainer
@@ -47,6 +48,7 @@ def term_gradients(
             not fit.
     """
     few_steps = [f"train.iterations={batches}", "train.compile=false", "model.weights=none"]
+    path = checkpoint_file(path)
     run = TrainedRun.read(path, [*overrides, *few_steps])
     found: list[dict[str, Tensor]] = []
     with tempfile.TemporaryDirectory() as folder:

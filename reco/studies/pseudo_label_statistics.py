@@ -22,6 +22,7 @@ from reco.data.loading import EvalDataset, eval_loader
 from reco.inference.probabilities import predict_probabilities
 from reco.method.objective import nearest_pixels
 from reco.metrics import ConfusionMatrix
+from reco.paths import checkpoint_file
 from reco.runs.checkpoint import CheckpointError, TrainedRun
 
 _CELL = 4  # side of a cell, in pixels of the image
@@ -60,7 +61,7 @@ def label_statistics(
     names: Sequence[str] = ()
     matrices: list[ConfusionMatrix] = []
     cells = torch.zeros(2, 0)
-    for path in paths:
+    for path in map(checkpoint_file, paths):
         run = TrainedRun.read(path, overrides)
         config, reader = run.config, run.reader()
         network = run.network("teacher").to(chosen)

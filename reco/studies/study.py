@@ -1,6 +1,6 @@
 """Studies: methods x budgets x seeds of one experiment, read from a file and checked.
 
-A study file names a configuration and what its runs change::
+A study file names a configuration, which may lie beside it, and what its runs change::
 
     config: demo.yaml
     seeds: [0, 1, 2]
@@ -25,7 +25,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from reco.config import Config, ConfigError, find_config, load_config, read_yaml
+from reco.config import (
+    CONFIG_FOLDER,
+    Config,
+    ConfigError,
+    bases,
+    find_beside,
+    find_config,
+    load_config,
+    read_yaml,
+)
 from reco.data import open_dataset
 from reco.data.splits import check_labelled
 from reco.paths import user_path
@@ -100,7 +109,10 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
         holds = isinstance(value, dict) and bool(value)
         holds = holds and all(isinstance(keys, dict | None) for keys in value.values())
         require(key, holds, "a name for each, and behind it the keys it changes")
-        return {str(name): keys or {} for name, keys in value.items()}
+        return {
+            str(name): _with_found_bases(found, f"{key}: {name}", keys or {})
+            for name, keys in value.items()
+        }
 
     methods = named("methods")
     seeds = content.get("seeds", [0, 1, 2])
@@ -121,15 +133,31 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
     return Study(
         path=found,
         name=found.stem if config is None else f"{found.stem}-{Path(config).stem}",
-        config=config or content["config"],
+        config=config or _find(found, "config", content["config"]),
         output_dir=output_dir,
         seeds=tuple(seeds),
         methods=methods,
         budgets=named("budgets", {"": {}}),
         baseline=baseline,
-        shared=content.get("set", {}),
+        shared=_with_found_bases(found, "set", content.get("set", {})),
         test_split=test_split,
     )
+
+
+def _with_found_bases(study: Path, key: str, changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys that runs change, where ``base`` names files as :func:`_find` does."""
+    if "base" not in changes:
+        return changes
+    named = bases(changes["base"], f"{study}: {key}")
+    return {**changes, "base": [_find(study, f"{key}: base", name) for name in named]}
+
+
+def _find(study: Path, key: str, name: str) -> str:
+    """The configuration that a study names, as a command of the current folder names it."""
+    found = find_beside(study, key, name)
+    # Studies are often called as their configurations.
+    is_study = "methods" in read_yaml(found)
+    return name if is_study or found == CONFIG_FOLDER / name else str(found)
 
 
 def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:

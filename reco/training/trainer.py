@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -94,7 +95,8 @@ class TrainingOutcome(NamedTuple):
         lines = [self.table or f"{self.folder} was finished already, at iteration {self.iteration}"]
         if self.panel is not None:
             lines.append(f"Look at:   {self.panel}")
-        lines.append(f"Evaluate:  reco eval --checkpoint {self.folder / 'last.pt'}")
+        last = shlex.quote(str(self.folder / "last.pt"))
+        lines.append(f"Evaluate:  reco eval --checkpoint {last}")
         lines.append("Report last.pt: best.pt was chosen by its mIoU on the evaluation split")
         return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from reco.data.datasets.reader import MaskContent
 from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import colour_name
-from reco.printing import join_first
+from reco.printing import counted, join_first
 
 _GREY = 0x010101
 
@@ -44,7 +44,8 @@ def several_encodings(contents: Iterable[MaskContent], table: ClassTable) -> lis
         found = {value: count for value, count in counts.items() if count}
         if len(found) > 1 and not any(len(values.intersection(found)) > 1 for values in masks):
             shown = [
-                f"{colour_name(v) if table.by_colour else v} in {n} masks" for v, n in found.items()
+                f"{colour_name(v) if table.by_colour else v} in {counted(n, 'mask')}"
+                for v, n in found.items()
             ]
             lines.append(f"{name} is {' and '.join(shown)}, never both in one")
     return lines

@@ -23,7 +23,7 @@ from reco.data.reading.mask_classes import ClassTable
 from reco.data.reading.masks import UnknownValueError
 from reco.data.reading.value_range import value_range_text
 from reco.data.splits import require_all_classes
-from reco.printing import join_first
+from reco.printing import counted, join_first
 from reco.threads import in_threads
 
 # Listed here, since the files do not tell whether a city is missing.
@@ -64,7 +64,7 @@ class Report:
     def format(self) -> str:
         """Number of images, pixels per class, notes, problems; one a line."""
         labelled = [split for split in self.pixels if self.images[split]]
-        lines = [f"{split}: {count} images" for split, count in self.images.items()]
+        lines = [f"{split}: {counted(count, 'image')}" for split, count in self.images.items()]
         classes = [*enumerate(self.table.spec.class_names), (IGNORE, "(void)")]
         values = [self.table.describe(index) or "nothing" for index, _ in classes]
         width = max(len("class"), *(len(name) for _, name in classes)) + 2
@@ -77,8 +77,7 @@ class Report:
             lines.append(f"{name:<{width}}{value:<{second}}{figures}")
         lines += [f"note: {note}" for note in self.notes]
         lines += [f"problem: {problem}" for problem in self.problems]
-        many = "problem" if len(self.problems) == 1 else "problems"
-        lines.append(f"{len(self.problems) or 'no'} {many}")
+        lines.append(counted(len(self.problems), "problem") if self.problems else "no problems")
         return "\n".join(lines)
 
 
@@ -218,7 +217,9 @@ def _report_unknown(report: Report) -> None:
         report.problems.extend(map(str, report.unknown))
         return
     masks = Counter(value for error in report.unknown for value in error.found)
-    values = join_first([f"{value} in {count} masks" for value, count in masks.most_common()])
+    values = join_first(
+        [f"{value} in {counted(count, 'mask')}" for value, count in masks.most_common()]
+    )
     names = join_first([error.source for error in report.unknown], _FEW)
     report.problems.append(
         f"{len(report.unknown)} masks hold what is no class: {values}. They are {names}. "
@@ -234,13 +235,15 @@ def _compare_files(reader: FileReader, report: Report) -> None:
     except ValueError as error:
         report.problems.append(str(error))
     report.notes.extend(several_encodings(contents, reader.table))
+    if void := [content.path for content in contents if not content.classes]:
+        report.notes.append(f"nothing but void in {counted(len(void), 'mask')}: {join_first(void)}")
     ids: dict[str, list[str]] = {}
     for split in (*SPLITS, "unlabelled"):
         with contextlib.suppress(ValueError, FileNotFoundError):
             ids[split] = sorted(reader.listing(split).pairs)
     evaluated = sorted({*ids.get("val", []), *ids.get("test", [])})
     report.problems.extend(repeated(reader, ids.get("train", []), evaluated))
-    report.notes.extend(repeated(reader, ids.get("unlabelled", []), evaluated, "unlabelled ones"))
+    report.notes.extend(repeated(reader, ids.get("unlabelled", []), evaluated, "unlabelled"))
     if isinstance(reader, FolderReader):
         report.notes.extend(reader.unread())
     readable = [id for id in ids.get("train", []) if id in reader.contents]
@@ -267,6 +270,5 @@ def _compare_with_official(reader: FileReader, report: Report) -> None:
                     )
     for split, count in OFFICIAL_IMAGES.get(reader.spec.name, {}).items():
         if report.images.get(split, count) != count:
-            report.notes.append(
-                f"{split} holds {report.images[split]} images, the official archive {count}"
-            )
+            images = counted(report.images[split], "image")
+            report.notes.append(f"{split} holds {images}, the official archive {count}")

@@ -12,7 +12,7 @@ from reco.data.checks.pages import masks_with_pages
 from reco.data.datasets.folder import FolderReader
 from reco.data.datasets.reader import FileReader, Reader
 from reco.data.splits import Split
-from reco.printing import join_first
+from reco.printing import counted, join_first
 
 if TYPE_CHECKING:
     from reco.config import DatasetConfig
@@ -58,7 +58,8 @@ def repeated(
     if not pairs:
         return []
     shown = [f"{a.relative_to(reader.root)} = {b.relative_to(reader.root)}" for a, b in pairs]
-    return [f"{len(pairs)} pictures to evaluate on are also {role}: {join_first(shown)}"]
+    pictures, are = counted(len(pairs), "picture"), "is" if len(pairs) == 1 else "are"
+    return [f"{pictures} to evaluate on {are} also {role}: {join_first(shown)}"]
 
 
 def _places(reader: FileReader, ids: Iterable[str]) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL.TiffImagePlugin import TiffImageFile
 
 from reco.data.reading.images import open_image, pillow_reads
+from reco.printing import counted
 from reco.threads import in_threads
 
 _ENDINGS = frozenset({".tif", ".tiff", ".gif", ".webp"})
@@ -75,9 +76,8 @@ def images_with_pages(images: Iterable[Path], channels: int) -> list[str]:
     if not found:
         return []
     path, count = found[0]
-    return [
-        f"{len(found)} images hold several pages, such as {path} with {count}: the first counts"
-    ]
+    files = counted(len(found), "image")
+    return [f"several pages in {files}, such as {path} with {count}: the first counts"]
 
 
 def _with_pages(paths: Iterable[Path], channels: int | None = None) -> list[tuple[Path, int]]:

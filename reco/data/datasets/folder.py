@@ -35,8 +35,14 @@ from reco.data.finding.patterns import (
 )
 from reco.data.reading.images import RGB, ImageFormat
 from reco.data.reading.mask_classes import MaskValues, class_table
+from reco.printing import counted
 
 _USUAL = Layout()
+# What chooses the images of a split among those with masks.
+_CHOICE = {
+    "val": "dataset.validation: 0.2 (a share), or a list, a pattern",
+    "test": "dataset.test: a list, a pattern",
+}
 
 
 class FolderReader(FileReader):
@@ -115,7 +121,7 @@ class FolderReader(FileReader):
             for folder, paths in sorted(by_folder.items())
         ]
         folders = [
-            f"{folder}/: {count} images in a folder that is not read"
+            f"{folder}/: {counted(count, 'image')} in a folder that is not read"
             for folder, count in self._unread_folders.items()
         ]
         return files + folders
@@ -160,12 +166,21 @@ class FolderReader(FileReader):
                 if missing := absent(*folders):
                     return Listing({}, missing)
             elif split != "train":
-                key = {"val": "validation: 0.2 (a share), or", "test": "test:"}[split]
                 raise FileNotFoundError(
-                    f"{self.root}: no images for {split}; write dataset.{key} a list, a pattern, "
-                    "or {split} in dataset.images where a folder is called so"
+                    f"{self.root}: no images for {split}; write {_CHOICE[split]}, or {{split}} in "
+                    "dataset.images where a folder is called so"
                 )
         return Listing(pairs, (), alone, masks_alone)
+
+    def missing(self, folder: Path) -> FileNotFoundError:
+        """As that of the base; of the images of a split, also how to choose them otherwise."""
+        error = super().missing(folder)
+        choice = _CHOICE.get(folder.name)
+        if choice is None or folder.parent != self.root / "images" or self._is_copy:
+            return error
+        return FileNotFoundError(
+            f"{error}. To take them from the images in {folder.with_name('train')}, write {choice}"
+        )
 
     def _by_id(self, files: Iterable[tuple[str, str | None]]) -> dict[str, Files]:
         found: dict[str, Files] = {}
@@ -236,6 +251,7 @@ class FolderReader(FileReader):
             name = re.sub("[^a-z]", "", folder.rpartition("/")[2].lower())
             if name.startswith(("unlabel", "nolabel", "withoutlabel")):
                 raise ValueError(
-                    f"{self.root / folder}: {count} images in a folder that is not read: rename "
-                    f'it to {self.root / "unlabelled"}, or write dataset.unlabelled: "{folder}"'
+                    f"{self.root / folder}: {counted(count, 'image')} in a folder that is not "
+                    f"read: rename it to {self.root / 'unlabelled'}, or write "
+                    f'dataset.unlabelled: "{folder}"'
                 )

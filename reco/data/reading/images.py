@@ -103,7 +103,18 @@ def read_values(path: str | Path, channels: int) -> npt.NDArray[Any]:
     try:
         return with_channels(values, channels)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"{path}: {error}{_if_transposed(values.shape, channels)}") from error
+
+
+def _if_transposed(shape: tuple[int, ...], channels: int) -> str:
+    """What to do about the rows of an (H, W, C) array that tifffile wrote as H pages of W x C."""
+    pages = shape[2]
+    if shape[1] != channels or pages <= 4:
+        return ""
+    return (
+        f"; it is stored as {pages} pages of {channels} x {shape[0]}: if it is an image of "
+        f"{shape[0]} x {pages} pixels with {channels} bands, write it with planarconfig='contig'"
+    )
 
 
 def image_values(image: Image.Image, channels: int) -> npt.NDArray[Any]:
