@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -88,18 +87,15 @@ def train(parser: ArgumentParser) -> Work:
         except NonFiniteLossError as error:
             raise ValueError(str(error)) from error
         except ValueError as error:
-            if config.dataset.name != "folder" or not _begins_with_a_file(str(error)):
+            data = config.dataset
+            of_a_file = str(error).startswith(f"{Path(data.root or '')}{os.sep}")
+            if data.name != "folder" or not of_a_file:
                 raise
-            file = shlex.quote(arguments.config[0]) if len(arguments.config or []) == 1 else "…"
-            check = f"reco prepare folder --config {file}"
+            files = arguments.config or [str(folder / "config.yaml")]
+            check = f"reco prepare folder --config {shlex.join(files)}"
             raise ValueError(f"{error}. `{check}` lists all such files") from error
         if os.environ.get("RANK", "0") == "0":  # the processes have left their group by now
             print(outcome.summary())
         return 0 if outcome.finished else 130
 
     return work
-
-
-def _begins_with_a_file(text: str) -> bool:
-    """Whether an error is about a file, whose path comes first then."""
-    return any(os.path.isfile(text[: end.start()]) for end in re.finditer("[: ]", text))
