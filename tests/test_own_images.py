@@ -95,11 +95,15 @@ def test_an_error_about_a_file_tells_what_lists_all(tmp_path, monkeypatch, capsy
     text = "base: folder.yaml\ndataset: {{root: data, class_names: [{}]}}\nmodel: {{weights: none}}"
     (tmp_path / "my own.yaml").write_text(text.format("a, b, c"))
     monkeypatch.chdir(tmp_path)
-    assert main(["train", "--config", "my own.yaml"]) == 1
+    (tmp_path / "short.yaml").write_text("train: {iterations: 5}")
+    files = ["my own.yaml", "short.yaml"]
+    assert main(["train", "--config", *files]) == 1
     printed = capsys.readouterr().err
     assert "000.png: cannot be read as a mask" in printed
-    assert printed.endswith("`reco prepare folder --config 'my own.yaml'` lists all such files\n")
-    assert main(["prepare", "folder", "--config", "my own.yaml"]) == 1
+    hint = "`reco prepare folder --config 'my own.yaml' short.yaml` lists all such files\n"
+    assert printed.endswith(hint)
+    assert main(["prepare", "folder", "--config", *files]) == 1
+    assert (tmp_path / "runs/my own+short_masks.png").is_file()
     listed = capsys.readouterr().out
     assert "2 problems" in listed
     assert all(str(path.relative_to(tmp_path)) in listed for path in masks[:2])

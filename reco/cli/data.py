@@ -34,7 +34,13 @@ def prepare(parser: ArgumentParser) -> Work:
     options = ArgumentParser(add_help=False)
     add = options.add_argument
     add("--root", help="its folder; default: the configuration's dataset.root")
-    add("--config", help="default: configs/<dataset>.yaml; `folder` needs yours for its classes")
+    add(
+        "--config",
+        nargs="+",
+        metavar="FILE",
+        help="as for `reco train`; default: configs/<dataset>.yaml; `folder` needs yours for its "
+        "classes",
+    )
     add_overrides(options)
     add("--resize-to", type=Path, metavar="FOLDER", help="make a resized copy there")
     add("--download", action="store_true", help="fetch VOC 2012 and SBD (pascal, 3 GB)")
@@ -67,7 +73,7 @@ def prepare(parser: ArgumentParser) -> Work:
 
 def _prepare(arguments: Namespace) -> int:
     """``reco prepare`` without ``import``."""
-    from reco.config import check_option, load_config
+    from reco.config import check_option, config_name, load_config
     from reco.data import open_dataset
     from reco.data.checks.check_dataset import check_dataset
     from reco.data.datasets.reader import FileReader
@@ -82,11 +88,11 @@ def _prepare(arguments: Namespace) -> int:
         raise ValueError("--download and --convert-sbd are for pascal")
     check_option("--root", arguments.root, "dataset.root", arguments.overrides)
     root = [f"dataset.root={arguments.root}"] if arguments.root else []
-    name = arguments.config or f"{arguments.dataset}.yaml"
-    whole = load_config(name, [*root, *arguments.overrides])
+    files = arguments.config or [f"{arguments.dataset}.yaml"]
+    whole = load_config(files, [*root, *arguments.overrides])
     config = whole.dataset
     if config.name != arguments.dataset:
-        raise ValueError(f"{name} is for {config.name}, expected {arguments.dataset}")
+        raise ValueError(f"{', '.join(files)}: for {config.name}, expected {arguments.dataset}")
     if arguments.download:
         download_pascal(Path(config.root or ""))
     if arguments.convert_sbd:
@@ -110,7 +116,7 @@ def _prepare(arguments: Namespace) -> int:
     print(found.format())
     show = arguments.masks_picture
     if show is None and config.name == "folder":
-        show = Path(whole.output_dir) / f"{Path(name).stem}_masks.png"
+        show = Path(whole.output_dir) / f"{config_name(files)}_masks.png"
     if show is not None and (picture := paint_masks(reader)) is not None:
         write_whole(show, picture.save)
         print(f"Look at: {show}")
