@@ -43,12 +43,15 @@ def test_snippets_run(tmp_path, monkeypatch):
 
 
 def test_the_page_of_the_loss_runs():
-    """Its first example, with the names that it uses."""
-    (example,) = re.findall(r"```python\n(.*?)```", PAGES["loss.md"], re.DOTALL)
-    names: dict = {}
-    exec(example, names)
-    assert names["head"].weight.grad.abs().sum() > 0
-    assert names["teacher"].updates == 1
+    """Its examples, with the names that they use."""
+    examples = re.findall(r"```python\n(.*?)```", PAGES["loss.md"], re.DOTALL)
+    of_teacher, of_torchvision = ({}, {})
+    for example, names in zip(examples, (of_teacher, of_torchvision), strict=True):
+        exec(example, names)
+        assert names["head"].weight.grad.abs().sum() > 0
+    assert of_teacher["teacher"].updates == 1
+    weights = [*of_torchvision["network"].backbone.parameters()]
+    assert all(weight.grad is not None for weight in weights)
 
 
 def commands(text: str) -> list[list[str]]:
