@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -82,7 +83,9 @@ def test_predict_is_timed_beside_the_network(tmp_path, capsys):
     assert benchmark_predict.main(words) == 0
     found = {row["what"]: float(row["images_per_second"]) for row in rows(tmp_path / "predict.csv")}
     assert found.keys() == {"predict", "network"}
-    assert f"{found['predict'] / found['network']:.0%} of the network" in capsys.readouterr().out
+    printed = re.search(r"predict is at (\d+)% of the network", capsys.readouterr().out)
+    # Of speeds before they are rounded for the file.
+    assert int(printed[1]) == pytest.approx(100 * found["predict"] / found["network"], abs=1)
 
 
 @pytest.mark.slow
@@ -172,7 +175,8 @@ def test_loading_is_timed_by_decoder_and_cache_and_with_many_files(tmp_path, mon
     first, memory, size = rows(tmp_path / "loading.csv")
     assert first["what"] == "120 unlabelled files"
     assert float(first["value"]) > 0
-    assert float(memory["value"]) >= 0
+    # Negative where memory that other tests left is freed meanwhile.
+    assert abs(float(memory["value"])) < 10_000
     assert 0.1 < float(size["value"]) < 100
 
 
