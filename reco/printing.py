@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import subprocess
 import sys
 from collections.abc import Sequence
 
@@ -23,6 +26,11 @@ def say(text: str, *, error: bool = False) -> None:
 def printable(text: str) -> str:
     """``text`` with what a file name may hold beside UTF-8 escaped."""
     return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """A command as it is typed in this system's shell, with quotes where they are needed."""
+    return subprocess.list2cmdline(words) if os.name == "nt" else shlex.join(words)
 
 
 def counted(count: int, noun: str) -> str:

@@ -20,6 +20,7 @@ from reco.config import load_config
 from reco.data import open_dataset
 from reco.data.datasets.synthetic import SyntheticReader
 from reco.data.fingerprint import fingerprint
+from reco.runs import results
 from reco.runs.checkpoint import CheckpointError, checkpoint_digest, load_checkpoint
 from reco.studies import runner
 from reco.studies.progress import Progress
@@ -335,6 +336,14 @@ def test_a_study_takes_no_figures_of_other_training_images(study, tmp_path, caps
         relabel(mask)
     assert rows(study, overrides) == []
     assert "trained on other files" in Progress(study, [run]).summary()
+
+    # One checkpoint that cannot be read is no reason to show nothing of the other runs.
+    last = run.folder / "last.pt"
+    last.write_bytes(last.read_bytes()[:1000])
+    evaluated = run.folder / "last-test.json"
+    content = json.loads(evaluated.read_text())
+    monkeypatch.setattr(results, "checkpoint_digest", lambda _: content["checkpoint_digest"])
+    assert re.search(r"1 failed\n.*last.pt: not a readable ch", Progress(study, [run]).summary())
 
 
 def test_a_study_takes_no_figures_of_another_checkpoint(study, tmp_path):

@@ -834,11 +834,12 @@ def test_the_command(tmp_path, capsys):
     assert f"{tmp_path / 'out'}: is not empty" in capsys.readouterr().err
     # One that fails after it wrote masks leaves nothing that would be in the way of the next.
     (tmp_path / "empty").mkdir()
-    for target in ("empty", "new"):
+    for target in ("empty", "new", "deep/new"):
         again = ("labelme", tmp_path / "p", "--to", tmp_path / target)
         for name in "ab":  # without a pixel of background
             labelme(tmp_path / "p" / f"{name}.json", [square("cat", 0, 0, *SIZE)])
         assert run(*again) == 1
+        assert (tmp_path / target).exists() == (target == "empty")
         assert "classes without a pixel in any mask: background" in capsys.readouterr().err
         labelme(tmp_path / "p" / "b.json", [])
         assert run(*again) == 0

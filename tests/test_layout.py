@@ -251,6 +251,13 @@ def test_an_image_for_validation_and_for_test_is_named(tmp_path, test, validatio
         folder(tmp_path, **layout, validation=validation).ids("train")
 
 
+def test_test_images_that_leave_none_are_told_of(tmp_path):
+    put(tmp_path, *(f"{k}/{i}.png" for i in range(3) for k in ("im", "mask")))
+    layout = {"images": "im/*.png", "masks": "mask/*.png", "test": "im/*", "validation": 0.2}
+    with pytest.raises(ValueError, match=r"dataset.test = im/\*: takes all 3 images with masks"):
+        folder(tmp_path, **layout).ids("train")
+
+
 def test_validation_share_of_the_usual_layout(tmp_path):
     make_folder(tmp_path, train=10, val=0)
     reader = FolderReader(tmp_path, ("a", "b", "c"), layout=Layout(validation=0.3))

@@ -102,6 +102,16 @@ def test_an_error_about_a_file_tells_what_lists_all(tmp_path, monkeypatch, capsy
     assert "000.png: cannot be read as a mask" in printed
     hint = "`reco prepare folder --config 'my own.yaml' short.yaml` lists all such files\n"
     assert printed.endswith(hint)
+    # Of data that are named otherwise too, and from their own folder.
+    make_folder(tmp_path / "b")
+    (tmp_path / "b" / masks[0].relative_to(tmp_path / "data")).write_bytes(b"")
+    monkeypatch.chdir(tmp_path / "b")
+    assert main(["train", "--config", "../my own.yaml", "--set", "dataset.root=."]) == 1
+    hint = "--config '../my own.yaml' --set dataset.root=.` lists all such files\n"
+    assert capsys.readouterr().err.endswith(hint)
+    assert main(["train", "--config", "../my own.yaml", "--set", "dataset.validation=9.5"]) == 1
+    assert "prepare" not in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
     assert main(["prepare", "folder", "--config", *files]) == 1
     assert (tmp_path / "runs/my own+short_masks.png").is_file()
     listed = capsys.readouterr().out

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from reco import printing
 from reco.cli import command_parser
 from reco.paths import checkpoint_file, read_lines, user_path
+from reco.printing import shell_line
 
 
 @pytest.fixture
@@ -85,3 +87,11 @@ def test_other_lists_are_named(tmp_path, encoding):
 def test_a_runs_folder_stands_for_its_last_checkpoint(tmp_path):
     assert checkpoint_file(tmp_path) == tmp_path / "last.pt"
     assert checkpoint_file(str(tmp_path / "best.pt")) == tmp_path / "best.pt"
+
+
+def test_a_command_is_quoted_for_the_shell_of_the_system(monkeypatch):
+    words = ["reco", "eval", "--checkpoint", r"runs\my run\last.pt"]
+    assert shell_line(words) == r"reco eval --checkpoint 'runs\my run\last.pt'"
+    monkeypatch.setattr(printing, "os", Namespace(name="nt"))
+    assert shell_line(words) == r'reco eval --checkpoint "runs\my run\last.pt"'
+    assert shell_line([r"runs\a\last.pt"]) == r"runs\a\last.pt"

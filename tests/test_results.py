@@ -91,7 +91,7 @@ def test_table_by_hand(tmp_path):
     more = results_table([*ROWS, row("ReCo", 2, 44.0, 46.0)], "plain")
     assert "| +2.0 [-10.7, +14.7] of 2 |" in more
     both = results_table(ROWS[:4], "plain")
-    assert "2 pairs are too few" in both
+    assert "With 2 pairs, this interval rests on the assumption" in both
     enough = [row(m, seed, 40.0 + seed, 41.0 + seed) for m in ("plain", "a|b") for seed in range(6)]
     assert "too few" not in results_table(enough, "plain")
     assert r"| a\|b |" in results_table(enough, "plain")

@@ -359,8 +359,11 @@ def test_changes_may_be_written_section_by_section(tmp_path):
 @pytest.mark.parametrize(
     "path", sorted((CONFIG_FOLDER / "studies").glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_the_shipped_studies_load(path):
-    assert study_runs(load_study(path))
+def test_the_shipped_studies_load(path, monkeypatch):
+    runs = study_runs(load_study(path))
+    assert runs
+    monkeypatch.chdir(path.parent)  # where some have the name of their configuration
+    assert study_runs(load_study(path.name)) == runs
 
 
 def test_studies_share_equal_runs():

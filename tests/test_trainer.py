@@ -27,6 +27,7 @@ from reco.method.objective import Losses, StepStatistics
 from reco.runs.checkpoint import load_checkpoint
 from reco.runs.folder import run_path
 from reco.runs.lock import exclusive_use
+from reco.studies.study import load_study, study_runs
 from reco.training.build import build_objective, build_run
 from reco.training.log_figures import Meter, RelationMeter, reco_summary
 from reco.training.trainer import (
@@ -365,6 +366,10 @@ def test_the_configuration_of_a_run_has_its_name(tiny, tmp_path, monkeypatch):
     assert run_path(load_config(file), config_name([file])) == folder
     monkeypatch.chdir(folder)
     assert config_name(["config.yaml"]) == "cells"
+    assert config_name([f"../{folder.name}/config.yaml"]) == "cells"
+    (tmp_path / "again.yaml").write_text(f"config: {file}\nmethods: {{a: {{}}}}\nseeds: [1]")
+    (run,) = study_runs(load_study(tmp_path / "again.yaml"))
+    assert run.folder.parent.name == "cells"  # as `reco train` calls it
     (folder / "split.json").unlink()
     assert config_name(["config.yaml"]) == "config"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from reco.cli.options import Work, add_device, add_overrides
 from reco.openmp import let_threads_sleep
 from reco.paths import checkpoint_file
+from reco.printing import shell_line
 
 
 def study(parser: ArgumentParser) -> Work:
@@ -42,7 +43,6 @@ def study(parser: ArgumentParser) -> Work:
     add("--collect", action="store_true", help="run nothing: tables of what is there")
 
     def work(arguments: Namespace) -> int:
-        import shlex
         from dataclasses import replace
 
         from reco.config import check_option
@@ -62,7 +62,7 @@ def study(parser: ArgumentParser) -> Work:
             chosen = replace(chosen, test_split=None if none else arguments.test_split)
         if arguments.commands:
             for run in study_runs(chosen, arguments.overrides):
-                print(" && ".join(map(shlex.join, run_commands(run, chosen))))
+                print(" && ".join(map(shell_line, run_commands(run, chosen))))
             return 0
         if arguments.collect:
             progress = Progress(chosen, study_runs(chosen, arguments.overrides))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import shlex
+import re
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from reco.cli.options import Work, add_overrides
+from reco.printing import shell_line
 
 
 def train(parser: ArgumentParser) -> Work:
@@ -87,15 +88,23 @@ def train(parser: ArgumentParser) -> Work:
         except NonFiniteLossError as error:
             raise ValueError(str(error)) from error
         except ValueError as error:
-            data = config.dataset
-            of_a_file = str(error).startswith(f"{Path(data.root or '')}{os.sep}")
-            if data.name != "folder" or not of_a_file:
+            if config.dataset.name != "folder" or not _is_of_a_file(error, config.dataset.root):
                 raise
-            files = arguments.config or [str(folder / "config.yaml")]
-            check = f"reco prepare folder --config {shlex.join(files)}"
-            raise ValueError(f"{error}. `{check}` lists all such files") from error
+            check = ["reco", "prepare", "folder", "--config"]
+            check += arguments.config or [str(folder / "config.yaml")]
+            if data := [text for text in arguments.overrides if text.startswith("dataset.")]:
+                check += ["--set", *data]
+            raise ValueError(f"{error}. `{shell_line(check)}` lists all such files") from error
         if os.environ.get("RANK", "0") == "0":  # the processes have left their group by now
             print(outcome.summary())
         return 0 if outcome.finished else 130
 
     return work
+
+
+def _is_of_a_file(error: ValueError, root: str | None) -> bool:
+    """Whether an error is about a file of the data set, whose path comes first then."""
+    beginnings = (str(error)[: end.start()] for end in re.finditer("[: ]", str(error)))
+    return any(
+        Path(root or "") in Path(text).parents and os.path.isfile(text) for text in beginnings
+    )

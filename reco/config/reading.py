@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -74,7 +75,7 @@ def config_name(files: Sequence[str | Path]) -> str:
 
     The ``config.yaml`` of a run has the name of the folder that the run lies in.
     """
-    return "+".join(_name(Path(file).absolute()) for file in files)
+    return "+".join(_name(Path(os.path.abspath(file))) for file in files)
 
 
 def _name(file: Path) -> str:

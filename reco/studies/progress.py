@@ -18,7 +18,7 @@ from reco.data.fingerprint import fingerprint, fingerprints
 from reco.data.splits import Split, make_split
 from reco.optional_packages import import_extra
 from reco.pictures import plots
-from reco.runs.checkpoint import load_checkpoint
+from reco.runs.checkpoint import CheckpointError, load_checkpoint
 from reco.runs.results import (
     ClassIoU,
     Images,
@@ -71,7 +71,7 @@ class Progress:
         if now is not None and last.is_file():
             try:
                 check_training_images(run.folder, load_checkpoint(last, lazily=True), *now)
-            except ConfigError as error:
+            except (ConfigError, CheckpointError) as error:
                 self.failed[run.folder] = str(error)
                 return False
         self.finished[run.folder] = rows

@@ -30,6 +30,7 @@ from reco.config import (
     Config,
     ConfigError,
     bases,
+    config_name,
     find_beside,
     find_config,
     load_config,
@@ -132,7 +133,7 @@ def load_study(path: str | Path, config: str | None = None) -> Study:
         raise ConfigError(f"{found}: output_dir = {output_dir!r}: expected {error}") from error
     return Study(
         path=found,
-        name=found.stem if config is None else f"{found.stem}-{Path(config).stem}",
+        name=found.stem if config is None else f"{found.stem}-{config_name([config])}",
         config=config or _find(found, "config", content["config"]),
         output_dir=output_dir,
         seeds=tuple(seeds),
@@ -155,9 +156,11 @@ def _with_found_bases(study: Path, key: str, changes: Mapping[str, Any]) -> Mapp
 def _find(study: Path, key: str, name: str) -> str:
     """The configuration that a study names, as a command of the current folder names it."""
     found = find_beside(study, key, name)
-    # Studies are often called as their configurations.
-    is_study = "methods" in read_yaml(found)
-    return name if is_study or found == CONFIG_FOLDER / name else str(found)
+    shipped = CONFIG_FOLDER / name
+    if "methods" in read_yaml(found) and shipped.is_file():  # a study, called as its configuration
+        found = shipped
+    # By its name where that is enough: the commands of runs show it.
+    return name if found == shipped and not Path(name).is_file() else str(found)
 
 
 def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
@@ -194,7 +197,7 @@ def study_runs(study: Study, overrides: Sequence[str] = ()) -> list[StudyRun]:
                         f"seeds, here {list(study.seeds)}"
                     )
                 # By the configuration alone: studies share equal runs.
-                folder = run_path(config, Path(study.config).stem)
+                folder = run_path(config, config_name([study.config]))
                 run = StudyRun(method, budget, seed, config, folder)
                 twin = by_folder.setdefault(folder, run)
                 if twin is not run:

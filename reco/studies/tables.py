@@ -20,7 +20,7 @@ def results_table(rows: Sequence[Result], baseline: str | None = None) -> str:
 
     A difference is taken run by run on the same seed and split; the interval behind it is
     Student's, of 95 %, over the pairs. Seconds and memory are medians over the runs. Below the
-    table is a note where there are fewer than six pairs, too few for significance.
+    table is a note where there are fewer than six pairs, too few for a sign test.
 
     Args:
         rows: of one split of the data; of several, each gets a table.
@@ -52,8 +52,8 @@ def _caveat(pairs: int) -> str:
     if pairs == 1:
         return "A single pair does not show the effect of chance."
     return (
-        f"{pairs} pairs are too few for the 5 % level: it takes {_ENOUGH_PAIRS} that all have the "
-        "same sign."
+        f"With {pairs} pairs, this interval rests on the assumption that differences are normally "
+        f"distributed; without it, the 5 % level takes {_ENOUGH_PAIRS} pairs of the same sign."
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import shlex
 import sys
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from reco.method.objective import Losses, StepStatistics
 from reco.method.teacher import MeanTeacher
 from reco.method.views import LabelledView, UnlabelledView
 from reco.precision import autocast
-from reco.printing import say
+from reco.printing import say, shell_line
 from reco.runs.build_networks import main_network
 from reco.runs.checkpoint import (
     Checkpoint,
@@ -95,8 +94,8 @@ class TrainingOutcome(NamedTuple):
         lines = [self.table or f"{self.folder} was finished already, at iteration {self.iteration}"]
         if self.panel is not None:
             lines.append(f"Look at:   {self.panel}")
-        last = shlex.quote(str(self.folder / "last.pt"))
-        lines.append(f"Evaluate:  reco eval --checkpoint {last}")
+        evaluate = ["reco", "eval", "--checkpoint", str(self.folder / "last.pt")]
+        lines.append(f"Evaluate:  {shell_line(evaluate)}")
         lines.append("Report last.pt: best.pt was chosen by its mIoU on the evaluation split")
         return "\n".join(lines)
 

@@ -122,6 +122,11 @@ def arrange(root: Path, layout: Layout) -> Arrangement:
             )
         # A share is of what the test images leave.
         pool = to_choose_from if isinstance(what, str) else result.pairs["train"]
+        if to_choose_from and not pool:
+            raise ValueError(
+                f"dataset.test = {layout.test}: takes all {len(to_choose_from)} images with masks, "
+                "expected to leave some for training and validation"
+            )
         chosen = search.choose(key, what, pool)
         for other in ("val", "test"):
             if both := sorted(chosen.keys() & result.pairs[other].keys()):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterable
@@ -34,6 +34,7 @@ from reco.data.importers.source import (
 )
 from reco.data.reading.images import upright
 from reco.data.reading.tiff import ORIENTATION
+from reco.printing import shell_line
 from reco.writing import write_text_whole, write_whole
 
 
@@ -67,7 +68,7 @@ class Summary(NamedTuple):
             if index != IGNORE or share:
                 lines.append(f"  {index:>3} {name:<24} {share:8.3%} of the labelled pixels")
         lines += told(self.notes, self.left_out)
-        lines.append(f"Train:  reco train --config {shlex.quote(str(self.config))}")
+        lines.append(f"Train:  {shell_line(['reco', 'train', '--config', str(self.config)])}")
         return "\n".join(lines)
 
 
@@ -83,14 +84,17 @@ def write_folder(source: Annotations, target: Path, options: ImportOptions) -> S
         FileExistsError: ``target`` is not empty.
         ValueError: fewer than two labelled images, or than two classes in their masks.
     """
-    existed = target.exists()
-    if existed and any(target.iterdir()):
+    if target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target}: is not empty; choose another folder, or remove it")
+    made = [folder for folder in (target, *target.parents) if not folder.exists()]
     try:
         return _write_folder(source, target, options)
     except BaseException:
-        for made in list(target.iterdir()) if existed else [target]:
-            shutil.rmtree(made, ignore_errors=True)
+        for name in ("images", "labels", "unlabelled"):
+            shutil.rmtree(target / name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for folder in made:
+                folder.rmdir()  # up to the first one that holds something
         raise
 
 
