@@ -93,7 +93,7 @@ def test_table_by_hand(tmp_path):
     both = results_table(ROWS[:4], "plain")
     assert "With 2 pairs, this interval rests on the assumption" in both
     enough = [row(m, seed, 40.0 + seed, 41.0 + seed) for m in ("plain", "a|b") for seed in range(6)]
-    assert "too few" not in results_table(enough, "plain")
+    assert "assumption" not in results_table(enough, "plain")
     assert r"| a\|b |" in results_table(enough, "plain")
     assert "A single pair does not show the effect of chance." in table
     assert "With so few seeds" in results_table(ROWS)
