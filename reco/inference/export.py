@@ -27,7 +27,6 @@ from reco.inference.probabilities import resize_logits
 from reco.inference.tracing import traceable
 from reco.method.augmentation import to_unit
 from reco.models.network import SegmentationNetwork, logits_of
-from reco.paths import checkpoint_file
 from reco.runs.build_networks import network_arguments
 from reco.runs.checkpoint import Network, TrainedRun
 from reco.writing import write_binary_whole, write_text_whole, write_whole
@@ -139,8 +138,8 @@ def export_checkpoint(
             raise ValueError(f"format {name!r}: expected one of {', '.join(get_args(Format))}")
     if "onnx" in formats:
         _require_onnx()
-    path = checkpoint_file(path)
     run = TrainedRun.read(path)
+    path = run.path
     trained = run.network(network)
     samples = _samples(run, trained, images)
     # Of the whole checkpoint, by the code that evaluates.

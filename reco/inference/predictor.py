@@ -182,8 +182,8 @@ def load(
             teacher is asked for.
         ValueError: no such device.
     """
-    path, checkpoint = Path(path), checkpoint_file(path)
-    if path.is_dir() and not checkpoint.is_file():
+    path = Path(path)
+    if path.is_dir() and not checkpoint_file(path).is_file():
         if network != "auto":
             raise ValueError(f"network = {network!r}: {path} holds one network, that exported")
         pretrained = Pretrained.read(path)
@@ -195,7 +195,7 @@ def load(
             image_format=pretrained.image_format,
             mode=mode,
         )
-    run = TrainedRun.read(checkpoint)
+    run = TrainedRun.read(path)
     return Predictor(
         run.network(network),
         run.spec,

@@ -30,7 +30,6 @@ from reco.loss import (
 )
 from reco.method.augmentation import to_unit
 from reco.panels import Pixels, PredictedImage
-from reco.paths import checkpoint_file
 from reco.runs.checkpoint import CheckpointError, Network, TrainedRun
 
 # Images over which the relation graph is taken; more change it little.
@@ -69,8 +68,8 @@ class RunAnalysis:
         split: str | None = None,
         device: str = "auto",
     ) -> None:
-        self.path = checkpoint_file(path)
-        run = TrainedRun.read(self.path, overrides)
+        run = TrainedRun.read(path, overrides)
+        self.path = run.path
         self.config = run.config
         self.reader = run.reader()
         self.split = split or self.config.dataset.eval_split

@@ -25,6 +25,7 @@ from reco.data.datasets.reader import Reader
 from reco.data.splits import Split
 from reco.models.network import SegmentationNetwork
 from reco.models.weights import load_tensors, upgrade
+from reco.paths import checkpoint_file
 from reco.runs.build_networks import build_network, build_teacher, main_network
 from reco.writing import write_binary_whole, writing
 
@@ -71,14 +72,14 @@ class TrainedRun:
         """Read a checkpoint, trained on whatever device.
 
         Args:
-            path: ``last.pt`` or ``best.pt`` of a run.
+            path: ``last.pt`` or ``best.pt`` of a run, or its folder, which stands for ``last.pt``.
             overrides: ``key=value`` over its configuration, such as ``dataset.root=…``.
 
         Raises:
             CheckpointError: not a checkpoint of this project.
             ConfigError: overrides that do not fit.
         """
-        path = Path(path)
+        path = checkpoint_file(path)
         checkpoint = load_checkpoint(path)
         dataset = checkpoint["dataset"]
         palette = tuple((red, green, blue) for red, green, blue in dataset["palette"])

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from reco.paths import checkpoint_file
 from reco.runs.checkpoint import TrainedRun, load_state
 from reco.training.build import build_run
 from reco.training.trainer import Trainer
@@ -48,14 +47,13 @@ def term_gradients(
             not fit.
     """
     few_steps = [f"train.iterations={batches}", "train.compile=false", "model.weights=none"]
-    path = checkpoint_file(path)
     run = TrainedRun.read(path, [*overrides, *few_steps])
     found: list[dict[str, Tensor]] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(build_run(run.config), Path(folder) / "run")
-        load_state(trainer.student, run.states["student"], str(path))
+        load_state(trainer.student, run.states["student"], str(run.path))
         if trainer.teacher is not None:
-            load_state(trainer.teacher, run.states["teacher"], str(path))
+            load_state(trainer.teacher, run.states["teacher"], str(run.path))
         heads = ("classifier.", "representation.")
         shared = [p for name, p in trainer.student.named_parameters() if not name.startswith(heads)]
         for number, (labelled, unlabelled) in enumerate(islice(trainer.batches(), batches)):

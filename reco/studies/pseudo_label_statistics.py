@@ -22,7 +22,6 @@ from reco.data.loading import EvalDataset, eval_loader
 from reco.inference.probabilities import predict_probabilities
 from reco.method.objective import nearest_pixels
 from reco.metrics import ConfusionMatrix
-from reco.paths import checkpoint_file
 from reco.runs.checkpoint import CheckpointError, TrainedRun
 
 _CELL = 4  # side of a cell, in pixels of the image
@@ -61,22 +60,24 @@ def label_statistics(
     names: Sequence[str] = ()
     matrices: list[ConfusionMatrix] = []
     cells = torch.zeros(2, 0)
-    for path in map(checkpoint_file, paths):
+    for path in paths:
         run = TrainedRun.read(path, overrides)
         config, reader = run.config, run.reader()
         network = run.network("teacher").to(chosen)
         if names and list(names) != list(reader.spec.class_names):
-            raise CheckpointError(f"{path}: other classes than {paths[0]}; count it alone")
+            raise CheckpointError(f"{run.path}: other classes than {paths[0]}; count it alone")
         if not names:
             names = reader.spec.class_names
             matrices = [ConfusionMatrix(len(names), chosen) for _ in range(2)]
             cells = torch.zeros(2, len(names), device=chosen, dtype=torch.float64)
         ids = sorted(set(run.unlabelled()) & set(reader.ids("train")))
         if not ids:
-            raise CheckpointError(f"{path}: its unlabelled images have no labels to compare with")
+            raise CheckpointError(
+                f"{run.path}: its unlabelled images have no labels to compare with"
+            )
         dataset = EvalDataset(reader, ids, config.dataset.image_size)
         loader = eval_loader(dataset, workers=config.train.workers)
-        for sample in tqdm(loader, desc=str(path.parent.name), unit="batch", leave=False):
+        for sample in tqdm(loader, desc=str(run.path.parent.name), unit="batch", leave=False):
             images, labels = sample.image.to(chosen), sample.label.to(chosen)
             confidence, pseudo = predict_probabilities(network, images).max(1)
             cells += _filled_cells(labels, len(names))
